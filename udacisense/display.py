@@ -1,0 +1,25 @@
+"""Figures as a person reads them. Records keep bytes, fractions and milliseconds as numbers."""
+
+from __future__ import annotations
+
+
+def megabytes(n_bytes: int | None) -> str | None:
+    """Return bytes as decimal megabytes (1 MB = 1,000,000 bytes)."""
+    return None if n_bytes is None else f"{n_bytes / 1e6:.3f} MB"
+
+
+def percent(fraction: float | None) -> str | None:
+    """Return a fraction as a percentage."""
+    return None if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def change(value: float, reference: float) -> str:
+    """Return how far a value lies above (+) or below (-) a reference, in percent of it."""
+    return f"{100 * (value / reference - 1):+.1f} %"
+
+
+def milliseconds(value: float | None) -> str | None:
+    """Return milliseconds with three significant digits, and none behind the point from 100 on."""
+    if value is None:
+        return None
+    return f"{value:.0f} ms" if value >= 100 else f"{value:#.3g} ms"

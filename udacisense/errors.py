@@ -1,0 +1,67 @@
+"""Every error that the product raises on purpose.
+
+::
+
+    UdacisenseError          exit code 2   (base: bad input unless a subclass says otherwise)
+    ├── InputError           exit code 2   a path, an option or a file's content is wrong
+    ├── LoadError            exit code 3   an artifact exists but would not load
+    ├── InferenceError       exit code 4   a loaded model failed while it ran
+    └── TrainingError        exit code 1   training ran and ended without a usable model
+        └── StageError       the cause's   a pipeline step failed; names the steps already kept
+
+Every message is one sentence or two that say what was given, what is allowed and what to do.
+The command line prints it after ``error:`` and ends with :attr:`UdacisenseError.exit_code`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` with the nearest of the allowed names, or nothing where none is near."""
+    import difflib
+
+    near = difflib.get_close_matches(given, list(allowed), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class UdacisenseError(Exception):
+    """Base of all deliberate errors."""
+
+    exit_code: int = 2
+
+
+class InputError(UdacisenseError):
+    """A path, an option or a file's content is not what is allowed."""
+
+
+class LoadError(UdacisenseError):
+    """An artifact exists but its runtime would not load it."""
+
+    exit_code: int = 3
+
+
+class InferenceError(UdacisenseError):
+    """A loaded model failed while it ran."""
+
+    exit_code: int = 4
+
+
+class TrainingError(UdacisenseError):
+    """Training ran and ended without a usable model (for example: a non-finite loss)."""
+
+    exit_code: int = 1
+
+
+class StageError(TrainingError):
+    """A pipeline step failed. The message names the step, the cause, and the steps already kept.
+
+    Args:
+        message: what is printed.
+        exit_code: the cause's, where the cause was deliberate.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = TrainingError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

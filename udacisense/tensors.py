@@ -1,0 +1,21 @@
+"""Tensors on disk as safetensors, with a full disk reported as any other file would report it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors to a file.
+
+    safetensors' own writer leaves a temporary file beside the target when it is killed, and hides the cause of a
+    failure; so the bytes are made in memory.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.write_bytes(safetensors.torch.save(dict(tensors), dict(metadata) if metadata else None))
