@@ -1,0 +1,60 @@
+"""Small real models and learnable images that the tests of training, stages and pipelines share."""
+
+from __future__ import annotations
+
+import torch
+
+from udacisense.data import Batches, DataSet, Images
+from udacisense.models import build_model, preset
+from udacisense.types import ModelSpec
+
+CLASSES = ("red", "green", "blue")
+SIZE_PX = 16
+
+
+def tiny_spec() -> ModelSpec:
+    return preset("tiny", num_classes=3, resolution_px=SIZE_PX, size_px=SIZE_PX)
+
+
+def mobilenet_spec(name: str = "baseline") -> ModelSpec:
+    return preset(name, num_classes=3, resolution_px=32, size_px=SIZE_PX)
+
+
+def build(spec: ModelSpec, *, seed: int = 0) -> torch.nn.Module:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return build_model(spec).eval()
+
+
+def trained_like(spec: ModelSpec) -> torch.nn.Module:
+    """A model whose batch normalisation has seen data, so that activations are of usual size."""
+    model = build(spec).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # a plain mean over what it saw
+    with torch.no_grad():
+        model(torch.randn(64, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(2)))
+    return model.eval()
+
+
+def coloured(n: int, *, seed: int) -> Images:
+    """Noise in which one channel, the class's, is brighter."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 150, (n, 3, SIZE_PX, SIZE_PX), generator=generator)
+    labels = torch.arange(n) % 3
+    pixels[torch.arange(n), labels] += 100
+    return Images(pixels.to(torch.uint8), labels)
+
+
+def dataset(*, n_train: int = 60, n_test: int = 30) -> DataSet:
+    return DataSet(
+        "colours", CLASSES, coloured(n_train, seed=1), coloured(n_test, seed=2), f"colours-{n_train}-{n_test}"
+    )
+
+
+def batches(n: int = 48, *, seed: int = 0) -> Batches:
+    return Batches(coloured(n, seed=1), batch_size=16, shuffle=True, augment=True, seed=seed)
+
+
+def held_back(n: int = 24) -> Batches:
+    return Batches(coloured(n, seed=3), batch_size=24)

@@ -1,0 +1,376 @@
+"""The networks, how to build one from a :class:`~udacisense.types.ModelSpec`, and its initial weights.
+
+Every network takes normalised float32 images (N, 3, H, W), resizes them inside itself and answers logits
+(N, C). To add one, write a factory whose options are plain scalars and add a row to :data:`MODELS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
+
+from udacisense.errors import InputError, LoadError, did_you_mean
+from udacisense.types import ModelSpec, Scalar
+
+
+class Resize(nn.Module):
+    """Bilinear resize (``align_corners=False``, no antialiasing) of (N, C, H, W) to a square.
+
+    The output size is a constant of the module, so tracing and FX see one operation and no branch.
+    """
+
+    def __init__(self, resolution_px: int) -> None:
+        super().__init__()
+        self.resolution_px = resolution_px
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 (N, C, resolution_px, resolution_px)."""
+        size = (self.resolution_px, self.resolution_px)
+        resized: Tensor = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        return resized
+
+    def extra_repr(self) -> str:
+        """Show the output size when the module is printed."""
+        return f"resolution_px={self.resolution_px}"
+
+
+class ConvClassifier(nn.Module):
+    """Resize → convolutional features → global average pool → classifier.
+
+    Args:
+        features: maps (N, 3, R, R) to (N, F, h, w); its weights are named ``features.*``.
+        classifier: maps (N, F) to logits (N, C); its weights are named ``classifier.*``.
+        resolution_px: R, the edge that the features see.
+        size_px: edge of the images fed in; where it equals ``resolution_px`` there is no resize at all.
+    """
+
+    def __init__(self, features: nn.Module, classifier: nn.Module, *, resolution_px: int, size_px: int) -> None:
+        super().__init__()
+        self.resize = nn.Identity() if size_px == resolution_px else Resize(resolution_px)
+        self.features = features
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, float32 (N, C), of normalised images, float32 (N, 3, size_px, size_px)."""
+        pooled = self.pool(self.features(self.resize(images)))
+        logits: Tensor = self.classifier(torch.flatten(pooled, 1))
+        return logits
+
+
+def build_mobilenet_v3_small(
+    *,
+    num_classes: int = 10,
+    resolution_px: int = 224,
+    size_px: int = 32,
+    width_mult: float = 1.0,
+    linear_size: int = 1024,
+    dropout: float = 0.2,
+) -> nn.Module:
+    """MobileNetV3-Small (Howard et al. 2019, "Searching for MobileNetV3", table 2), torchvision's features.
+
+    The classifier is Linear(F, linear_size) → Hardswish → Dropout → Linear(linear_size, num_classes);
+    ``width_mult`` scales the channels of the features.
+    """
+    # torchvision's momentum of 0.01 suits ImageNet's hundreds of thousands of steps; after the few hundred of a small
+    # data set the running statistics would still be those of the initialisation.
+    norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)
+    features = mobilenet_v3_small(weights=None, width_mult=width_mult, norm_layer=norm).features
+    out_channels: int = features[-1].out_channels
+    classifier = nn.Sequential(
+        nn.Linear(out_channels, linear_size),
+        nn.Hardswish(inplace=True),
+        nn.Dropout(p=dropout, inplace=True),
+        nn.Linear(linear_size, num_classes),
+    )
+    _init_linear(classifier)
+    return ConvClassifier(features, classifier, resolution_px=resolution_px, size_px=size_px)
+
+
+# (output channels, stride) of the six depthwise-separable blocks behind the 16-channel stem.
+_TINY_STEM = 16
+# The stem and the first block bring 128 px to 32 x 32, the grain of the household photos, at once: at 64 x 64 a second
+# block would cost half of the network's time and see nothing more.
+_TINY_BLOCKS = ((24, 2), (32, 1), (64, 2), (96, 1), (112, 2), (128, 1))
+
+
+def build_depthwise_separable(
+    *, num_classes: int = 10, resolution_px: int = 128, size_px: int = 32, dropout: float = 0.1
+) -> nn.Module:
+    """A small network of depthwise-separable blocks (Howard et al. 2017, "MobileNets", section 3.1).
+
+    Stem 3→16 with stride 2, six blocks (depthwise 3×3 → pointwise 1×1) growing to 128 channels, global average
+    pool, Dropout, Linear. Each convolution is followed by BatchNorm and ReLU, and so has no bias: the three fuse
+    into one int8 operation, which Hardswish would not.
+    """
+    layers: list[nn.Module] = [_conv_bn_relu(3, _TINY_STEM, kernel=3, stride=2)]
+    channels = _TINY_STEM
+    for out_channels, stride in _TINY_BLOCKS:
+        depthwise = _conv_bn_relu(channels, channels, kernel=3, stride=stride, groups=channels)
+        layers.append(nn.Sequential(depthwise, _conv_bn_relu(channels, out_channels, kernel=1)))
+        channels = out_channels
+    features = nn.Sequential(*layers)
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    classifier = nn.Sequential(nn.Dropout(p=dropout), nn.Linear(channels, num_classes))
+    _init_linear(classifier)
+    return ConvClassifier(features, classifier, resolution_px=resolution_px, size_px=size_px)
+
+
+def _conv_bn_relu(inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _init_linear(classifier: nn.Module) -> None:
+    # As torchvision initialises MobileNetV3's classifier.
+    for module in classifier.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.01)
+            nn.init.zeros_(module.bias)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mobilenet_v3_small": build_mobilenet_v3_small,
+    "depthwise_separable": build_depthwise_separable,
+}
+
+
+def _mobilenet(*, width_mult: float, linear_size: int) -> ModelSpec:
+    options: dict[str, Scalar] = {
+        "num_classes": 10,
+        "resolution_px": 224,
+        "size_px": 32,
+        "width_mult": width_mult,
+        "linear_size": linear_size,
+        "dropout": 0.2,
+    }
+    return ModelSpec(architecture="mobilenet_v3_small", options=options)
+
+
+PRESETS: dict[str, ModelSpec] = {
+    "baseline": _mobilenet(width_mult=1.0, linear_size=1024),
+    "p1-student": _mobilenet(width_mult=1.0, linear_size=256),
+    "p1-slim": _mobilenet(width_mult=0.6, linear_size=256),
+    "tiny": ModelSpec(
+        architecture="depthwise_separable",
+        options={"num_classes": 10, "resolution_px": 128, "size_px": 32, "dropout": 0.1},
+    ),
+}
+
+
+def preset(name: str, *, num_classes: int = 10, resolution_px: int | None = None, size_px: int = 32) -> ModelSpec:
+    """Return the spec of a named model, fitted to a data set.
+
+    Args:
+        name: row of :data:`PRESETS`.
+        num_classes: C of the logits.
+        resolution_px: edge that the network itself computes at; None keeps the preset's.
+        size_px: edge of the images fed in.
+
+    Raises:
+        InputError: the name is unknown or a number is out of range.
+    """
+    if name not in PRESETS:
+        hint = did_you_mean(name, PRESETS)
+        raise InputError(f"There is no model preset {name!r}; choose one of {', '.join(PRESETS)}.{hint}")
+    if num_classes < 2:
+        raise InputError(f"A classifier needs at least 2 classes, got {num_classes}.")
+    spec = PRESETS[name]
+    options = {**spec.options, "num_classes": num_classes, "size_px": size_px}
+    if resolution_px is not None:
+        options["resolution_px"] = resolution_px
+    # Every network here halves its input five times at most.
+    for option in ("resolution_px", "size_px"):
+        value = options[option]
+        if not isinstance(value, int) or not 8 <= value <= 4096:
+            raise InputError(f"{option} is {value}; allowed is 8 to 4096.")
+    return ModelSpec(architecture=spec.architecture, options=options)
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """Build the eager float32 network of a spec, freshly initialised from torch's global generator.
+
+    An architecture with a colon, ``package.module:factory``, is imported and ``factory(**options)`` is called:
+    that runs the code of that module.
+
+    Raises:
+        InputError: the architecture is unknown, cannot be imported, or refuses its options.
+    """
+    name = spec.architecture
+    factory = _import_factory(name) if ":" in name else MODELS.get(name)
+    if factory is None:
+        raise InputError(
+            f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
+        )
+    try:
+        model = factory(**spec.options)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as exc:
+        raise InputError(f"The architecture {name!r} could not be built with {spec.options}: {_line(exc)}.") from exc
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
+    return model
+
+
+def _import_factory(name: str) -> Callable[..., nn.Module]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute, None)
+    # Foreign code runs here: whatever it raises means that it cannot be imported.
+    except Exception as exc:
+        raise InputError(
+            f"The module {module_name!r} of the architecture {name!r} cannot be imported"
+            f" ({type(exc).__name__}: {_line(exc)}); give package.module:factory of an installed package."
+        ) from exc
+    if not callable(factory):
+        raise InputError(f"The module {module_name!r} has no function {attribute!r}; give package.module:factory.")
+    return factory  # type: ignore[no-any-return]
+
+
+def initialise(model: nn.Module, init: str) -> None:
+    """Give a freshly built model its initial weights, in place.
+
+    Args:
+        model: as :func:`build_model` returned it.
+        init: ``none`` (leave it as built), ``imagenet`` (torchvision's IMAGENET1K_V1 features, downloaded once;
+            the classifier stays fresh; MobileNetV3-Small at ``width_mult`` 1.0 only), or the path of a safetensors
+            file that holds every key of the model, or exactly its ``features.*`` keys (the rest stays fresh).
+
+    Raises:
+        InputError: the file is missing, the download failed, or no such weights exist for this model.
+        LoadError: the file is no safetensors file, or its keys or shapes differ (the first are named).
+    """
+    if init == "none":
+        return
+    if init == "imagenet":
+        load_features(model, _imagenet_features(model), source="torchvision's IMAGENET1K_V1")
+        return
+    path = Path(init)
+    if not path.exists():
+        raise InputError(f"{init!r} is no file; initial weights are imagenet, none, or a path to a safetensors file.")
+    state = read_state(path)
+    if all(key.startswith("features.") for key in state):
+        load_features(model, state, source=str(path))
+    else:
+        _load_whole(model, state, source=str(path))
+
+
+def load_state(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file that holds exactly the model's keys, in place.
+
+    Raises:
+        InputError: the file is missing.
+        LoadError: the file is no safetensors file, or its keys or shapes differ (the first are named).
+    """
+    _load_whole(model, read_state(path), source=str(path))
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        InputError: the file is missing.
+        LoadError: it is no safetensors file.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is no file; give the path of a safetensors file with weights.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise LoadError(f"{path} is not a readable safetensors file ({_line(exc)}).") from exc
+
+
+def _load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    _refuse_difference(state, model.state_dict(), source=source)
+    model.load_state_dict(dict(state))
+
+
+def load_features(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load weights that are exactly a model's ``features.*``, in place; the rest of it stays as it is.
+
+    Raises:
+        LoadError: keys or shapes differ (the first are named); ``source`` says where the weights are from.
+    """
+    own = {key: value for key, value in model.state_dict().items() if key.startswith("features.")}
+    _refuse_difference(state, own, source=source)
+    model.load_state_dict(dict(state), strict=False)
+
+
+def _refuse_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise LoadError that names the first keys that are missing, unknown or of another shape."""
+    problems = [f"{key} is missing" for key in wanted if key not in given]
+    problems += [f"{key} is unknown" for key in sorted(given) if key not in wanted]
+    problems += [
+        f"{key} is {tuple(given[key].shape)} and should be {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise LoadError(f"The weights in {source} belong to another model: {'; '.join(problems[:3])}{more}.")
+
+
+def _imagenet_features(model: nn.Module) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        reference = mobilenet_v3_small(weights=None).state_dict()
+    wanted = {key: value.shape for key, value in reference.items() if key.startswith("features.")}
+    own = {key: value.shape for key, value in model.state_dict().items() if key.startswith("features.")}
+    if own != wanted:
+        raise InputError(
+            "ImageNet weights exist for mobilenet_v3_small at width_mult 1.0 only (presets baseline and p1-student);"
+            " use --init none or --init PATH for this model."
+        )
+    try:
+        # weights_only: tensors and nothing else are read; the file's name carries its checksum, which is checked.
+        state = MobileNet_V3_Small_Weights.IMAGENET1K_V1.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
+    except (OSError, RuntimeError) as exc:
+        raise InputError(
+            f"The ImageNet weights could not be downloaded ({_line(exc)}); use --init PATH with a safetensors file,"
+            " or --init none."
+        ) from exc
+    return {key: value for key, value in state.items() if key.startswith("features.")}
+
+
+def _line(exc: BaseException) -> str:
+    """The first line of an exception's message, without its full stop."""
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable and frozen parameters (buffers are not counted)."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Return the multiply-accumulates of one forward pass of an eager float32 model.
+
+    Convolutions and matrix products are counted (torch's FLOP counter, two FLOPs a MAC); activations, pooling and
+    resizing are not.
+
+    Args:
+        model: on any device; its training mode is left as it was.
+        input_shape: (N, 3, H, W).
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from udacisense.metrics import inference
+
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with inference(model), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(input_shape, device=device))
+    return int(counter.get_total_flops()) // 2
