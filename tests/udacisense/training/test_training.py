@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from training_cases import CLASSES, SIZE_PX, batches, build, coloured, dataset, held_back, tiny_spec
+
+from udacisense.artifact import load_artifact
+from udacisense.data import Batches
+from udacisense.errors import InputError, TrainingError
+from udacisense.metrics import evaluate
+from udacisense.training import Distillation, TrainConfig, train, train_model, training_split
+from udacisense.training.checkpoint import state_sha256
+from udacisense.training.losses import distillation_loss
+from udacisense.training.optimizers import cosine_rate
+from udacisense.training.types import EpochRecord, best_epoch
+
+FAST = TrainConfig(epochs=2, warmup_epochs=0)
+
+
+# ---- the loss
+
+
+def test_distillation_loss_on_hand_computed_logits() -> None:
+    # T = 2: student (0, 0) -> (1/2, 1/2); teacher (2 ln 3, 0) -> (3/4, 1/4); label 0.
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    ce = math.log(2)
+    label = torch.tensor([0])
+    for alpha in (0.0, 0.7, 1.0):
+        loss = distillation_loss(student, teacher, label, temperature=2.0, alpha=alpha)
+        assert loss.item() == pytest.approx(alpha * 4 * kl + (1 - alpha) * ce, abs=1e-6)
+
+
+def test_distillation_loss_averages_over_the_batch_and_not_over_classes() -> None:
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
+    one = distillation_loss(student, teacher, torch.tensor([0]), temperature=2.0, alpha=0.7)
+    three = distillation_loss(
+        student.repeat(3, 1), teacher.repeat(3, 1), torch.tensor([0, 0, 0]), temperature=2.0, alpha=0.7
+    )
+    assert three.item() == pytest.approx(one.item(), abs=1e-6)
+
+
+def test_distillation_gradient_keeps_its_size_when_the_temperature_rises() -> None:
+    # Hinton et al. 2015: with T², the soft gradient tends to (z - v) / C for large T, and does not vanish.
+    teacher, label = torch.tensor([[1.0, -1.0]]), torch.tensor([0])
+    for temperature in (20.0, 200.0):
+        logits = torch.zeros(1, 2, requires_grad=True)
+        distillation_loss(logits, teacher, label, temperature=temperature, alpha=1.0).backward()
+        assert logits.grad is not None
+        assert logits.grad.flatten().tolist() == pytest.approx([-0.5, 0.5], abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "alpha", "word"),
+    [
+        (0.0, 0.5, "temperature"),
+        (-1.0, 0.5, "temperature"),
+        (float("nan"), 0.5, "temperature"),
+        (3.0, -0.1, "alpha"),
+        (3.0, 1.1, "alpha"),
+        (3.0, float("nan"), "alpha"),
+    ],
+)
+def test_meaningless_distillation_settings_are_refused(temperature: float, alpha: float, word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        Distillation(teacher=build(tiny_spec()), temperature=temperature, alpha=alpha)
+
+
+def test_a_teacher_with_other_classes_is_refused() -> None:
+    with pytest.raises(InputError, match="same classes"):
+        distillation_loss(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2).long(), temperature=3.0, alpha=0.7)
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"optimizer": "adam"},
+        {"schedule": "step"},
+        {"label_smoothing": 1.0},
+        {"ema_decay": 1.0},
+        {"early_stopping_patience": 0},
+        {"device": "tpu"},
+        {"seed": -1},
+        {"weight_decay": -1.0},
+        {"plateau_factor": 1.0},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused_by_name(change: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(change))):
+        TrainConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this host has CUDA")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InputError, match="this machine has cpu"):
+        train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, device="cuda"))
+
+
+def test_early_stopping_without_validation_is_refused() -> None:
+    with pytest.raises(InputError, match="validation"):
+        train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, early_stopping_patience=2))
+
+
+def test_a_label_beyond_the_models_classes_is_refused() -> None:
+    images = coloured(16, seed=0)
+    images.labels[3] = 7
+    with pytest.raises(InputError, match="a label is 7"):
+        train(build(tiny_spec()), Batches(images, batch_size=16), config=FAST)
+
+
+# ---- what training does
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_training_learns(optimizer: str) -> None:
+    rate = {"adamw": 1e-2, "sgd": 1e-1}[optimizer]
+    config = TrainConfig(epochs=10, learning_rate=rate, weight_decay=1e-4, optimizer=optimizer)
+    result = train(build(tiny_spec()), batches(96), config=config, validation=held_back())
+    assert not result.model.training
+    found = evaluate(result.model, Batches(coloured(60, seed=9), batch_size=60), CLASSES)
+    assert found.top1_fraction > 0.9
+    losses = [epoch.train_loss for epoch in result.history.epochs]
+    assert losses[-1] < losses[0]
+
+
+def test_training_leaves_the_given_model_and_torchs_generator_alone() -> None:
+    model = build(tiny_spec())
+    before, drawn = state_sha256(model), torch.get_rng_state()
+    result = train(model, batches(), config=FAST)
+    assert state_sha256(model) == before
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert state_sha256(result.model) != before
+
+
+def test_the_same_call_gives_the_same_weights_and_another_seed_does_not() -> None:
+    config = dataclasses.replace(FAST, channels_last=True, ema_decay=0.9, label_smoothing=0.1)
+    first, again, other = (
+        state_sha256(train(build(tiny_spec()), batches(), config=c, validation=held_back()).model)
+        for c in (config, config, dataclasses.replace(config, seed=1))
+    )
+    assert first == again
+    assert first != other  # dropout draws from the seed
+
+
+def test_channels_last_changes_speed_and_not_results() -> None:
+    outputs = []
+    images = next(iter(held_back()))[0]
+    for channels_last in (False, True):
+        config = dataclasses.replace(FAST, channels_last=channels_last)
+        outputs.append(train(build(tiny_spec()), batches(), config=config).model(images).detach())
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-3)
+
+
+def test_the_best_epoch_is_returned_and_not_the_last() -> None:
+    # Labels of the later epochs are wrong on purpose: the first epochs must win.
+    class Spoilt(Batches):
+        def __iter__(self):
+            for images, labels in super().__iter__():
+                yield images, labels if self.epoch < 9 else (labels + 1) % 3
+
+    config = TrainConfig(epochs=12, learning_rate=1e-2, schedule="constant", warmup_epochs=0)
+    spoilt = Spoilt(coloured(96, seed=1), batch_size=16, shuffle=True)
+    result = train(build(tiny_spec()), spoilt, config=config, validation=held_back())
+    assert len(result.history.epochs) == 12
+    assert result.history.best_epoch <= 10
+    kept = result.history.epochs[result.history.best_epoch - 1].validation_top1_fraction
+    assert evaluate(result.model, held_back(), CLASSES).top1_fraction == kept
+    assert result.history.epochs[-1].validation_top1_fraction < kept
+
+
+def test_early_stopping_ends_after_the_patience() -> None:
+    # A learning rate of nearly nothing improves nothing after the first epoch.
+    config = TrainConfig(
+        epochs=50, learning_rate=1e-30, schedule="constant", warmup_epochs=0, early_stopping_patience=2
+    )
+    model = build(tiny_spec())
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    result = train(model, batches(), config=config, validation=held_back())
+    assert result.history.best_epoch == 1
+    assert len(result.history.epochs) == 3
+
+
+def test_the_plateau_schedule_lowers_the_learning_rate() -> None:
+    config = TrainConfig(epochs=5, learning_rate=1e-30, schedule="plateau", plateau_patience=0, plateau_factor=0.1)
+    model = build(tiny_spec())
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    rates = [e.lr for e in train(model, batches(), config=config, validation=held_back()).history.epochs]
+    assert rates[0] == rates[1] == 1e-30
+    # ReduceLROnPlateau leaves changes below its eps of 1e-8 alone, so look at a rate above it.
+    config = dataclasses.replace(config, learning_rate=1e-6)
+    rates = [e.lr for e in train(model, batches(), config=config, validation=_worsening()).history.epochs]
+    assert rates[-1] < rates[0]
+
+
+def _worsening():
+    """Validation whose loss rises each time it is read."""
+
+    class Rising:
+        scale = 0.0
+
+        def __iter__(self):
+            self.scale += 1.0
+            images, labels = next(iter(held_back()))
+            yield images * self.scale * 10, labels
+
+    return Rising()
+
+
+def test_cosine_rate_warms_up_and_ends_near_nothing() -> None:
+    rates = [cosine_rate(step, total=100, warmup=10) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates == rates[:10] + sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 1e-3
+
+
+def test_averaged_weights_are_validated_and_returned() -> None:
+    plain = train(build(tiny_spec()), batches(), config=FAST).model
+    frozen = train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, ema_decay=0.999999)).model
+    # The average starts as a copy after the first step and hardly moves: it must differ from the last weights.
+    first_step = train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, epochs=1)).model
+    key = "classifier.1.weight"
+    moved = (plain.state_dict()[key] - frozen.state_dict()[key]).abs().max()
+    assert moved > 10 * torch.finfo(torch.float32).eps
+    assert (first_step.state_dict()[key] - frozen.state_dict()[key]).abs().max() < moved
+
+
+def test_a_loss_that_is_not_finite_names_epoch_step_and_rate() -> None:
+    class Poisoned(Batches):
+        def __iter__(self):
+            for step, (images, labels) in enumerate(super().__iter__()):
+                yield images * (float("nan") if self.epoch == 1 and step == 2 else 1), labels
+
+    poisoned = Poisoned(coloured(48, seed=1), batch_size=16)
+    config = TrainConfig(epochs=3, learning_rate=2e-3, schedule="constant", warmup_epochs=0)
+    with pytest.raises(TrainingError, match=r"nan in epoch 2, step 3, at learning rate 0\.002"):
+        train(build(tiny_spec()), poisoned, config=config)
+
+
+def test_the_teacher_answers_each_augmented_batch_in_eval_mode() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = build(tiny_spec(), seed=5)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert not self.training
+            assert not self.inner.training
+            assert torch.is_inference_mode_enabled()
+            seen.append(images.clone())
+            return self.inner(images)
+
+    teacher = Watching().train()
+    train(
+        build(tiny_spec()),
+        batches(),
+        config=FAST,
+        distillation=Distillation(teacher=teacher, temperature=3.0, alpha=1.0),
+    )
+    assert teacher.training  # the caller's own module is left as it was
+    expected = []
+    for epoch in range(2):
+        source = batches()
+        source.set_epoch(epoch)
+        expected += [images for images, _ in source]
+    assert len(seen) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
+
+
+def test_a_student_learns_from_the_teacher_alone() -> None:
+    # alpha = 1 and wrong labels: what the student knows in the end is the teacher's.
+    def teacher(images: torch.Tensor) -> torch.Tensor:
+        return 10 * images.mean(dim=(2, 3))  # the brightest channel is the class
+
+    wrong = coloured(96, seed=1)
+    wrong.labels[:] = (wrong.labels + 1) % 3
+    result = train(
+        build(tiny_spec()),
+        Batches(wrong, batch_size=16, shuffle=True),
+        config=TrainConfig(epochs=12, learning_rate=1e-2),
+        validation=held_back(),
+        distillation=Distillation(teacher=teacher, temperature=3.0, alpha=1.0),
+    )
+    assert evaluate(result.model, held_back(), CLASSES).top1_fraction > 0.9
+
+
+def test_before_epoch_can_freeze_batch_normalisation() -> None:
+    def freeze(model: torch.nn.Module, epoch: int) -> None:
+        assert model.training
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+
+    result = train(build(tiny_spec()), batches(), config=FAST, before_epoch=freeze)
+    means = [v for k, v in result.model.state_dict().items() if k.endswith("running_mean")]
+    assert means
+    assert all(torch.equal(v, torch.zeros_like(v)) for v in means)
+
+
+def test_a_torch_dataloader_serves_as_batches() -> None:
+    images = coloured(48, seed=1)
+    data = torch.utils.data.TensorDataset(images.pixels.float() / 255, images.labels)
+    loader = torch.utils.data.DataLoader(data, batch_size=16, shuffle=True)
+    first, again = (state_sha256(train(build(tiny_spec()), loader, config=FAST).model) for _ in range(2))
+    assert first == again
+
+
+def test_the_validation_loss_is_plain_cross_entropy() -> None:
+    config = dataclasses.replace(FAST, epochs=1, label_smoothing=0.3)
+    result = train(build(tiny_spec()), batches(), config=config, validation=held_back())
+    images, labels = next(iter(held_back()))
+    with torch.no_grad():
+        expected = F.cross_entropy(result.model(images), labels).item()
+    assert result.history.epochs[0].validation_loss == pytest.approx(expected, rel=1e-4)
+
+
+def epoch(number: int, top1: float | None, loss: float | None) -> EpochRecord:
+    return EpochRecord(
+        epoch=number, train_loss=1.0, validation_loss=loss, validation_top1_fraction=top1, lr=1.0, duration_s=1.0
+    )
+
+
+def test_the_best_epoch_has_the_highest_top1_then_the_lowest_loss_then_is_the_first() -> None:
+    assert best_epoch([epoch(1, 0.5, 1.0), epoch(2, 0.6, 2.0), epoch(3, 0.6, 1.5), epoch(4, 0.6, 1.5)]) == 3
+    assert best_epoch([epoch(1, None, None), epoch(2, None, None)]) == 2
+    assert best_epoch([]) is None
+
+
+# ---- a whole baseline
+
+
+def test_train_model_keeps_an_artifact_whose_figures_are_those_of_its_weights(tmp_path) -> None:
+    data = dataset(n_train=90)
+    config = TrainConfig(epochs=12, learning_rate=1e-2)
+    artifact = train_model(tiny_spec(), data, config=config, output_dir=tmp_path, batch_size=16, name="colours")
+    read, model = load_artifact(tmp_path / "artifact")
+    assert read == artifact
+    found = evaluate(model, Batches(data.test, batch_size=30), data.class_names)
+    assert artifact.baseline.top1_fraction == found.top1_fraction > 0.5
+    assert artifact.baseline.n_eval_images == 30
+    assert artifact.stages == ()
+    assert artifact.signature.input_shape == (1, 3, SIZE_PX, SIZE_PX)
+    history = json.loads((tmp_path / "training" / "history.json").read_text())
+    assert [e["epoch"] for e in history["epochs"]] == list(range(1, 13))
+
+
+def test_the_split_is_the_same_for_every_seed_and_takes_training_images_alone() -> None:
+    data = dataset(n_train=90)
+    images, drawn = training_split(data)
+    assert (len(images), len(drawn)) == (81, 9)
+    together = torch.cat([images.pixels, drawn.pixels]).flatten(1).tolist()
+    assert sorted(together) == sorted(data.train.pixels.flatten(1).tolist())
+    assert torch.equal(training_split(data)[1].pixels, drawn.pixels)

@@ -1,0 +1,193 @@
+"""The one training loop: supervised, distilled, fine-tuning, quantisation-aware."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from udacisense.artifact import save_artifact
+from udacisense.data import Batches, DataSet, Images, make_signature, stratified_split
+from udacisense.errors import InputError
+from udacisense.files import locked
+from udacisense.models import build_model, initialise, preset
+from udacisense.recording import record_stage
+from udacisense.training.checkpoint import state_sha256
+from udacisense.training.loop import TrainingRun
+from udacisense.training.optimizers import repeatable, resolve_device
+from udacisense.training.types import Distillation, History, SizedBatches, TrainConfig, TrainResult
+from udacisense.types import Artifact, ModelSpec, Scalar
+
+__all__ = [
+    "Distillation",
+    "History",
+    "TrainConfig",
+    "TrainResult",
+    "fresh_model",
+    "resolve_device",
+    "train",
+    "train_model",
+    "training_split",
+]
+
+ARTIFACT_FOLDER = "artifact"
+EVALUATION_BATCH = 100
+_SPLIT_SEED = 0
+_VALIDATION_FRACTION = 0.1
+
+
+def train(
+    model: nn.Module,
+    batches: SizedBatches,
+    *,
+    config: TrainConfig,
+    validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    distillation: Distillation | None = None,
+    identity: Mapping[str, Scalar] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    before_epoch: Callable[[nn.Module, int], None] | None = None,
+) -> TrainResult:
+    """Train a copy of ``model`` and return it with the weights of its best epoch.
+
+    The best epoch has the highest validation top-1, then the lowest validation loss; without ``validation`` it is
+    the last. A run depends on its arguments alone: on the CPU, with the same number of threads, the same call gives
+    the same weights bit by bit, interrupted and resumed or not (as long as ``batches`` draws its random numbers
+    from its own ``set_epoch`` or from torch).
+
+    Args:
+        model: eager and float32; it stays as it is.
+        batches: the training batches; ``set_epoch(e)``, where it has one, is called with e = 0, 1, ....
+        config: the settings.
+        validation: batches that select the best epoch, drive early stopping and the plateau schedule.
+        distillation: the teacher, or None for labels alone.
+        identity: what else must be equal for a resume (data fingerprint, batch size, ...).
+        folder: where the checkpoint and ``history.json`` are written after each epoch; None keeps nothing.
+        resume: go on from the checkpoint in ``folder``, if there is one.
+        before_epoch: called with the model in training and the epoch (from 0) before each epoch, in train mode.
+
+    Raises:
+        InputError: a setting, the device, or the checkpoint's settings do not fit.
+        TrainingError: a loss was not finite (with the epoch, the step and the learning rate).
+        LoadError: the checkpoint cannot be read.
+    """
+    if config.early_stopping_patience is not None and validation is None:
+        raise InputError("early_stopping_patience needs validation batches; give some, or set it to None.")
+    if len(batches) == 0:
+        raise InputError("There are no training images.")
+    whole = {**_identity(model, config, distillation), **(identity or {})}
+    device = resolve_device(config.device)
+    with repeatable(config.seed, device):
+        run = TrainingRun(
+            model, batches=batches, config=config, validation=validation, distillation=distillation, device=device
+        )
+        if folder is not None:
+            run.open(folder, whole, resume=resume)
+        run.go(before_epoch)
+        return run.result()
+
+
+def _identity(model: nn.Module, config: TrainConfig, distillation: Distillation | None) -> dict[str, Scalar]:
+    found: dict[str, Scalar] = {**asdict(config), "initial_weights": state_sha256(model)}
+    if distillation is not None:
+        teacher = distillation.teacher
+        found["temperature"], found["alpha"] = distillation.temperature, distillation.alpha
+        found["teacher"] = (
+            state_sha256(teacher) if isinstance(teacher, nn.Module) else getattr(teacher, "fingerprint", None)
+        )
+    return found
+
+
+def training_split(dataset: DataSet) -> tuple[Images, Images]:
+    """Split the training images by class: (90 % to train on, 10 % to select models with).
+
+    The split is the same whatever the run's seed: a teacher must not have learnt the images that select its student.
+    """
+    return stratified_split(dataset.train, _VALIDATION_FRACTION, seed=_SPLIT_SEED)
+
+
+def fresh_model(spec: ModelSpec, *, init: str, seed: int) -> nn.Module:
+    """Build a model whose random weights depend on ``seed`` alone; see :func:`udacisense.models.initialise`."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = build_model(spec)
+        initialise(model, init)
+    return model
+
+
+def train_model(
+    model: str | ModelSpec,
+    dataset: DataSet,
+    *,
+    config: TrainConfig,
+    output_dir: Path,
+    init: str = "none",
+    batch_size: int = 64,
+    name: str | None = None,
+    resume: bool = False,
+) -> Artifact:
+    """Train a model on labels and keep it as an artifact; one run at a time writes to an output folder.
+
+    ::
+
+        output_dir/artifact/        artifact.json, model.safetensors
+        output_dir/training/        checkpoint.safetensors (after each epoch), history.json
+
+    Args:
+        model: a preset's name, or a spec.
+        dataset: its training images are split 9 : 1 for selection; its test images give the record's figures.
+        config: the settings.
+        output_dir: where to keep all of it.
+        init: ``imagenet``, ``none`` or a path to safetensors.
+        batch_size: of training.
+        name: of the artifact; None takes the preset's or architecture's.
+        resume: go on from the checkpoint in ``output_dir``, if there is one.
+
+    Raises:
+        InputError, LoadError, TrainingError: as :func:`train`.
+    """
+    size_px = dataset.train.pixels.shape[-1]
+    spec = model if isinstance(model, ModelSpec) else _preset(model, dataset)
+    images, held_back = training_split(dataset)
+    with locked(output_dir):
+        result = train(
+            fresh_model(spec, init=init, seed=config.seed),
+            Batches(images, batch_size=batch_size, shuffle=True, augment=True, seed=config.seed),
+            config=config,
+            validation=Batches(held_back, batch_size=EVALUATION_BATCH),
+            identity={"data": dataset.fingerprint, "batch_size": batch_size, "model": spec_text(spec)},
+            folder=output_dir / "training",
+            resume=resume,
+        )
+        signature = make_signature(dataset.class_names, size_px=size_px)
+        figures = record_stage(
+            result.model,
+            stage="baseline",
+            config={**asdict(config), "batch_size": batch_size, "init": init, "best_epoch": result.history.best_epoch},
+            duration_s=sum(epoch.duration_s for epoch in result.history.epochs),
+            test=Batches(dataset.test, batch_size=EVALUATION_BATCH),
+            class_names=dataset.class_names,
+            input_shape=signature.input_shape,
+        )
+        return save_artifact(
+            output_dir / ARTIFACT_FOLDER,
+            name=name or (model if isinstance(model, str) else model.architecture),
+            model=result.model,
+            spec=spec,
+            signature=signature,
+            baseline=figures,
+            stages=(),
+            seed=config.seed,
+        )
+
+
+def spec_text(spec: ModelSpec) -> str:
+    """Return a spec in one line."""
+    return f"{spec.architecture}({', '.join(f'{key}={value}' for key, value in sorted(spec.options.items()))})"
+
+
+def _preset(name: str, dataset: DataSet) -> ModelSpec:
+    return preset(name, num_classes=len(dataset.class_names), size_px=dataset.train.pixels.shape[-1])

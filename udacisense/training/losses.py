@@ -1,0 +1,68 @@
+"""Losses of training."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from udacisense.errors import InputError
+
+NO_LABEL = -100  # of an image that the teacher alone speaks about
+
+
+def check_distillation(*, temperature: float, alpha: float) -> None:
+    """Refuse settings for which the distillation loss has no meaning.
+
+    Raises:
+        InputError: ``temperature`` is not positive, or ``alpha`` is outside 0..1.
+    """
+    if not 0 < temperature < float("inf"):
+        raise InputError(f"The distillation temperature is {temperature}; it must be more than 0 (3 or 4 are usual).")
+    if not 0 <= alpha <= 1:
+        raise InputError(f"The distillation weight alpha is {alpha}; allowed is 0 (labels only) to 1 (teacher only).")
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    alpha: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return α·T²·KL(teacher_T ‖ student_T) + (1-α)·CE, averaged over the batch (Hinton et al. 2015, section 2).
+
+    ``x_T`` is softmax(logits / T). T² makes up for the soft gradients' 1/T², so that α keeps its meaning when T
+    changes. A worked value, T = 2, α = 1, two classes: student (0, 0) → (1/2, 1/2), teacher (2·ln 3, 0) →
+    (3/4, 1/4); KL = 3/4·ln(3/2) + 1/4·ln(1/2) = 0.1308, so the loss is 4 · 0.1308 = 0.5232.
+
+    Args:
+        student_logits: float (b, C).
+        teacher_logits: float (b, C), a constant.
+        labels: int64 (b,); the CE is averaged over those that are not :data:`NO_LABEL`.
+        temperature: T > 0.
+        alpha: 0..1, the weight of the teacher.
+        label_smoothing: 0..1, of the CE part alone.
+
+    Raises:
+        InputError: T or α is out of range, or the two models have unlike outputs.
+    """
+    check_distillation(temperature=temperature, alpha=alpha)
+    if student_logits.shape != teacher_logits.shape:
+        raise InputError(
+            f"The teacher answers {tuple(teacher_logits.shape)} logits and the student {tuple(student_logits.shape)}; "
+            "both need the same classes."
+        )
+    soft = F.kl_div(
+        F.log_softmax(student_logits / temperature, dim=1),
+        F.log_softmax(teacher_logits / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    labelled = (labels != NO_LABEL).sum().clamp(min=1)
+    hard = F.cross_entropy(
+        student_logits, labels, label_smoothing=label_smoothing, ignore_index=NO_LABEL, reduction="sum"
+    )
+    hard = hard / labelled
+    return alpha * temperature**2 * soft + (1 - alpha) * hard

@@ -1,0 +1,150 @@
+"""What goes into a training run and what comes out of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from udacisense.errors import InputError
+from udacisense.training.losses import check_distillation
+from udacisense.types import record
+
+Teacher = Callable[[Tensor], Tensor]
+
+
+class SizedBatches(Protocol):
+    """Batches of (images float32 (b, 3, H, W), labels int64 (b,)) whose number is known; a DataLoader is one."""
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over one epoch."""
+
+
+@record
+class TrainConfig:
+    """Settings of one training run. What a person sets by hand has defaults here; nowhere else."""
+
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 1e-2  # for adamw; sgd wants about 1e-4
+    momentum: float = 0.9  # sgd only
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    warmup_epochs: float = 1.0  # linear, from 0; cosine only
+    plateau_factor: float = 0.5  # the learning rate is multiplied by this ...
+    plateau_patience: int = 2  # ... after more than so many epochs without a lower loss
+    label_smoothing: float = 0.0
+    early_stopping_patience: int | None = None  # epochs without a better validation result; None: never
+    ema_decay: float | None = None  # per step, of the averaged weights that are then validated and returned
+    channels_last: bool = False
+    device: str = "cpu"  # cpu, cuda, mps or auto
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        allowed = {
+            "epochs": (self.epochs >= 1, "1 or more"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "more than 0"),
+            "optimizer": (self.optimizer in ("adamw", "sgd"), "adamw or sgd"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
+            "momentum": (0 <= self.momentum < 1, "0 to below 1"),
+            "schedule": (self.schedule in ("cosine", "plateau", "constant"), "cosine, plateau or constant"),
+            "warmup_epochs": (0 <= self.warmup_epochs < math.inf, "0 or more"),
+            "plateau_factor": (0 < self.plateau_factor < 1, "between 0 and 1"),
+            "plateau_patience": (self.plateau_patience >= 0, "0 or more"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "0 to below 1"),
+            "early_stopping_patience": (
+                self.early_stopping_patience is None or self.early_stopping_patience >= 1,
+                "1 or more",
+            ),
+            "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1"),
+            "device": (self.device in ("cpu", "cuda", "mps", "auto"), "cpu, cuda, mps or auto"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (is_good, words) in allowed.items():
+            if not is_good:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed is {words}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """A teacher and how much it counts; see :func:`udacisense.training.losses.distillation_loss`.
+
+    The teacher sees each augmented batch as the student does: float32 (b, 3, H, W) → logits (b, C). A module is
+    copied to the training device and run in eval mode; any other callable gets the batch on the training device.
+    """
+
+    teacher: Teacher
+    temperature: float
+    alpha: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings without meaning."""
+        check_distillation(temperature=self.temperature, alpha=self.alpha)
+
+    def on_device(self, device: torch.device) -> Teacher:
+        """Return the teacher ready to answer: a module is copied, moved and put into eval mode."""
+        teacher = self.teacher
+        return copy.deepcopy(teacher).to(device).eval() if isinstance(teacher, nn.Module) else teacher
+
+
+@record
+class EpochRecord:
+    """One line of a training history."""
+
+    epoch: int  # from 1
+    train_loss: float
+    validation_loss: float | None  # cross-entropy, without smoothing or teacher; None without a validation split
+    validation_top1_fraction: float | None
+    lr: float  # at the epoch's last step
+    duration_s: float
+
+
+@record
+class History:
+    """What happened in each epoch; ``history.json``."""
+
+    epochs: tuple[EpochRecord, ...]
+    best_epoch: int  # from 1; its weights are what training returned
+
+    FILE_NAME = "history.json"  # a plain class attribute: no annotation, so no field
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained model, in eval mode on the CPU, and its history."""
+
+    model: nn.Module
+    history: History
+
+
+def best_epoch(history: Iterable[EpochRecord]) -> int | None:
+    """Return the epoch with the highest validation top-1, then the lowest loss, then the first; else the last."""
+    best: EpochRecord | None = None
+    for epoch in history:
+        if best is None or _rank(epoch) > _rank(best) or epoch.validation_loss is None:
+            best = epoch
+    return best.epoch if best is not None else None
+
+
+def _rank(epoch: EpochRecord) -> tuple[float, float]:
+    return (epoch.validation_top1_fraction or 0.0, -(epoch.validation_loss or 0.0))
+
+
+def describe(last: Sequence[EpochRecord], *, of: int | None = None) -> str:
+    """Return the last epoch's figures in words."""
+    if not last:
+        return "first epoch"
+    epoch = last[-1]
+    words = f"epoch {epoch.epoch}{f'/{of}' if of else ''}: loss {epoch.train_loss:.3f}"
+    if epoch.validation_loss is not None and epoch.validation_top1_fraction is not None:
+        words += f", validation loss {epoch.validation_loss:.3f}, top-1 {100 * epoch.validation_top1_fraction:.1f} %"
+    return f"{words}, lr {epoch.lr:.2g}"
