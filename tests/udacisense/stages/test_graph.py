@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch import nn
+from training_cases import SIZE_PX, build, mobilenet_spec, tiny_spec, trained_like
+
+from udacisense.errors import StageError
+from udacisense.stages.graph import is_frozen, trace_and_freeze
+from udacisense.stages.quantize import dynamic_int8, supported_engines
+
+EXAMPLE = torch.randn(1, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(5, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("spec", [tiny_spec(), mobilenet_spec()], ids=["tiny", "mobilenet"])
+def test_the_frozen_graph_answers_as_the_eager_model_in_any_batch_size(spec) -> None:
+    model = trained_like(spec)
+    frozen = trace_and_freeze(model, EXAMPLE)
+    assert is_frozen(frozen)
+    assert not is_frozen(model)
+    with torch.inference_mode():
+        expected = model(IMAGES)
+        assert torch.allclose(frozen(IMAGES), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_batch_normalisation_is_folded_away() -> None:
+    frozen = trace_and_freeze(trained_like(tiny_spec()), EXAMPLE)
+    operators = {node.kind() for node in frozen.graph.nodes()}
+    assert "aten::_convolution" in operators or "aten::conv2d" in operators
+    assert "aten::batch_norm" not in operators
+    assert not list(frozen.parameters())
+
+
+def test_the_file_answers_bit_by_bit_as_the_module_it_was_written_from() -> None:
+    frozen = trace_and_freeze(trained_like(tiny_spec()), EXAMPLE)
+    stream = io.BytesIO()
+    torch.jit.save(frozen, stream)
+    stream.seek(0)
+    loaded = torch.jit.load(stream)
+    with torch.inference_mode():
+        assert torch.equal(loaded(IMAGES), frozen(IMAGES))
+
+
+def test_what_is_frozen_is_returned_unchanged() -> None:
+    frozen = trace_and_freeze(trained_like(tiny_spec()), EXAMPLE)
+    assert trace_and_freeze(frozen, EXAMPLE) is frozen
+
+
+def test_a_scripted_module_that_is_not_frozen_is_frozen() -> None:
+    scripted = torch.jit.trace(trained_like(tiny_spec()), EXAMPLE)
+    assert is_frozen(trace_and_freeze(scripted, EXAMPLE))
+    assert not is_frozen(scripted)
+
+
+def test_a_model_in_training_mode_is_frozen_as_in_evaluation_and_left_in_training() -> None:
+    model = trained_like(tiny_spec())
+    with torch.no_grad():
+        expected = model(IMAGES)
+    model.train()
+    frozen = trace_and_freeze(model, EXAMPLE)
+    assert model.training
+    with torch.no_grad():
+        assert torch.allclose(frozen(IMAGES), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", supported_engines())
+def test_an_int8_model_keeps_its_answers(engine: str) -> None:
+    packed = dynamic_int8(trained_like(mobilenet_spec()), engine=engine)
+    frozen = trace_and_freeze(packed, EXAMPLE)
+    with torch.inference_mode():
+        expected = packed(IMAGES)
+        assert (frozen(IMAGES) - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
+# Tracing warns of the very branch that the check then refuses.
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_forward_that_branches_on_its_input_is_refused() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = build(tiny_spec())
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = self.inner(images)
+            return logits if images.sum() > EXAMPLE.sum() - 1 else logits + 1
+
+    assert EXAMPLE.sum() != 0
+    with pytest.raises(StageError, match="branches on its input"):
+        trace_and_freeze(Branching(), EXAMPLE)
+
+
+def test_a_forward_that_cannot_be_traced_is_refused_by_the_class_name() -> None:
+    class Texting(nn.Module):
+        def forward(self, images: torch.Tensor) -> object:  # noqa: ARG002
+            return "no tensor"
+
+    with pytest.raises(StageError, match="Texting cannot be traced"):
+        trace_and_freeze(Texting(), EXAMPLE)

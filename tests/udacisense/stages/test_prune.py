@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
+
+from udacisense.errors import InputError
+from udacisense.models import count_macs, count_parameters
+from udacisense.recording import parameter_counts
+from udacisense.stages import StepContext, apply_magnitude_pruning, apply_structured_pruning
+from udacisense.stages.prune import Sparsity
+
+CONTEXT = StepContext(
+    train=batches(32),
+    validation=held_back(),
+    class_names=CLASSES,
+    input_shape=(1, 3, SIZE_PX, SIZE_PX),
+    device="cpu",
+    seed=0,
+    fingerprint="f",
+    work_dir=None,
+    resume=False,
+)
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    chosen = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    return torch.cat([w.detach().flatten() for w in chosen])
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_the_smallest_weights_of_the_whole_network_become_zero(epochs: int) -> None:
+    model = build(tiny_spec())
+    result = apply_magnitude_pruning(model, CONTEXT, amount=0.3, epochs=epochs)
+    before, after = weights(model), weights(result.model)
+    assert (after == 0).double().mean().item() == pytest.approx(0.3, abs=1e-3)
+    if not epochs:
+        gone = before[after == 0].abs()
+        assert gone.max() <= before[after != 0].abs().min()
+    assert parameter_counts(result.model)[0] == parameter_counts(model)[0]  # dense: nothing is smaller
+    assert result.model.state_dict().keys() == model.state_dict().keys()
+
+
+def test_the_record_says_where_the_zeros_are_and_what_gzip_makes_of_them() -> None:
+    model = build(tiny_spec())
+    found = [apply_magnitude_pruning(model, CONTEXT, amount=a) for a in (0.1, 0.8)]
+    layers = [result.documents["sparsity"] for result in found]
+    assert all(isinstance(entry, Sparsity) for entry in layers)
+    shares = [{row.layer: row.zero_fraction for row in entry.layers} for entry in layers]  # type: ignore[attr-defined]
+    assert shares[0].keys() == shares[1].keys()
+    assert all(shares[0][name] <= shares[1][name] for name in shares[0])
+    assert found[1].notes["gzip_bytes"] < found[0].notes["gzip_bytes"]  # type: ignore[operator]
+
+
+def test_channels_go_and_the_network_is_really_smaller() -> None:
+    model = build(mobilenet_spec())
+    result = apply_structured_pruning(model, CONTEXT, amount=0.4, epochs=1)
+    shape = CONTEXT.input_shape
+    assert count_parameters(result.model) < 0.8 * count_parameters(model)
+    assert count_macs(result.model, shape) < 0.9 * count_macs(model, shape)
+    assert result.model(torch.zeros(2, 3, SIZE_PX, SIZE_PX)).shape == (2, len(CLASSES))
+
+
+@pytest.mark.parametrize("stage", [apply_magnitude_pruning, apply_structured_pruning])
+@pytest.mark.parametrize("options", [{"amount": 1.0}, {"amount": 0.0}, {"amount": float("nan")}, {"epochs": -1}])
+def test_settings_without_meaning_are_refused(stage, options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="allowed is"):
+        stage(build(tiny_spec()), CONTEXT, **options)

@@ -1,0 +1,90 @@
+"""What holds for every row of STAGES; a new row is tested without writing a test."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec
+
+from udacisense.pipeline.step import Step, perform
+from udacisense.stages import STAGES, Kind, Stage, StepContext, StepResult, kind_of
+from udacisense.stages.graph import trace_and_freeze
+from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.training.checkpoint import state_sha256
+
+CONTEXT = StepContext(
+    train=batches(32),
+    validation=held_back(),
+    class_names=CLASSES,
+    input_shape=(1, 3, SIZE_PX, SIZE_PX),
+    device="cpu",
+    seed=0,
+    fingerprint="f",
+    work_dir=None,
+    resume=False,
+)
+# Defaults must work; what would only take time is cut short here.
+SHORT = {"epochs": 1}
+
+
+def model_of(kind: Kind) -> torch.nn.Module:
+    model = build(mobilenet_spec())
+    if kind is Kind.EAGER_INT8:
+        return dynamic_int8(model, engine=supported_engines()[0])
+    return trace_and_freeze(model, CONTEXT.example) if kind is Kind.TORCHSCRIPT else model
+
+
+def step_of(row: Stage) -> Step:
+    known = inspect.signature(row.function).parameters
+    return Step(name=row.name, function=row.function, options={k: v for k, v in SHORT.items() if k in known})
+
+
+CASES = [
+    pytest.param(row, kind, id=f"{row.name}-on-{kind}") for row in STAGES.values() for kind in sorted(row.requires)
+]
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_forms_are_told_apart(kind: Kind) -> None:
+    assert kind_of(model_of(kind)) is kind
+
+
+@pytest.mark.parametrize(("row", "kind"), CASES)
+def test_a_stage_keeps_its_contract(row: Stage, kind: Kind) -> None:
+    model = model_of(kind)
+    before = state_sha256(model)
+    result = perform(step_of(row), model, CONTEXT)
+    assert isinstance(result, StepResult)
+    assert kind_of(result.model) is row.produces
+    assert state_sha256(model) == before
+    assert not getattr(result.model, "training", False)
+    with torch.inference_mode():
+        images = next(iter(held_back()))[0]
+        logits = result.model(images)
+    assert logits.shape == (len(images), len(CLASSES))
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("row", "kind"), CASES)
+def test_a_stage_is_repeatable(row: Stage, kind: Kind) -> None:
+    images = next(iter(held_back()))[0]
+    outputs = []
+    for salt in (0, 1):
+        torch.manual_seed(salt)  # a stage must not draw from the generator it happens to find
+        result = perform(step_of(row), model_of(kind), CONTEXT)
+        with torch.inference_mode():
+            outputs.append(result.model(images))
+    assert torch.equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("row", STAGES.values(), ids=lambda row: row.name)
+def test_a_row_is_complete(row: Stage) -> None:
+    assert row.name in STAGES
+    assert row.doc.endswith(".")
+    assert row.requires
+    parameters = list(inspect.signature(row.function).parameters.values())
+    assert [p.name for p in parameters[:2]] == ["model", "context"]
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not p.empty for p in parameters[2:])
+    assert inspect.getdoc(row.function)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from training_cases import CLASSES, SIZE_PX, batches, coloured, held_back, mobilenet_spec, tiny_spec, trained_like
+
+from udacisense.data import normalise
+from udacisense.errors import InputError
+from udacisense.recording import is_quantized
+from udacisense.stages import StepContext, apply_static_quantization
+from udacisense.stages.quantize import supported_engines
+from udacisense.stages.static import calibrate, choose_float_modules, sensitivities, static_int8, stays_float
+
+ENGINE = supported_engines()[0]
+IMAGES = normalise(coloured(24, seed=4).pixels)
+CONTEXT = StepContext(
+    train=batches(32),
+    validation=held_back(),
+    class_names=CLASSES,
+    input_shape=(1, 3, SIZE_PX, SIZE_PX),
+    device="cpu",
+    seed=0,
+    fingerprint="f",
+    work_dir=None,
+    resume=False,
+)
+
+
+def hurt(model: torch.nn.Module) -> torch.nn.Module:
+    """Give one channel of the third block's output a range a thousand times that of the others."""
+    depthwise, pointwise = model.features[3]  # type: ignore[index]
+    del depthwise
+    with torch.no_grad():
+        pointwise[1].weight[0] *= 1000
+        model.features[4][0][0].weight[0] /= 1000  # type: ignore[index]
+    return model
+
+
+def test_the_block_that_int8_hurts_is_found_and_kept_float() -> None:
+    model = hurt(trained_like(tiny_spec()))
+    found = sensitivities(model, ENGINE, IMAGES)
+    # The wide range is quantised where the third block writes it and where the fourth reads it.
+    assert {found[0].module, found[1].module} & {"features.3", "features.4"}
+    assert found[0].sqnr_db < found[-1].sqnr_db - 6
+    chosen = choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_agreement=1.1)
+    assert 0 <= len(chosen) <= 3
+
+
+def test_a_kept_block_is_float_in_the_int8_model_and_in_its_calibration() -> None:
+    model = trained_like(tiny_spec())
+    found = calibrate(model, ENGINE, [IMAGES], float_modules=["features.0"])
+    assert stays_float(found) == ("features.0",)
+    packed = static_int8(model, ENGINE, example=IMAGES[:1], activations=found)
+    quantized = {name for name, module in packed.named_modules() if is_quantized(module)}
+    assert not any(name.startswith("features.0.") for name in quantized)
+    assert any(name.startswith("features.1.") for name in quantized)
+
+
+def test_nothing_is_kept_where_decisions_stay() -> None:
+    model = trained_like(tiny_spec())
+    assert choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_agreement=0.0) == ()
+    assert choose_float_modules(model, ENGINE, IMAGES, most=0) == ()
+
+
+@pytest.mark.parametrize("options", [{"calibration": 0}, {"max_float_blocks": -1}, {"engine": "nonsense"}])
+def test_settings_without_meaning_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"allowed are|is not in this host"):
+        apply_static_quantization(trained_like(mobilenet_spec()), CONTEXT, **options)  # type: ignore[arg-type]

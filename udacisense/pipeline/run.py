@@ -1,0 +1,388 @@
+"""The pipeline: compression steps in order, each measured, kept on disk and resumed after."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import re
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from udacisense.artifact import save_artifact
+from udacisense.data import make_signature
+from udacisense.errors import InputError, StageError, UdacisenseError
+from udacisense.files import atomic_path, locked, remove
+from udacisense.models import build_model
+from udacisense.pipeline.requirements import Requirement, check_requirements
+from udacisense.pipeline.step import Step, perform
+from udacisense.pipeline.store import KeptStep, StepStore, fingerprint_step, has_architecture, write_torchscript
+from udacisense.recording import paired_latency_ms, record_stage
+from udacisense.stages.contract import Batch, Kind, StepContext, StepFunction, StepResult, kind_of
+from udacisense.training import ARTIFACT_FOLDER
+from udacisense.training.checkpoint import state_sha256
+from udacisense.training.optimizers import resolve_device
+from udacisense.types import Artifact, ModelSpec, Scalar, Signature, StageRecord, read_json, record, write_record
+
+log = logging.getLogger("udacisense")
+
+FINAL_NAME = "final.pt"
+_STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@record
+class RunRecord:
+    """``result.json``: the figures of a finished run."""
+
+    schema_version: Literal[1]
+    name: str
+    fingerprint: str  # of everything that the run depends on
+    baseline: StageRecord  # its latency was timed by turns with the last stage's
+    stages: tuple[StageRecord, ...]
+    requirements: tuple[Requirement, ...]
+
+    FILE_NAME: ClassVar[str] = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineResult:
+    """What a pipeline leaves."""
+
+    model: nn.Module  # after the last step, in eval mode on the CPU
+    baseline: StageRecord
+    stages: tuple[StageRecord, ...]
+    requirements: tuple[Requirement, ...]
+    artifact: Artifact | None  # None without an output folder, or where no spec tells how to build the model again
+
+
+@dataclass(kw_only=True)
+class _Link:
+    """One finished step of a run; the first link is the baseline."""
+
+    step: Step | None  # None: the baseline
+    fingerprint: str
+    spec: ModelSpec | None  # None: the architecture of the baseline, or one that nobody described
+    record: StageRecord
+    model: nn.Module | None  # None: kept, and not loaded so far
+    kept: KeptStep | None
+
+    @property
+    def kind(self) -> Kind:
+        """The form of the model, loaded or not."""
+        if self.model is not None:
+            return kind_of(self.model)
+        assert self.kept is not None
+        return self.kept.kind
+
+    @property
+    def chained(self) -> str:
+        """What the next step's fingerprint depends on: this step, and the weights that it really left."""
+        return f"{self.fingerprint} {self.kept.weights_sha256 if self.kept is not None else None}"
+
+
+class OptimizationPipeline:
+    """Compression steps that run one after the other on a trained model.
+
+    ::
+
+        pipeline = OptimizationPipeline("mine", model, train_loader, test_loader, class_names, 32)
+        pipeline.add_step(step_name="int8", step_function=apply_dynamic_quantization, engine="qnnpack")
+        pipeline.add_step(step_name="graph", step_function=apply_graph_optimization)
+        result = pipeline.run(device="cpu")
+
+    Args:
+        name: what people call it.
+        baseline_model: trained, eager, float32; it stays as it is.
+        train_loader: augmented batches (images float32 (b, 3, H, W), labels int64 (b,)):
+            our ``Batches`` or a DataLoader.
+        test_loader: batches for the figures, and nothing else.
+        class_names: in output order.
+        input_size: H = W in pixels, or a shape (1, 3, H, W) or (3, H, W).
+        validation_loader: batches split from the training images, which select models; None: the last epoch is taken.
+        spec: how to build ``baseline_model`` again; without it only a result with another spec becomes an artifact.
+        signature: of the model; None makes one with ImageNet's mean and std.
+        seed: of every random number that a step draws.
+        data_fingerprint: text that identifies data, batch size and augmentation; needed to keep steps.
+
+    Raises:
+        InputError: the model is not eager float32, or the input size is none.
+    """
+
+    def __init__(  # noqa: PLR0917 - the first six are the interface that people know
+        self,
+        name: str,
+        baseline_model: nn.Module,
+        train_loader: Iterable[Batch],
+        test_loader: Iterable[Batch],
+        class_names: Iterable[str],
+        input_size: int | tuple[int, ...],
+        *,
+        validation_loader: Iterable[Batch] | None = None,
+        spec: ModelSpec | None = None,
+        signature: Signature | None = None,
+        seed: int = 0,
+        data_fingerprint: str | None = None,
+    ) -> None:
+        if kind_of(baseline_model) is not Kind.EAGER_FLOAT:
+            raise InputError("A pipeline starts from an eager float32 model; this one is quantised or TorchScript.")
+        self.name = name
+        self.baseline_model = copy.deepcopy(baseline_model).cpu().eval()
+        self.train_loader, self.test_loader, self.validation_loader = train_loader, test_loader, validation_loader
+        self.class_names = tuple(class_names)
+        self.signature = signature or make_signature(self.class_names, size_px=_edge(input_size))
+        if spec is not None and not has_architecture(baseline_model, build_model(spec)):
+            raise InputError("The spec given to the pipeline builds another architecture than its baseline_model has.")
+        self.spec, self.seed, self.data_fingerprint = spec, seed, data_fingerprint
+        self._steps: list[Step] = []
+
+    def add_step(self, *, step_name: str, step_function: StepFunction, **options: object) -> OptimizationPipeline:
+        """Add a step; see :mod:`udacisense.stages.contract` for what a step function is.
+
+        Raises:
+            InputError: the name is taken or no file name, or the function has no such option.
+        """
+        if not _STEP_NAME.fullmatch(step_name) or step_name == "baseline":
+            raise InputError(f"A step cannot be called {step_name!r}; use letters, digits, '-', '_' and '.'.")
+        if any(step.name == step_name for step in self._steps):
+            raise InputError(f"The pipeline {self.name!r} already has a step {step_name!r}.")
+        parameters = inspect.signature(step_function).parameters.values()
+        known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        unknown = [key for key in options if key not in known]
+        if unknown:
+            raise InputError(
+                f"The step {step_name!r} has no option {unknown[0]!r}; it takes {', '.join(known) or 'none'}."
+            )
+        self._steps.append(Step(name=step_name, function=step_function, options=options))
+        return self
+
+    def run(self, device: str = "cpu", *, output_dir: Path | None = None, resume: bool = True) -> PipelineResult:
+        """Run the steps, measure after each, and keep what is finished.
+
+        Args:
+            device: where steps train (cpu, cuda, mps, auto); figures are always measured on the CPU.
+            output_dir: where everything is kept; None keeps nothing. It then holds ``steps/`` (see
+                :mod:`udacisense.pipeline.store`), ``artifact/`` (the last float32 weights, which exporters start from),
+                ``final.pt`` (where the last step leaves TorchScript) and ``result.json``.
+            resume: take finished steps of the same configuration, data and inputs from ``output_dir``.
+
+        Raises:
+            InputError: the steps do not fit together, the device is not there, or another run writes to ``output_dir``.
+            StageError: a step failed; it names the step, the cause, and what is kept where.
+        """
+        self._check(device, output_dir)
+        with locked(output_dir) if output_dir is not None else nullcontext():
+            return self._run(device, output_dir, resume=resume)
+
+    def _run(self, device: str, output_dir: Path | None, *, resume: bool) -> PipelineResult:
+        store = StepStore(output_dir, self.baseline_model) if output_dir is not None else None
+        links = [self._first_link(store, resume=resume)]
+        for index, step in enumerate(self._steps, start=1):
+            try:
+                links.append(self._next_link(links, step, store, device=device, resume=resume))
+            except Exception as exc:
+                raise self._failure(index, exc, store) from exc
+        final = self._model(links, len(links) - 1, store)
+        figures = self._figures(links, final, output_dir if resume else None)
+        return PipelineResult(
+            model=final,
+            baseline=figures.baseline,
+            stages=figures.stages,
+            requirements=figures.requirements,
+            artifact=self._keep(links, figures, final, store, output_dir),
+        )
+
+    def _check(self, device: str, output_dir: Path | None) -> None:
+        """Refuse, before hours of training, what cannot work."""
+        resolve_device(device)
+        if not self._steps:
+            raise InputError(f"The pipeline {self.name!r} has no steps; add one with add_step.")
+        kind: Kind | None = Kind.EAGER_FLOAT
+        for step in self._steps:
+            if kind is not None:
+                step.require(kind)
+            kind = step.row.produces if step.row is not None else None
+        if output_dir is not None and self.data_fingerprint is None:
+            raise InputError("Keeping steps needs data_fingerprint, so that a rerun with other data is noticed.")
+
+    # ---- steps
+
+    def _first_link(self, store: StepStore | None, *, resume: bool) -> _Link:
+        model = self.baseline_model
+        inputs = f"{state_sha256(model)} {self.data_fingerprint} {self.seed} {self.class_names}"
+        fingerprint = fingerprint_step("baseline", record_stage, {}, inputs=inputs)
+        kept = store.find(0, "baseline", fingerprint) if store is not None and resume else None
+        figures = kept.record if kept is not None else self._measure("baseline", model, config={}, duration_s=0.0)
+        if store is not None and kept is None:
+            kept = store.keep(0, "baseline", fingerprint, StepResult(model=model, spec=self.spec), figures)
+        return _Link(step=None, fingerprint=fingerprint, spec=self.spec, record=figures, model=model, kept=kept)
+
+    def _next_link(
+        self, links: list[_Link], step: Step, store: StepStore | None, *, device: str, resume: bool
+    ) -> _Link:
+        """Take a finished step from disk, or run it, measure it and keep it."""
+        index, before = len(links), links[-1]
+        fingerprint = ""
+        if store is not None:
+            inputs = f"{before.chained} {device}"
+            fingerprint = fingerprint_step(step.name, step.function, step.options, inputs=inputs)
+            kept = store.find(index, step.name, fingerprint) if resume else None
+            if kept is not None:
+                log.info("step %s: finished before, taken from %s", step.name, store.folder(index, step.name))
+                return _Link(
+                    step=step, fingerprint=fingerprint, spec=kept.spec, record=kept.record, model=None, kept=kept
+                )
+        log.info("step %s (%d of %d)", step.name, index, len(self._steps))
+        model = self._model(links, index - 1, store)
+        context = self._context(device, fingerprint, store, resume=resume)
+        start = time.perf_counter()
+        result = perform(step, model, context)
+        figures = self._measure(
+            step.name,
+            result.model,
+            config={**step.described(), **result.notes},
+            duration_s=time.perf_counter() - start,
+            before=before.record,
+        )
+        if result.spec is None:
+            result = replace(result, spec=before.spec)
+        kept = store.keep(index, step.name, fingerprint, result, figures) if store is not None else None
+        return _Link(
+            step=step, fingerprint=fingerprint, spec=result.spec, record=figures, model=result.model, kept=kept
+        )
+
+    def _model(self, links: list[_Link], index: int, store: StepStore | None) -> nn.Module:
+        """Return the model of a finished step: from memory, from disk, or packed again from the step before."""
+        link = links[index]
+        if link.model is None:
+            assert store is not None
+            assert link.kept is not None
+            assert link.step is not None
+            if link.kept.weights is not None:
+                link.model = store.load(index, link.step.name, link.kept)
+            else:
+                context = self._context("cpu", link.fingerprint, store, resume=True)
+                link.model = perform(link.step, self._model(links, index - 1, store), context).model
+        return link.model
+
+    def _context(self, device: str, fingerprint: str, store: StepStore | None, *, resume: bool) -> StepContext:
+        return StepContext(
+            train=self.train_loader,
+            validation=self.validation_loader,
+            class_names=self.class_names,
+            input_shape=self.signature.input_shape,
+            device=device,
+            seed=self.seed,
+            fingerprint=fingerprint,
+            work_dir=store.work / fingerprint if store is not None else None,
+            resume=resume,
+        )
+
+    def _measure(
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        config: Mapping[str, Scalar],
+        duration_s: float,
+        before: StageRecord | None = None,
+    ) -> StageRecord:
+        # Frozen TorchScript has folded its parameters into constants: as many as the step before had.
+        is_folded = before is not None and kind_of(model) is Kind.TORCHSCRIPT
+        return record_stage(
+            model,
+            stage=name,
+            config=config,
+            duration_s=duration_s,
+            test=self.test_loader,
+            class_names=self.class_names,
+            input_shape=self.signature.input_shape,
+            counts=(before.parameters, before.nonzero_parameters) if before is not None and is_folded else None,
+        )
+
+    def _failure(self, index: int, exc: Exception, store: StepStore | None) -> StageError:
+        step, done = self._steps[index - 1], [s.name for s in self._steps[: index - 1]]
+        cause = str(exc) if isinstance(exc, UdacisenseError | OSError) else f"{type(exc).__name__}: {exc}"
+        if store is None:
+            kept = "No output folder was given, so nothing is kept."
+        elif done:
+            kept = f"Finished and kept in {store.root}: {', '.join(done)}; the same command goes on after them."
+        else:
+            kept = f"No step was finished before it; what it had done is in {store.work}."
+        code = exc.exit_code if isinstance(exc, UdacisenseError) else 2 if isinstance(exc, OSError) else 1
+        return StageError(
+            f"Step {step.name!r} ({index} of {len(self._steps)}) failed: {cause.rstrip('.')}. {kept}", exit_code=code
+        )
+
+    # ---- the result
+
+    def _figures(self, links: list[_Link], final: nn.Module, folder: Path | None) -> RunRecord:
+        """Return the run's figures; those of an equal run in ``folder`` are not measured again."""
+        fingerprint = links[-1].chained
+        if folder is not None and (folder / RunRecord.FILE_NAME).is_file():
+            try:
+                found = read_json(RunRecord, folder / RunRecord.FILE_NAME)
+            except InputError as exc:
+                log.warning("the final figures are measured again: %s", exc)
+            else:
+                if found.fingerprint == fingerprint:
+                    return found
+        records = [link.record for link in links]
+        # The two that are held against each other are timed by turns, not in two far-apart minutes.
+        first_ms, last_ms = paired_latency_ms(self.baseline_model, final, self.signature.input_shape)
+        baseline = replace(records[0], latency_ms=first_ms)
+        stages = (*records[1:-1], replace(records[-1], latency_ms=last_ms))
+        return RunRecord(
+            schema_version=1,
+            name=self.name,
+            fingerprint=fingerprint,
+            baseline=baseline,
+            stages=stages,
+            requirements=check_requirements(baseline, stages[-1]),
+        )
+
+    def _keep(
+        self, links: list[_Link], figures: RunRecord, final: nn.Module, store: StepStore | None, output_dir: Path | None
+    ) -> Artifact | None:
+        if store is None or output_dir is None:
+            return None
+        if isinstance(final, torch.jit.ScriptModule):
+            with atomic_path(output_dir / FINAL_NAME) as partial:
+                write_torchscript(final, partial)
+        artifact = self._keep_artifact(links, figures, store, output_dir / ARTIFACT_FOLDER)
+        write_record(output_dir / RunRecord.FILE_NAME, figures)  # last: it says that the run is whole
+        remove(store.work)
+        return artifact
+
+    def _keep_artifact(self, links: list[_Link], figures: RunRecord, store: StepStore, folder: Path) -> Artifact | None:
+        """Keep the float32 weights that every exporter starts from: those of the last step that left any."""
+        index = max(i for i, link in enumerate(links) if link.kind is Kind.EAGER_FLOAT)
+        spec, master = links[index].spec, self._model(links, index, store)
+        if spec is None or not has_architecture(master, build_model(spec)):
+            log.warning("no artifact is written: give the pipeline (or its last training step) a ModelSpec.")
+            return None
+        return save_artifact(
+            folder,
+            name=self.name,
+            model=master,
+            spec=spec,
+            signature=self.signature,
+            baseline=figures.baseline,
+            stages=figures.stages,
+            seed=self.seed,
+        )
+
+
+def _edge(input_size: int | tuple[int, ...]) -> int:
+    if isinstance(input_size, int):
+        return input_size
+    shape = input_size[1:] if len(input_size) == 4 else input_size
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise InputError(f"The input size is {input_size}; give H = W in pixels, or a shape (1, 3, H, H).")
+    return shape[1]

@@ -1,0 +1,86 @@
+"""Running one pipeline step and holding it to the contract of :mod:`udacisense.stages.contract`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from udacisense.errors import InputError, StageError
+from udacisense.metrics import inference
+from udacisense.stages import STAGES
+from udacisense.stages.contract import Kind, Stage, StepContext, StepFunction, StepResult, kind_of
+from udacisense.training import spec_text
+from udacisense.training.checkpoint import state_sha256
+from udacisense.types import ModelSpec, Scalar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step of a pipeline: a function with its options."""
+
+    name: str
+    function: StepFunction
+    options: Mapping[str, object]
+
+    @property
+    def row(self) -> Stage | None:
+        """The row of :data:`STAGES`; None for a user's own function."""
+        return next((row for row in STAGES.values() if row.function is self.function), None)
+
+    def described(self) -> dict[str, Scalar]:
+        """Return the options as a record's config: scalars as they are, the rest in words."""
+        return {key: _words(value) for key, value in self.options.items()}
+
+    def require(self, kind: Kind) -> None:
+        """Refuse a model in a form that the step cannot work on.
+
+        Raises:
+            InputError: with the forms it takes.
+        """
+        row = self.row
+        if row is not None and kind not in row.requires:
+            raise InputError(
+                f"The step {self.name!r} takes a model that is {' or '.join(sorted(map(str, row.requires)))}, and "
+                f"would get one that is {kind}; put it earlier."
+            )
+
+
+def perform(step: Step, model: nn.Module, context: StepContext) -> StepResult:
+    """Run a step: requires → call → ensures, on the result.
+
+    Raises:
+        InputError: the model is in a form that the step does not take.
+        StageError: what the step returned breaks its contract.
+        Exception: whatever the step itself raised.
+    """
+    step.require(kind_of(model))
+    before = state_sha256(model)
+    result = step.function(model, context, **step.options)
+    if not isinstance(result, StepResult) or not isinstance(result.model, nn.Module):
+        raise StageError(f"It returned {type(result).__name__}; a step function returns a StepResult with a module.")
+    if state_sha256(model) != before:
+        raise StageError("It changed the weights of the model it was given; a step works on a copy.")
+    kind = kind_of(result.model)
+    if step.row is not None and kind is not step.row.produces:
+        raise StageError(f"It returned a model that is {kind}; its row in STAGES says {step.row.produces}.")
+    _check_answers(result.model, context)
+    return result
+
+
+def _check_answers(model: nn.Module, context: StepContext) -> None:
+    with inference(model):
+        logits = model(context.example)
+    wanted = (1, len(context.class_names))
+    if tuple(logits.shape) != wanted:
+        raise StageError(f"It returned a model that answers {tuple(logits.shape)} to one image, not {wanted}.")
+    if not bool(torch.isfinite(logits).all()):
+        raise StageError("It returned a model whose logits are not finite.")
+
+
+def _words(value: object) -> Scalar:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return spec_text(value) if isinstance(value, ModelSpec) else type(value).__name__

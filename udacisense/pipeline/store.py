@@ -1,0 +1,190 @@
+"""Finished pipeline steps on disk, and how a rerun recognises them.
+
+::
+
+    output_dir/steps/01-distill/     step.json (a KeptStep), model.safetensors, history.json
+    output_dir/steps/02-int8/        step.json alone: int8 packing is repeated from the float weights, in milliseconds
+    output_dir/steps/03-graph/       step.json, model.pt (TorchScript)
+    output_dir/work/<fingerprint>/   checkpoints of a step that has not finished
+
+A step's folder appears whole or not at all. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from udacisense.errors import InputError
+from udacisense.files import atomic_path, sha256_file
+from udacisense.models import build_model, load_state
+from udacisense.stages.contract import Kind, StepResult, kind_of
+from udacisense.tensors import save_tensors
+from udacisense.training.checkpoint import state_sha256
+from udacisense.types import ModelSpec, StageRecord, read_json, record, write_record
+
+log = logging.getLogger("udacisense")
+
+STEP_FILE = "step.json"
+
+
+@record
+class KeptStep:
+    """``step.json``: a finished step."""
+
+    schema_version: Literal[1]
+    fingerprint: str
+    kind: Kind
+    spec: ModelSpec | None  # None: the architecture of the pipeline's own model
+    weights: str | None  # file name; None where the model is made again from the step before
+    weights_sha256: str | None
+    record: StageRecord
+
+
+def fingerprint_step(name: str, function: Callable[..., object], options: Mapping[str, object], *, inputs: str) -> str:
+    """Return the hex SHA-256 of what a step's result depends on.
+
+    Args:
+        name: the step's.
+        function: the step function; its module and name count, not its code.
+        options: plain values, records, modules (by their weights), or callables with a text ``fingerprint``.
+        inputs: fingerprint of the step's input model, data and surroundings.
+
+    Raises:
+        InputError: an option has no fingerprint.
+    """
+    plain = {key: _plain(value, where=f"{name}.{key}") for key, value in options.items()}
+    whole = [name, f"{function.__module__}.{getattr(function, '__qualname__', '')}", plain, inputs]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: object, *, where: str) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, nn.Module):
+        return f"{type(value).__name__} {state_sha256(value)}"
+    if isinstance(value, list | tuple):
+        return [_plain(v, where=where) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, where=where) for k, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {type(value).__name__: _plain(asdict(value), where=where)}
+    own = getattr(value, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    raise InputError(
+        f"The option {where} is a {type(value).__name__}, by which a finished step cannot be recognised again; give "
+        "plain values, records or modules, give it a text attribute 'fingerprint', or run without an output folder."
+    )
+
+
+class StepStore:
+    """The steps kept under one output folder.
+
+    Args:
+        output_dir: the pipeline's.
+        baseline: the pipeline's own model, whose architecture steps without a spec have.
+    """
+
+    def __init__(self, output_dir: Path, baseline: nn.Module) -> None:
+        self.root = output_dir / "steps"
+        self.work = output_dir / "work"
+        self._baseline = baseline
+
+    def folder(self, index: int, name: str) -> Path:
+        """Return a step's folder; ``index`` counts from 1 (0 is the baseline)."""
+        return self.root / f"{index:02d}-{name}"
+
+    def find(self, index: int, name: str, fingerprint: str) -> KeptStep | None:
+        """Return a finished step, or None where there is none with this fingerprint and whole weights."""
+        folder = self.folder(index, name)
+        if not (folder / STEP_FILE).is_file():
+            return None
+        try:
+            kept = read_json(KeptStep, folder / STEP_FILE)
+        except InputError as exc:
+            log.warning("step %s is done again: %s", name, exc)
+            return None
+        if kept.fingerprint != fingerprint:
+            return None
+        if kept.weights is None:
+            return kept if kept.kind is Kind.EAGER_INT8 else None
+        path = folder / kept.weights
+        is_whole = path.is_file() and sha256_file(path) == kept.weights_sha256
+        return kept if is_whole else None
+
+    def keep(self, index: int, name: str, fingerprint: str, result: StepResult, figures: StageRecord) -> KeptStep:
+        """Write a finished step, replacing one that is there; ``result.spec`` None means the baseline's architecture.
+
+        A float32 model of an architecture that its spec does not build has its figures kept, and is made again by
+        a rerun.
+        """
+        kind = kind_of(result.model)
+        with atomic_path(self.folder(index, name)) as partial:
+            partial.mkdir()
+            is_loadable = kind is not Kind.EAGER_FLOAT or has_architecture(result.model, self._template(result.spec))
+            weights = _write_weights(result.model, kind, partial) if is_loadable else None
+            for title, document in result.documents.items():
+                write_record(partial / f"{title}.json", document)
+            kept = KeptStep(
+                schema_version=1,
+                fingerprint=fingerprint,
+                kind=kind,
+                spec=result.spec,
+                weights=weights.name if weights is not None else None,
+                weights_sha256=sha256_file(weights) if weights is not None else None,
+                record=figures,
+            )
+            write_record(partial / STEP_FILE, kept)
+        return kept
+
+    def load(self, index: int, name: str, kept: KeptStep) -> nn.Module:
+        """Return the model of a kept step that has weights, in eval mode on the CPU."""
+        assert kept.weights is not None
+        path = self.folder(index, name) / kept.weights
+        if kept.kind is Kind.TORCHSCRIPT:
+            module: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            return module
+        model = self._template(kept.spec)
+        load_state(model, path)
+        return model.eval()
+
+    def _template(self, spec: ModelSpec | None) -> nn.Module:
+        return copy.deepcopy(self._baseline) if spec is None else build_model(spec)
+
+
+def write_torchscript(model: nn.Module, path: Path) -> Path:
+    """Write TorchScript at a path and return it; the bytes depend on the model alone."""
+    # Through a stream: given a path, torch writes the file's name into the archive.
+    with path.open("wb") as stream:
+        torch.jit.save(model, stream)  # type: ignore[no-untyped-call]
+    return path
+
+
+def has_architecture(model: nn.Module, reference: nn.Module) -> bool:
+    """Tell whether two eager models have the same state keys and shapes."""
+    return _shapes(model) == _shapes(reference)
+
+
+def _shapes(model: nn.Module) -> dict[str, object]:
+    return {key: getattr(value, "shape", None) for key, value in model.state_dict().items()}
+
+
+def _write_weights(model: nn.Module, kind: Kind, folder: Path) -> Path | None:
+    if kind is Kind.TORCHSCRIPT:
+        return write_torchscript(model, folder / "model.pt")
+    if kind is Kind.EAGER_INT8:
+        return None
+    path = folder / "model.safetensors"
+    state: dict[str, Tensor] = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    save_tensors(path, state)
+    return path

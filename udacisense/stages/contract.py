@@ -1,0 +1,88 @@
+"""What a pipeline step is: the contract between :class:`udacisense.pipeline.OptimizationPipeline` and its steps.
+
+A step is a function::
+
+    def my_step(model: nn.Module, context: StepContext, *, some_option: float = 1.0) -> StepResult: ...
+
+It gets the model that the step before it left, must not change that model, and returns a new one in eval mode on
+the CPU. Options are keyword-only, and plain values (numbers, text, records, modules): they are part of the
+fingerprint by which a rerun recognises a finished step. A step draws no random number but from ``context.seed``, so
+that the same input gives the same output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from udacisense.recording import is_quantized
+from udacisense.types import ModelSpec, Scalar
+
+Batch = tuple[Tensor, Tensor]  # images float32 (b, 3, H, W), labels int64 (b,)
+
+
+class Kind(str, Enum):
+    """The form a model is in, which decides what can still be done with it."""
+
+    EAGER_FLOAT = "eager float"  # trainable, has float32 weights
+    EAGER_INT8 = "eager int8"  # packed weights: can be traced, no longer trained
+    TORCHSCRIPT = "torchscript"  # a graph: final
+
+    def __str__(self) -> str:
+        return self.value
+
+
+def kind_of(model: nn.Module) -> Kind:
+    """Return the form that a model is in."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return Kind.TORCHSCRIPT
+    return Kind.EAGER_INT8 if any(is_quantized(m) for m in model.modules()) else Kind.EAGER_FLOAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """What surrounds a step."""
+
+    train: Iterable[Batch]  # augmented, shuffled
+    validation: Iterable[Batch] | None  # split from the training images; None: the pipeline was given none
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int, int]  # (1, 3, H, W)
+    device: str  # cpu, cuda or mps: where training runs
+    seed: int
+    fingerprint: str  # of the step's input model, options and data
+    work_dir: Path | None  # for checkpoints while the step runs; removed when it has finished
+    resume: bool  # go on from what is in work_dir
+
+    @property
+    def example(self) -> Tensor:
+        """One seeded normal input, float32, of ``input_shape``."""
+        return torch.randn(self.input_shape, generator=torch.Generator().manual_seed(self.seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step returns."""
+
+    model: nn.Module
+    notes: Mapping[str, Scalar] = field(default_factory=dict)  # kept in the StageRecord's config
+    spec: ModelSpec | None = None  # how to build the model again where the step changed its architecture
+    documents: Mapping[str, object] = field(default_factory=dict)  # records, kept beside the model as <name>.json
+
+
+StepFunction = Callable[..., StepResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One row of :data:`udacisense.stages.STAGES`."""
+
+    name: str
+    function: StepFunction
+    doc: str
+    requires: frozenset[Kind]
+    produces: Kind

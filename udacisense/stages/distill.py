@@ -1,0 +1,136 @@
+"""Knowledge distillation: a smaller student learns a teacher's answers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from udacisense.errors import InputError
+from udacisense.models import count_parameters, load_features, preset, read_state
+from udacisense.stages.contract import StepContext, StepResult
+from udacisense.training import fresh_model, train
+from udacisense.training.teachers import RememberingTeacher
+from udacisense.training.types import Distillation, SizedBatches, Teacher, TrainConfig
+from udacisense.types import ModelSpec, Scalar
+
+
+def apply_knowledge_distillation(
+    model: nn.Module,
+    context: StepContext,
+    *,
+    student: str | ModelSpec | nn.Module = "p1-student",
+    student_resolution_px: int | None = None,
+    temperature: float = 3.0,
+    alpha: float = 0.7,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    config: TrainConfig = TrainConfig(epochs=15),  # noqa: B008 - frozen
+    student_init: str = "auto",
+    teacher: Teacher | None = None,
+    remember: bool = False,
+) -> StepResult:
+    """Pipeline step: train a student on the labels and on the teacher's answers to each augmented batch.
+
+    The loss is :func:`udacisense.training.losses.distillation_loss`.
+
+    Args:
+        model: the teacher, unless ``teacher`` is given; eager.
+        context: training and validation batches, device and seed (those of ``config`` are replaced by them).
+        student: a preset's name, a spec, or an eager module (which stays as it is).
+        student_resolution_px: edge that the student sees, where ``student`` is a preset's name; None: the preset's.
+        temperature: T > 0; both softmaxes are softened by it.
+        alpha: 0..1, the weight of the teacher against the labels.
+        epochs: None takes ``config.epochs``.
+        learning_rate: None takes ``config.learning_rate``.
+        config: every other setting of training.
+        student_init: ``auto`` starts from ``model``'s features where the student has exactly the same ones, else from
+            random weights; a safetensors file with another classifier, from its features; or as
+            :func:`udacisense.models.initialise` takes it.
+        teacher: any callable from images (b, 3, H, W) to logits (b, C), for a teacher that is no step of this
+            pipeline. A callable that is no module needs an attribute ``fingerprint`` (text).
+        remember: ask the teacher once about each view; it pays where views come round again
+            (:class:`udacisense.training.transfer.TransferBatches`).
+
+    Raises:
+        InputError: a setting is out of range, or the student is larger than the module that teaches it.
+        TrainingError: a loss was not finite.
+    """
+    config = replace(
+        config,
+        epochs=config.epochs if epochs is None else epochs,
+        learning_rate=config.learning_rate if learning_rate is None else learning_rate,
+        device=context.device,
+        seed=context.seed,
+    )
+    teaches = teacher if teacher is not None else model
+    spec, start, origin = _student(student, student_resolution_px, student_init, model, context)
+    _refuse_larger(start, teaches)
+    used = Distillation(
+        teacher=RememberingTeacher(teaches) if remember else teaches, temperature=temperature, alpha=alpha
+    )
+    result = train(
+        start,
+        cast("SizedBatches", context.train),
+        config=config,
+        validation=context.validation,
+        distillation=used,
+        identity={"step": context.fingerprint},
+        folder=context.work_dir,
+        resume=context.resume,
+    )
+    notes: dict[str, Scalar] = {**asdict(config), "temperature": temperature, "alpha": alpha, "student_init": origin}
+    notes["best_epoch"] = result.history.best_epoch
+    return StepResult(model=result.model, notes=notes, spec=spec, documents={"history": result.history})
+
+
+def _student(
+    student: str | ModelSpec | nn.Module, resolution_px: int | None, init: str, teacher: nn.Module, context: StepContext
+) -> tuple[ModelSpec | None, nn.Module, str]:
+    """Return the student's spec, the student with its initial weights, and where these are from."""
+    if isinstance(student, nn.Module):
+        return None, copy.deepcopy(student), "as given"
+    spec = student
+    if isinstance(spec, str):
+        spec = preset(
+            spec, num_classes=len(context.class_names), resolution_px=resolution_px, size_px=context.input_shape[-1]
+        )
+    if init not in ("auto", "none", "imagenet"):
+        return spec, _from_file(spec, Path(init), context), f"the weights of {Path(init).name}"
+    if init != "auto":
+        return spec, fresh_model(spec, init=init, seed=context.seed), init
+    built = fresh_model(spec, init="none", seed=context.seed)
+    features = {k: v for k, v in teacher.state_dict().items() if k.startswith("features.")}
+    wanted = {k: v.shape for k, v in built.state_dict().items() if k.startswith("features.")}
+    if not wanted or {k: v.shape for k, v in features.items()} != wanted:
+        return spec, built, "none"
+    with torch.no_grad():
+        built.load_state_dict(features, strict=False)
+    return spec, built, "the teacher's features"
+
+
+def _from_file(spec: ModelSpec, path: Path, context: StepContext) -> nn.Module:
+    """Start from a file's weights: all of them where they fit, else the features alone."""
+    built = fresh_model(spec, init="none", seed=context.seed)
+    state = read_state(path)
+    fits_whole = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in built.state_dict().items()}
+    if fits_whole:
+        built.load_state_dict(state)
+    else:
+        load_features(built, {k: v for k, v in state.items() if k.startswith("features.")}, source=str(path))
+    return built
+
+
+def _refuse_larger(student: nn.Module, teacher: Teacher) -> None:
+    if not isinstance(teacher, nn.Module):
+        return
+    small, large = count_parameters(student), count_parameters(teacher)
+    if 0 < large < small:  # frozen TorchScript shows no parameters
+        raise InputError(
+            f"The student has {small:,} parameters and its teacher {large:,}; distillation compresses, so choose a "
+            "student that is no larger than its teacher."
+        )

@@ -1,0 +1,124 @@
+"""Quantisation-aware training: the network learns with the rounding that it will run with."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.ao.nn.intrinsic.qat import freeze_bn_stats
+from torch.ao.quantization import QConfigMapping, disable_observer, enable_observer, get_default_qat_qconfig
+from torch.ao.quantization.fake_quantize import default_per_channel_weight_fake_quant
+from torch.ao.quantization.qconfig import QConfig
+from torch.ao.quantization.qconfig_mapping import get_default_qat_qconfig_mapping
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
+
+from udacisense.errors import InputError
+from udacisense.stages.contract import StepContext, StepResult
+from udacisense.stages.quantize import quantized_engine, supported_engines
+from udacisense.stages.static import choose_float_modules, first_images, quiet
+from udacisense.training import train
+from udacisense.training.types import Distillation, SizedBatches, TrainConfig
+from udacisense.types import Scalar
+
+_CALIBRATION_IMAGES = 128
+_CHOICE_IMAGES = 64
+_CALIBRATION_BATCH = 16
+
+
+def apply_quantization_aware_training(
+    model: nn.Module,
+    context: StepContext,
+    *,
+    engine: str | None = None,
+    epochs: int = 4,
+    learning_rate: float = 5e-5,
+    max_float_blocks: int = 2,
+    config: TrainConfig = TrainConfig(warmup_epochs=0.0),  # noqa: B008 - frozen
+) -> StepResult:
+    """Pipeline step: static int8, fine-tuned with fake quantisation (Jacob et al. 2018, section 3).
+
+    What makes such runs collapse on networks with squeeze-excite and hard-swish, and what is done here about it:
+
+    - Observers that start on the first training batch clip what comes after: they are filled on calibration images
+      before the first step.
+    - BatchNorm statistics of small augmented batches differ from the trained ones, and the folded weights move with
+      them at every step: the trained statistics stay (BatchNorm frozen from the first epoch).
+    - Ranges that move until the last step leave the weights tuned to a range that is gone: observers are fixed for
+      the last half of the epochs.
+    - The first blocks, where few channels carry a wide range, lose more than the rest together: the blocks that
+      calibration finds to hurt most stay float32.
+    - Labels alone pull a converged network away from what it knew: the float32 model teaches (T = 3, α = 0.7).
+
+    Args:
+        model: an eager float32 model.
+        context: training batches, device and seed.
+        engine: ``None`` takes the one PyTorch prefers on this host.
+        epochs: 1 or more.
+        learning_rate: small: the network is already trained.
+        max_float_blocks: how many blocks may stay float32.
+        config: every other setting of training.
+
+    Raises:
+        InputError: a number is out of range, or this host lacks the engine.
+    """
+    if epochs < 1 or max_float_blocks < 0:
+        raise InputError(
+            f"Quantisation-aware training for {epochs} epochs with {max_float_blocks} float32 blocks: allowed are 1 or "
+            "more epochs, and 0 or more blocks."
+        )
+    chosen = engine if engine is not None else next(iter(supported_engines()), "none")
+    settings = replace(config, epochs=epochs, learning_rate=learning_rate, device=context.device, seed=context.seed)
+    images = first_images(context, _CALIBRATION_IMAGES)
+    with quiet(), quantized_engine(chosen):
+        kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks)
+        prepared = _prepare(model, chosen, images[:1], kept)
+        with torch.no_grad():
+            prepared.apply(enable_observer)
+            for batch in torch.split(images, _CALIBRATION_BATCH):
+                prepared.eval()(batch)
+        trained = train(
+            prepared.train(),
+            cast("SizedBatches", context.train),
+            config=settings,
+            validation=context.validation,
+            distillation=Distillation(teacher=model, temperature=3.0, alpha=0.7),
+            identity={"step": context.fingerprint},
+            folder=context.work_dir,
+            resume=context.resume,
+            before_epoch=lambda training, epoch: _settle(training, fixed=epoch >= epochs // 2),
+        )
+        packed = convert_fx(cast("fx.GraphModule", trained.model.eval()))
+    notes: dict[str, Scalar] = {
+        "engine": chosen,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "float32_blocks": " ".join(kept) or "none",
+        "best_epoch": trained.history.best_epoch,
+    }
+    return StepResult(model=packed, notes=notes, documents={"history": trained.history})
+
+
+def _settle(model: nn.Module, *, fixed: bool) -> None:
+    model.apply(freeze_bn_stats)
+    if fixed:
+        model.apply(disable_observer)
+
+
+def _prepare(model: nn.Module, engine: str, example: torch.Tensor, kept: tuple[str, ...]) -> nn.Module:
+    prepared: nn.Module = prepare_qat_fx(copy.deepcopy(model).train(), _mapping(engine, kept), (example,))
+    return prepared
+
+
+def _mapping(engine: str, kept: tuple[str, ...]) -> QConfigMapping:
+    mapping = get_default_qat_qconfig_mapping(engine)
+    if engine == "qnnpack":  # per channel, as static int8: depthwise convolutions need it
+        activation = cast("Any", get_default_qat_qconfig)(engine).activation
+        weight = default_per_channel_weight_fake_quant
+        mapping.set_global(cast("Any", QConfig)(activation=activation, weight=weight))
+    for name in kept:
+        mapping.set_module_name(name, None)
+    return mapping.set_object_type(F.interpolate, None).set_object_type(nn.Upsample, None)

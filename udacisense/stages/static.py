@@ -1,0 +1,288 @@
+"""Static int8: weights and activations are int8 at scales that were found beforehand on calibration images.
+
+Post-training quantisation in FX graph mode: BatchNorm is folded, activations are observed on calibration images
+(histogram observers, Migacz 2017's idea with an L2 search), and convolutions and linear layers are replaced by int8
+ones (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference"). What calibration found is kept as one (scale, zero point) pair an observer, so that the very same int8
+network is rebuilt elsewhere without the images.
+
+Layers do not suffer alike. The blocks that cost the most are found one by one and may stay float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.ao.quantization import FixedQParamsObserver, QConfigMapping, get_default_qconfig, get_default_qconfig_mapping
+from torch.ao.quantization.observer import ObserverBase, PerChannelMinMaxObserver
+from torch.ao.quantization.qconfig import QConfig
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+from udacisense.errors import InputError
+from udacisense.stages.contract import StepContext, StepResult
+from udacisense.stages.quantize import quantized_engine, supported_engines
+
+# Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
+_STAYS_FLOAT = "float32:"
+_WANTED_UNITS = 10
+_SENSITIVITY_IMAGES = 32
+_CALIBRATION_BATCH = 16
+
+
+def calibrate(
+    model: nn.Module, engine: str, batches: Iterable[Tensor], *, float_modules: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Observe every activation on calibration images.
+
+    Args:
+        model: the float32 classifier, in evaluation mode.
+        engine: quantised engine; its kernels decide on the range of values that is safe.
+        batches: float32 (n, 3, H, W) each, normalised.
+        float_modules: names of modules that stay float32.
+
+    Returns:
+        ``<observer>`` → float64 (2,): scale and zero point; and an empty tensor for each module that stays float32.
+
+    Raises:
+        InputError: there is no batch.
+    """
+    prepared: fx.GraphModule | None = None
+    with quiet(), torch.no_grad(), quantized_engine(engine):
+        for batch in batches:
+            if prepared is None:
+                prepared = _prepare(model, engine, batch[:1], float_modules)
+            prepared(batch)
+        if prepared is None:
+            raise InputError("Static int8 needs calibration images; give a data set.")
+        pairs = {name: cast("Any", observer).calculate_qparams() for name, observer in _observers(prepared).items()}
+    found = {
+        name: torch.stack([scale.double().flatten()[0], zero.double().flatten()[0]])
+        for name, (scale, zero) in pairs.items()
+    }
+    return found | {_STAYS_FLOAT + name: torch.zeros(0, dtype=torch.float64) for name in float_modules}
+
+
+def static_int8(model: nn.Module, engine: str, *, example: Tensor, activations: Mapping[str, Tensor]) -> fx.GraphModule:
+    """Return the static int8 copy of a model.
+
+    Args:
+        model: the float32 classifier, in evaluation mode; it stays as it is.
+        engine: quantised engine that packs the weights.
+        example: float32 (1, 3, H, W), for the FX trace.
+        activations: what :func:`calibrate` returned for this model and engine.
+
+    Raises:
+        InputError: the engine is not in this PyTorch, or ``activations`` are another model's.
+    """
+    float_modules = stays_float(activations)
+    pairs = {name: value for name, value in activations.items() if not name.startswith(_STAYS_FLOAT)}
+    with quiet(), torch.no_grad(), quantized_engine(engine):
+        prepared = _prepare(model, engine, example, float_modules)
+        observers = _observers(prepared)
+        if observers.keys() != pairs.keys():
+            odd = sorted(observers.keys() ^ pairs.keys())[0]
+            raise InputError(f"The calibrated activations belong to another model: {odd!r} is in only one of them.")
+        for name, observer in observers.items():
+            scale, zero_point = pairs[name].tolist()
+            parent, _, attribute = name.rpartition(".")
+            fixed = cast("Any", FixedQParamsObserver)(
+                scale,
+                int(zero_point),
+                dtype=observer.dtype,
+                quant_min=observer.quant_min,
+                quant_max=observer.quant_max,
+            )
+            setattr(prepared.get_submodule(parent), attribute, fixed)
+        return convert_fx(prepared)
+
+
+def stays_float(activations: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the names of the modules that a calibration leaves in float32."""
+    return tuple(name.removeprefix(_STAYS_FLOAT) for name in activations if name.startswith(_STAYS_FLOAT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What int8 does to the logits when one block alone is quantised."""
+
+    module: str
+    sqnr_db: float  # signal to quantisation noise of the logits; low is bad
+
+
+def sensitivities(model: nn.Module, engine: str, images: Tensor) -> tuple[Sensitivity, ...]:
+    """Quantise each block of a model alone and measure the logits; the block that hurts most comes first.
+
+    Args:
+        model: the float32 classifier, in evaluation mode.
+        engine: quantised engine.
+        images: float32 (n, 3, H, W), normalised.
+    """
+    units = _units(model)
+    with torch.no_grad():
+        expected = model(images)
+    found = []
+    for unit in units:
+        others = [other for other in units if other != unit]
+        answered = _answers(model, engine, images, others)
+        found.append(Sensitivity(module=unit, sqnr_db=_sqnr_db(expected, answered)))
+    return tuple(sorted(found, key=lambda s: s.sqnr_db))
+
+
+def choose_float_modules(
+    model: nn.Module, engine: str, images: Tensor, *, most: int, wanted_agreement: float = 0.99
+) -> tuple[str, ...]:
+    """Return the fewest blocks, at most ``most``, that have to stay float32 for the decisions to stay the same.
+
+    Blocks are added in the order of :func:`sensitivities`, until the int8 model decides as the float32 one on
+    ``wanted_agreement`` of the images. Where that is never reached, the set with the best agreement is taken.
+
+    Args:
+        model: the float32 classifier, in evaluation mode.
+        engine: quantised engine.
+        images: float32 (n, 3, H, W), normalised; their labels are not needed.
+        most: 0 or more; 0 keeps nothing float32, and costs nothing.
+        wanted_agreement: 0..1, of top-1 decisions.
+    """
+    if most == 0:
+        return ()
+    with torch.no_grad():
+        decided = model(images).argmax(1)
+    ranked: list[str] = []
+    best: tuple[float, tuple[str, ...]] = (-1.0, ())
+    for count in range(most + 1):
+        if count == 1:  # only now: most models need no second look
+            ranked = [s.module for s in sensitivities(model, engine, images[:_SENSITIVITY_IMAGES])]
+        chosen = tuple(ranked[:count])
+        agreement = (_answers(model, engine, images, chosen).argmax(1) == decided).double().mean().item()
+        best = max(best, (agreement, chosen), key=lambda found: found[0])
+        if agreement >= wanted_agreement or count == len(_units(model)) - 1:
+            break
+    return best[1]
+
+
+def apply_static_quantization(
+    model: nn.Module,
+    context: StepContext,
+    *,
+    engine: str | None = None,
+    calibration: int = 128,
+    max_float_blocks: int = 3,
+) -> StepResult:
+    """Pipeline step: static int8 of convolutions and linear layers; see :func:`calibrate`.
+
+    Args:
+        model: an eager float32 model.
+        context: its training batches are calibrated on (augmented as they are).
+        engine: ``None`` takes the one PyTorch prefers on this host.
+        calibration: images to observe.
+        max_float_blocks: how many blocks may stay float32 where int8 changes decisions.
+
+    Raises:
+        InputError: a number is out of range, or this host lacks the engine.
+    """
+    if calibration < 1 or max_float_blocks < 0:
+        raise InputError(
+            f"Calibration on {calibration} images with {max_float_blocks} float32 blocks: allowed are 1 or more "
+            "images, and 0 or more blocks."
+        )
+    chosen = engine if engine is not None else next(iter(supported_engines()), "none")
+    images = first_images(context, calibration)
+    with quantized_engine(chosen):
+        kept = choose_float_modules(model, chosen, images, most=max_float_blocks)
+        found = calibrate(model, chosen, torch.split(images, _CALIBRATION_BATCH), float_modules=kept)
+        packed = static_int8(model, chosen, example=images[:1], activations=found)
+    return StepResult(
+        model=packed,
+        notes={"engine": chosen, "calibration_images": len(images), "float32_blocks": " ".join(kept) or "none"},
+    )
+
+
+def first_images(context: StepContext, count: int) -> Tensor:
+    """Return the first training images, augmented as they are: float32 (count, 3, H, W), or fewer."""
+    set_epoch = getattr(context.train, "set_epoch", None)
+    if set_epoch is not None:
+        set_epoch(0)
+    found: list[Tensor] = []
+    for images, _ in context.train:
+        found.append(images)
+        if sum(map(len, found)) >= count:
+            break
+    if not found:
+        raise InputError("Static int8 needs calibration images; there are no training images.")
+    return torch.cat(found)[:count]
+
+
+def _answers(model: nn.Module, engine: str, images: Tensor, float_modules: Sequence[str]) -> Tensor:
+    batches = torch.split(images, _CALIBRATION_BATCH)
+    found = calibrate(model, engine, batches, float_modules=float_modules)
+    packed = static_int8(model, engine, example=images[:1], activations=found)
+    with torch.no_grad(), quantized_engine(engine):
+        return torch.cat([packed(batch) for batch in batches])
+
+
+def _sqnr_db(expected: Tensor, answered: Tensor) -> float:
+    noise = (answered - expected).double().square().sum().clamp(min=1e-30)
+    return float(10 * torch.log10(expected.double().square().sum() / noise))
+
+
+def _units(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the blocks that are quantised or kept as one.
+
+    The container with the most weighted layers is opened, again and again, until there are at least ten blocks.
+    """
+    units = {name: child for name, child in model.named_children() if _layers(child)}
+    while len(units) < _WANTED_UNITS:
+        name, largest = max(units.items(), key=lambda item: _layers(item[1]))
+        parts = {f"{name}.{key}": child for key, child in largest.named_children() if _layers(child)}
+        if _layers(largest) < 2 or not parts:
+            break
+        units = {key: child for key, child in units.items() if key != name} | parts
+    return tuple(units)
+
+
+def _layers(module: nn.Module) -> int:
+    return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in module.modules())
+
+
+def _prepare(model: nn.Module, engine: str, example: Tensor, float_modules: Sequence[str]) -> fx.GraphModule:
+    return prepare_fx(copy.deepcopy(model), _qconfig_mapping(engine, float_modules), (example,))
+
+
+def _qconfig_mapping(engine: str, float_modules: Sequence[str]) -> QConfigMapping:
+    mapping = get_default_qconfig_mapping(engine)
+    if engine == "qnnpack":
+        # QNNPACK's kernels take one weight scale a channel, which depthwise convolutions need, but its default
+        # configuration asks for one a tensor.
+        weight = PerChannelMinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_channel_symmetric)
+        activation = cast("Any", get_default_qconfig)(engine).activation
+        mapping.set_global(cast("Any", QConfig)(activation=activation, weight=weight))
+    for name in float_modules:
+        mapping.set_module_name(name, None)
+    # Resizing 8-bit input again would quantise every pixel before the network has seen it.
+    return mapping.set_object_type(F.interpolate, None).set_object_type(nn.Upsample, None)
+
+
+def _observers(prepared: fx.GraphModule) -> dict[str, ObserverBase]:
+    """The activation observers that FX inserted; several places may share one, which then counts once."""
+    return {
+        name: module
+        for name, module in prepared.named_modules()
+        if isinstance(module, ObserverBase) and name.startswith("activation_post_process_")
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence torch.ao's notices: that it moves to another package, and that reduce_range is its own default."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.ao\..*")
+        warnings.filterwarnings("ignore", message=r".*torch\.ao\.quantization is deprecated.*")
+        yield
