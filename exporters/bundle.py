@@ -1,0 +1,322 @@
+"""The bundle: open it, check every byte of it, and rebuild the models that its variants came from."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from exporters.manifest import FileRecord, Manifest, Variant
+from udacisense.errors import InputError, LoadError, did_you_mean
+from udacisense.files import atomic_path, sha256_file, sha256_path
+from udacisense.types import ModelSpec, Outcome, Signature, read_json, record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+REFERENCE = "reference/reference.json"
+WEIGHTS = "reference/model.safetensors"
+ARTIFACT = "reference/artifact.json"
+LABELS = "labels.txt"
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same input gives the same bytes
+
+
+@record
+class Reference:
+    """``reference/reference.json``: how the eager model is built again."""
+
+    schema_version: Literal[1]
+    model: ModelSpec
+    signature: Signature
+    calibration_images: int | None
+
+    FILE_NAME: ClassVar[str] = "reference.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle."""
+
+    root: Path
+    manifest: Manifest
+
+    def path(self, relative: str) -> Path:
+        """Return the place of a file that the manifest names.
+
+        Raises:
+            InputError: the path leaves the bundle.
+        """
+        return inside(self.root, relative)
+
+    def variant(self, variant_id: str) -> Variant:
+        """Return the variant of that id.
+
+        Raises:
+            InputError: there is none; the ids are listed.
+        """
+        for variant in self.manifest.variants:
+            if variant.id == variant_id:
+                return variant
+        ids = [v.id for v in self.manifest.variants]
+        hint = did_you_mean(variant_id, ids)
+        raise InputError(f"The bundle {self.root} has no variant {variant_id!r}; it has {', '.join(ids)}.{hint}")
+
+    def exported(self) -> tuple[Variant, ...]:
+        """Return the variants that have a file."""
+        return tuple(v for v in self.manifest.variants if v.outcome is Outcome.PASSED)
+
+    def golden_inputs(self) -> NDArray[np.float32]:
+        """Return the golden inputs, normalised: float32 (n, 3, H, W)."""
+        from exporters.golden import read_floats
+
+        golden = self.manifest.golden
+        shape = (len(golden.images), *self.manifest.signature.input_shape[1:])
+        return read_floats(self.path(golden.inputs_path), shape)
+
+    def golden_logits(self, variant: Variant | None = None) -> NDArray[np.float32]:
+        """Return what a variant should answer to the golden inputs, or the float32 master's logits: float32 (n, C)."""
+        from exporters.golden import read_floats
+
+        golden = self.manifest.golden
+        own = variant.golden_logits_path if variant is not None else None
+        return read_floats(
+            self.path(own or golden.logits_path), (len(golden.images), self.manifest.signature.output_shape[1])
+        )
+
+
+def inside(root: Path, relative: str) -> Path:
+    """Join a path of a manifest or a zip to its folder.
+
+    Raises:
+        InputError: the path is absolute, empty or leaves the folder.
+    """
+    parts = PurePosixPath(relative).parts
+    if not parts or PurePosixPath(relative).is_absolute() or ".." in parts or "\\" in relative or ":" in parts[0]:
+        raise InputError(f"The path {relative!r} in {root} leaves the bundle; this bundle is not to be trusted.")
+    path = root.joinpath(*parts)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"The path {relative!r} in {root} leads out of the bundle through a link; remove the link.")
+    return path
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Bundle]:
+    """Open a bundle, a folder or a ``.zip``; what was unpacked is removed afterwards.
+
+    Raises:
+        InputError: it is no bundle, or one whose paths leave it.
+    """
+    if path.is_dir():
+        yield open_bundle(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="udacisense-bundle-") as name:
+        yield open_bundle(path, unpack_to=Path(name) / "bundle")
+
+
+def open_bundle(path: Path, *, unpack_to: Path | None = None) -> Bundle:
+    """Open a bundle and read its manifest; its files are checked by :func:`check_bundle`.
+
+    Args:
+        path: a folder, or a ``.zip`` of one.
+        unpack_to: new folder for a zip's content; None makes a temporary one, which stays.
+
+    Raises:
+        InputError: it is no bundle, or one whose paths leave it.
+    """
+    if not path.exists():
+        raise InputError(f"There is no bundle at {path}; give the folder or the .zip that export wrote.")
+    if path.is_dir():
+        root = path
+    else:
+        root = unpack_to or Path(tempfile.mkdtemp(prefix="udacisense-bundle-")) / "bundle"
+        _unpack(path, root)
+    if not (root / Manifest.FILE_NAME).is_file():
+        raise InputError(f"{path} holds no {Manifest.FILE_NAME}; give the folder or the .zip that export wrote.")
+    manifest = read_json(Manifest, root / Manifest.FILE_NAME)
+    for relative in _named_paths(manifest):
+        inside(root, relative)
+    return Bundle(root, manifest)
+
+
+def check_bundle(path: Path) -> list[str]:
+    """Return what is wrong with a bundle: each changed, missing or extra file by name. An intact one has nothing.
+
+    Raises:
+        InputError: it is no bundle at all.
+    """
+    with opened(path) as bundle:
+        return check_files(bundle)
+
+
+def check_files(bundle: Bundle) -> list[str]:
+    """Do the work of :func:`check_bundle` on an open bundle."""
+    root, manifest = bundle.root, bundle.manifest
+    problems = []
+    recorded = {file.path: file for file in manifest.files}
+    for relative, file in recorded.items():
+        problems += _check_file(root / relative, file)
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            problems.append(f"{relative} is a link; a bundle holds plain files")
+        elif path.is_file() and relative not in recorded and relative != Manifest.FILE_NAME:
+            problems.append(f"{relative} is extra: the manifest does not name it")
+    for variant in manifest.variants:
+        problems += _check_variant(root, variant)
+    named = {p.rstrip("/") for p in _named_paths(manifest)}
+    problems += [
+        f"{relative} is named by the manifest but is no file of the bundle"
+        for relative in sorted(named - set(recorded))
+        if not (root / relative).is_dir() and (root / relative).exists()
+    ]
+    return problems
+
+
+def _check_file(path: Path, file: FileRecord) -> list[str]:
+    if not path.is_file():
+        return [f"{file.path} is missing"]
+    size = path.stat().st_size
+    if size != file.file_bytes:
+        return [f"{file.path} is changed: {size} bytes where the manifest records {file.file_bytes}"]
+    if sha256_file(path) != file.sha256:
+        return [f"{file.path} is changed: its SHA-256 differs from the manifest's"]
+    return []
+
+
+def _check_variant(root: Path, variant: Variant) -> list[str]:
+    if variant.outcome is not Outcome.PASSED:
+        return [] if variant.path is None else [f"the variant {variant.id} {variant.outcome} but has a file"]
+    if variant.path is None or variant.sha256 is None:
+        return [f"the variant {variant.id} passed but has no file"]
+    path = root / variant.path
+    if path.exists() and sha256_path(path) != variant.sha256:
+        return [f"the variant {variant.id} ({variant.path}) is not the one that the manifest records"]
+    return [] if path.exists() else [f"{variant.path} of the variant {variant.id} is missing"]
+
+
+def write_zip(root: Path, target: Path) -> None:
+    """Write a bundle's folder as one zip, atomically; the same files give the same bytes."""
+    with atomic_path(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                entry = zipfile.ZipInfo(path.relative_to(root).as_posix(), date_time=_ZIP_DATE)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = (stat.S_IFREG | 0o644) << 16
+                archive.writestr(entry, path.read_bytes())
+
+
+def _unpack(path: Path, root: Path) -> None:
+    """Unpack a zip of plain files; anything that would leave ``root`` is refused before a byte is written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            for entry in entries:
+                if stat.S_ISLNK(entry.external_attr >> 16):
+                    raise InputError(f"{path} holds the link {entry.filename!r}; a bundle holds plain files only.")
+                inside(root, entry.filename)
+            with atomic_path(root) as partial:
+                partial.mkdir()
+                for entry in entries:
+                    if not entry.is_dir():
+                        target = inside(partial, entry.filename)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        with archive.open(entry) as source, target.open("wb") as out:
+                            shutil.copyfileobj(source, out)
+    # RuntimeError: an encrypted entry; zlib's error is no OSError.
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, NotImplementedError) as exc:
+        raise InputError(f"{path} is no readable .zip of a bundle ({exc}); copy it again.") from exc
+
+
+def _named_paths(manifest: Manifest) -> list[str]:
+    golden = manifest.golden
+    variants = [p for v in manifest.variants for p in (v.path, v.golden_logits_path) if p is not None]
+    return [
+        *(file.path for file in manifest.files),
+        golden.images_path,
+        golden.inputs_path,
+        golden.logits_path,
+        *variants,
+    ]
+
+
+def load_reference(bundle: Bundle, *, allow_factory: str | None = None) -> tuple[nn.Module, Reference]:
+    """Rebuild the float32 master: normalised images, float32 (N, 3, H, W), to logits, float32 (N, C).
+
+    Args:
+        bundle: an open one.
+        allow_factory: the one ``package.module:factory`` that may be imported. A bundle whose model is built by
+            such a factory runs that module's code, so it is done only where the caller names the same factory.
+
+    Raises:
+        InputError: the reference is missing, or its factory was not allowed.
+        LoadError: the weights are not those of the manifest, or do not fit.
+    """
+    from udacisense.models import build_model, load_state
+
+    reference = read_json(Reference, bundle.root / REFERENCE)
+    if ":" in reference.model.architecture and reference.model.architecture != allow_factory:
+        raise InputError(
+            f"The bundle {bundle.root} is built by the code {reference.model.architecture!r}, which is not run unasked;"
+            f" if you trust it, allow the factory {reference.model.architecture!r} by name."
+        )
+    weights = bundle.root / WEIGHTS
+    recorded = {file.path: file for file in bundle.manifest.files}.get(WEIGHTS)
+    if recorded is None or _check_file(weights, recorded):
+        raise LoadError(f"The weights {weights} are not those that the manifest records; copy the bundle again.")
+    model = build_model(reference.model)
+    load_state(model, weights)
+    return model.eval(), reference
+
+
+def activations_path(variant_id: str) -> str:
+    """Return where a static int8 variant's calibrated activations are kept."""
+    return f"reference/{variant_id}.safetensors"
+
+
+def eager_source(bundle: Bundle, variant: Variant, *, allow_factory: str | None = None) -> nn.Module:
+    """Rebuild the eager model that a variant was made from, in its own precision, as it is fed and answers.
+
+    PyTorch int8 is quantised again from the float32 master, static int8 with the calibration that the bundle keeps:
+    the same int8 network, bit by bit. Where the variant's runtime has an arithmetic of its own (fp16, ONNX int8,
+    Core ML's compressed weights; see :func:`has_own_source`) it is the float32 master.
+
+    Run the result with ``torch.backends.quantized.engine = variant.engine``.
+
+    Raises:
+        InputError: see :func:`load_reference`; or this host lacks the engine.
+        LoadError: see :func:`load_reference`.
+    """
+    import torch
+
+    from exporters.precision import deployed, eager_model, load_activations
+
+    model, reference = load_reference(bundle, allow_factory=allow_factory)
+    signature = reference.signature
+    if has_own_source(variant):
+        is_static = variant.precision == "int8-static"
+        model = eager_model(
+            model,
+            variant.precision,
+            variant.engine,
+            example=torch.from_numpy(bundle.golden_inputs()[:1]),
+            activations=load_activations(bundle.path(activations_path(variant.id))) if is_static else None,
+        )
+    return deployed(
+        model,
+        signature,
+        normalize=variant.input_kind == "pixels",
+        softmax=variant.output_kind == "probabilities",
+    )
+
+
+def has_own_source(variant: Variant) -> bool:
+    """Tell whether a variant's own precision has an eager PyTorch model, other than the float32 master."""
+    return variant.format in {"torchscript", "ptl"} and variant.precision in {"int8-dynamic", "int8-static"}

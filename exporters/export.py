@@ -1,0 +1,312 @@
+"""Export a model into a bundle: one process a format, so that one that fails, crashes or hangs harms no other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporters.bundle import ARTIFACT, LABELS, REFERENCE, WEIGHTS, Reference, activations_path, write_zip
+from exporters.formats import FORMATS, ExportOptions, Plan
+from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, Job, VariantResult, result_path, started_path
+from exporters.manifest import FileRecord, Golden, Manifest, Variant
+from udacisense.errors import InputError, did_you_mean
+from udacisense.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
+from udacisense.progress import progress
+from udacisense.tensors import save_tensors
+from udacisense.types import Outcome, read_json, write_record
+
+if TYPE_CHECKING:
+    from exporters.source import ExportSource
+
+_POLL_S = 0.1
+_WORK = ".work"
+_WORKER_ENV = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+MAX_BATCH = 1024
+OPSETS = (13, 20)  # 13: per-channel quantisation; 20: the newest that torch 2.7 writes by tracing
+
+
+def export_bundle(
+    source: ExportSource,
+    out_dir: Path,
+    options: ExportOptions,
+    *,
+    zip: bool = False,  # noqa: A002 - the option's name on the command line
+) -> Manifest:
+    """Write a bundle: every variant that the options ask for, the golden pack, the reference and the manifest.
+
+    The folder appears whole or not at all; a bundle that is already there is replaced. A variant that failed or was
+    skipped is listed in the manifest with its reason.
+
+    Args:
+        source: the model.
+        out_dir: the bundle's folder.
+        options: which variants, and how.
+        zip: also write ``<out_dir>.zip``.
+
+    Raises:
+        InputError: an option is out of range, nothing would be exported, ``out_dir`` holds something else, or
+            another run writes there.
+    """
+    _check_options(options)
+    _refuse_foreign_folder(out_dir)
+    plans = {name: FORMATS[name].plans(options) for name in options.formats}
+    plans = {name: found for name, found in plans.items() if found}
+    if not plans:
+        raise InputError(
+            f"None of the formats {', '.join(options.formats)} has the precision {', '.join(options.precisions)}."
+        )
+    with locked(out_dir), atomic_path(out_dir) as partial:
+        partial.mkdir()
+        golden = _write_common(source, options, partial)
+        variants = _run_formats(source, plans, options, partial)
+        shutil.rmtree(partial / _WORK)
+        manifest = Manifest(
+            schema_version=1,
+            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            name=source.name,
+            artifact_sha256=source.artifact_sha256,
+            signature=source.signature,
+            golden=golden,
+            variants=variants,
+            files=_records(partial),
+        )
+        write_record(partial / Manifest.FILE_NAME, manifest)
+    if zip:
+        write_zip(out_dir, out_dir.with_name(f"{out_dir.name}.zip"))
+    return manifest
+
+
+def _check_options(options: ExportOptions) -> None:
+    unknown = [name for name in options.formats if name not in FORMATS]
+    if unknown or not options.formats:
+        raise InputError(f"There is no format {unknown[:1]}; choose of {', '.join(FORMATS)}.")
+    if options.batch is not None and not 1 <= options.batch <= MAX_BATCH:
+        raise InputError(f"The batch is {options.batch}; allowed is dynamic, or 1 to {MAX_BATCH}.")
+    if not OPSETS[0] <= options.opset <= OPSETS[1]:
+        raise InputError(f"The opset is {options.opset}; allowed is {OPSETS[0]} to {OPSETS[1]}.")
+    if options.calibration < 1:
+        raise InputError(f"The number of calibration images is {options.calibration}; allowed is 1 or more.")
+    if options.float_blocks < 0:
+        raise InputError(f"The number of float32 blocks is {options.float_blocks}; allowed is 0 or more.")
+    known = ("fbgemm", "qnnpack", "x86", "onednn")
+    wrong = [engine for engine in options.engines if engine not in known]
+    if wrong:
+        raise InputError(
+            f"There is no quantised engine {wrong[0]!r}; choose of {', '.join(known)}.{did_you_mean(wrong[0], known)}"
+        )
+
+
+def _refuse_foreign_folder(out_dir: Path) -> None:
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / Manifest.FILE_NAME).is_file():
+        raise InputError(f"{out_dir} is not empty and holds no bundle; give a new folder for the bundle.")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise InputError(f"{out_dir} is a file; give a folder for the bundle.")
+
+
+def _write_common(source: ExportSource, options: ExportOptions, partial: Path) -> Golden:
+    """Write labels, golden pack and reference, and what the workers share."""
+    import numpy as np
+    import torch
+
+    from exporters.golden import write_golden
+    from exporters.source import artifact_record
+
+    (partial / LABELS).write_text("\n".join(source.signature.labels) + "\n", encoding="utf-8")
+    golden = write_golden(source, partial)
+    (partial / "reference").mkdir()
+    save_tensors(partial / WEIGHTS, source.weights())
+    calibration = source.calibration
+    if calibration is not None:
+        calibration = calibration.take(torch.arange(min(options.calibration, len(calibration))))
+    reference = Reference(
+        schema_version=1,
+        model=source.spec,
+        signature=source.signature,
+        calibration_images=len(calibration) if calibration is not None else None,
+    )
+    write_record(partial / REFERENCE, reference)
+    artifact = artifact_record(source)
+    if artifact is not None:
+        moved = replace(artifact, path=Path(WEIGHTS).name, sha256=sha256_file(partial / WEIGHTS))
+        write_record(partial / ARTIFACT, moved)
+    shared = partial / _WORK
+    shared.mkdir()
+    shutil.copy(partial / WEIGHTS, shared / MODEL)
+    shape = (len(golden.images), *source.signature.input_shape[1:])
+    inputs = np.fromfile(partial / golden.inputs_path, dtype="<f4").reshape(shape)
+    tensors = {"golden_inputs": torch.from_numpy(inputs)}
+    if calibration is not None:
+        tensors["calibration"] = calibration.pixels.contiguous()
+    elif source.artifact_folder is not None:
+        # Without images, static int8 is made from the scales that a shipped model was calibrated to.
+        for kept in source.artifact_folder.glob(f"{CALIBRATED}*.safetensors"):
+            shutil.copy(kept, shared / kept.name)
+    save_tensors(shared / IMAGES, tensors)
+    return golden
+
+
+@dataclass
+class _Run:
+    """One export under way, as its threads share it."""
+
+    source: ExportSource
+    options: ExportOptions
+    partial: Path
+    done: Callable[[str], None]  # called with the id of each finished variant
+    is_stopped: bool = False  # Ctrl-C reaches the main thread alone; the others look here
+
+
+def _run_formats(
+    source: ExportSource, plans: dict[str, tuple[Plan, ...]], options: ExportOptions, partial: Path
+) -> tuple[Variant, ...]:
+    """Run every format in a process of its own, as many at once as there are cores."""
+    total = sum(len(found) for found in plans.values())
+    with progress("exporting", total) as advance, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        run = _Run(source, options, partial, lambda note: advance(1, note=note))
+        try:
+            made = pool.map(lambda name: _run_format(run, name, plans[name]), plans)
+            return tuple(variant for found in made for variant in found)
+        finally:
+            run.is_stopped = True
+
+
+def _run_format(run: _Run, name: str, plans: tuple[Plan, ...]) -> list[Variant]:
+    folder = run.partial / _WORK / name
+    folder.mkdir()
+    reason = FORMATS[name].unavailable()
+    if reason is not None:
+        for plan in plans:
+            write_record(result_path(folder, plan), _unmade(Outcome.SKIPPED, reason))
+            run.done(plan.id)
+    else:
+        job = Job(
+            schema_version=1,
+            format=name,
+            plans=plans,
+            options=run.options,
+            name=run.source.name,
+            model=run.source.spec,
+            signature=run.source.signature,
+            artifact_sha256=run.source.artifact_sha256,
+            shared=str((run.partial / _WORK).resolve()),
+        )
+        write_record(folder / Job.FILE_NAME, job)
+        _run_workers(run, folder, plans)
+    return [_collect(plan, read_json(VariantResult, result_path(folder, plan)), folder, run.partial) for plan in plans]
+
+
+def _run_workers(run: _Run, folder: Path, plans: tuple[Plan, ...]) -> None:
+    """Start a worker; where it ends early, note the variant that it was at as failed and go on with the rest."""
+    left = list(plans)
+    while left:
+        failure = _run_worker(run, folder, left)
+        # A worker that ended before its first variant would do so again.
+        guilty = [plan for plan in left if started_path(folder, plan).exists()] or list(left)
+        for plan in guilty:
+            write_record(result_path(folder, plan), _unmade(Outcome.FAILED, failure))
+            left.remove(plan)
+            run.done(plan.id)
+
+
+def _run_worker(run: _Run, folder: Path, left: list[Plan]) -> str:
+    """Run one worker to its end, removing from ``left`` what it answered; return how it ended, in words."""
+    env = {**os.environ, **_WORKER_ENV}
+    # Tools of a Python package, such as ExecuTorch's flatc, lie beside an interpreter that may not be active.
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["PYTHONPATH"] = os.pathsep.join([*(p for p in sys.path if p), str(Path.cwd())])
+    log = folder / "log.txt"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "exporters.worker", str(folder.resolve())],
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
+            env=env,
+            start_new_session=True,
+        )
+        try:
+            timeout_s = run.options.timeout_s
+            deadline = time.monotonic() + timeout_s
+            while True:
+                code = process.poll()
+                for plan in [plan for plan in left if result_path(folder, plan).exists()]:
+                    left.remove(plan)
+                    run.done(plan.id)
+                    deadline = time.monotonic() + timeout_s
+                if code is not None:
+                    break
+                if time.monotonic() > deadline:
+                    return f"no result within {timeout_s:g} s; the process was ended"
+                if run.is_stopped:
+                    return "the export was interrupted"
+                time.sleep(_POLL_S)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+    cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    return f"its process ended with {cause}{_last_words(log)}"
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"; its last line: {lines[-1][:300]}" if lines else ""
+
+
+def _unmade(outcome: Outcome, reason: str) -> VariantResult:
+    return VariantResult(outcome=outcome, reason=reason, product=None, has_golden=False, duration_s=0.0)
+
+
+def _collect(plan: Plan, result: VariantResult, folder: Path, partial: Path) -> Variant:
+    """Move what a worker made into the bundle, and describe it."""
+    product = result.product
+    path = partial / plan.file_name
+    golden_path = f"{GOLDEN}/{plan.id}.f32" if result.has_golden else None
+    if product is not None:
+        (folder / "files" / plan.file_name).rename(path)
+        if golden_path is not None:
+            (folder / golden_path).rename(partial / golden_path)
+        kept = folder / activations_path(plan.id)
+        if kept.exists():
+            kept.rename(partial / activations_path(plan.id))
+    return Variant(
+        id=plan.id,
+        format=plan.format,
+        precision=plan.precision,
+        engine=plan.engine,
+        path=plan.file_name if product else None,
+        sha256=sha256_path(path) if product else None,
+        file_bytes=size_bytes(path) if product else None,
+        input_kind=product.input_kind if product else "normalized",
+        output_kind=product.output_kind if product else "logits",
+        batch=product.batch if product else None,
+        coverage=product.coverage if product else None,
+        precision_note=product.precision_note if product else "",
+        golden_logits_path=golden_path,
+        options=product.options if product else {},
+        toolchain=product.toolchain if product else {},
+        deterministic=product.deterministic if product else False,
+        outcome=result.outcome,
+        reason=result.reason,
+        duration_s=result.duration_s,
+    )
+
+
+def _records(root: Path) -> tuple[FileRecord, ...]:
+    return tuple(
+        FileRecord(path=p.relative_to(root).as_posix(), sha256=sha256_file(p), file_bytes=p.stat().st_size)
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    )

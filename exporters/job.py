@@ -1,0 +1,53 @@
+"""What the exporting process and its workers tell each other, in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from exporters.formats import ExportOptions, Plan, Product
+from udacisense.types import ModelSpec, Outcome, Signature, record
+
+MODEL = "model.safetensors"
+IMAGES = "images.safetensors"  # golden_inputs float32, and calibration uint8 where there is a data set
+CALIBRATED = "static-int8-"  # and an engine: calibrated activations that came with the model
+GOLDEN = "golden"
+REFERENCE = "reference"
+
+
+@record
+class Job:
+    """``job.json``: one format of one model."""
+
+    schema_version: Literal[1]
+    format: str  # row of exporters.formats.FORMATS
+    plans: tuple[Plan, ...]
+    options: ExportOptions
+    name: str
+    model: ModelSpec
+    signature: Signature
+    artifact_sha256: str
+    shared: str  # absolute folder with MODEL and IMAGES
+
+    FILE_NAME: ClassVar[str] = "job.json"
+
+
+@record
+class VariantResult:
+    """``<plan id>.json``: what became of one plan."""
+
+    outcome: Outcome
+    reason: str | None
+    product: Product | None  # of a passed one
+    has_golden: bool  # golden/<plan id>.f32 was written
+    duration_s: float
+
+
+def result_path(folder: Path, plan: Plan) -> Path:
+    """Return where a worker leaves its answer."""
+    return folder / f"{plan.id}.json"
+
+
+def started_path(folder: Path, plan: Plan) -> Path:
+    """Return the file that tells which plan a worker was at when it ended."""
+    return folder / f"{plan.id}.started"

@@ -1,0 +1,109 @@
+"""Reads ``.onnx`` and ``.ort`` files: metadata, opset and operators."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporters.metadata import KEY, Metadata
+from udacisense.errors import LoadError
+from udacisense.types import from_json
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """What a file needs of its runtime."""
+
+    opset: int  # of the standard operators
+    ir_version: int | None  # None: an .ort file, which has none
+    operators: dict[str, frozenset[str]]  # domain ("" or "ai.onnx": the standard) -> operator types
+    metadata: Metadata | None  # None: another tool wrote the file
+
+
+def read_facts(path: Path) -> OnnxFacts:
+    """Read an ``.onnx`` or ``.ort`` file.
+
+    Raises:
+        LoadError: it is neither, or damaged.
+    """
+    return _ort_facts(path) if path.suffix == ".ort" else _onnx_facts(path)
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Parse an ``.onnx`` file and check it against the specification.
+
+    Raises:
+        LoadError: it is no ONNX model, or not a valid one, or it keeps weights in another file.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        # Without the files that it names: they may lie anywhere, and an app has this one alone.
+        model = onnx.load(path, load_external_data=False)
+        outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+        if outside:
+            raise LoadError(
+                f"{path} keeps {len(outside)} of its tensors in other files ({outside[0]} is the first); save it as "
+                "one file, with the weights inside."
+            )
+        onnx.checker.check_model(model)
+    except (OSError, DecodeError, onnx.checker.ValidationError, ValueError) as exc:
+        raise LoadError(f"{path} is no valid ONNX model ({_line(exc)}); export or copy it again.") from exc
+    return model
+
+
+def _onnx_facts(path: Path) -> OnnxFacts:
+    model = load_model(path)
+    operators: dict[str, set[str]] = {}
+    # Quantised files may wrap operators in functions of the model; those come with the file.
+    own = {(function.domain, function.name) for function in model.functions}
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        if (node.domain, node.op_type) not in own:
+            operators.setdefault(node.domain, set()).add(node.op_type)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    return OnnxFacts(
+        opset=opsets.get("", opsets.get("ai.onnx", 0)),
+        ir_version=model.ir_version,
+        operators={domain: frozenset(names) for domain, names in operators.items()},
+        metadata=_metadata(path, entries),
+    )
+
+
+def _ort_facts(path: Path) -> OnnxFacts:
+    import onnxruntime
+    from onnxruntime.tools.ort_format_model import OrtFormatModelProcessor
+
+    found: dict[str, dict[int, set[str]]] = {}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        # Loaded first: the runtime verifies the file, the reader of its operators does not.
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with warnings.catch_warnings():
+            # It leaves the file for the garbage collector to close.
+            warnings.simplefilter("ignore", ResourceWarning)
+            OrtFormatModelProcessor(str(path), found, None).process()
+    # onnxruntime raises classes of its own that share no base but Exception.
+    except Exception as exc:
+        raise LoadError(f"{path} is no readable .ort model ({_line(exc)}); export or copy it again.") from exc
+    return OnnxFacts(
+        opset=max(found.get("ai.onnx", {0: set()})),
+        ir_version=None,
+        operators={domain: frozenset().union(*by_opset.values()) for domain, by_opset in found.items()},
+        metadata=_metadata(path, dict(session.get_modelmeta().custom_metadata_map)),
+    )
+
+
+def _metadata(path: Path, entries: dict[str, str]) -> Metadata | None:
+    return from_json(Metadata, entries[KEY], source=f"the metadata in {path}") if KEY in entries else None
+
+
+def _line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]

@@ -1,0 +1,199 @@
+"""What is exported: a model with its signature, calibration images and golden images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from udacisense.artifact import load_artifact
+from udacisense.data import MEAN, STD, Images, make_signature, stratified_draw
+from udacisense.errors import InputError
+from udacisense.files import sha256_file
+from udacisense.models import build_model, load_state
+from udacisense.types import Artifact, ModelSpec, Scalar, Signature
+from udacisense.zoo import resolve_artifact
+
+if TYPE_CHECKING:
+    from udacisense.data import DataSet
+
+GOLDEN_COUNT = 32
+_LARGE_PX = 96  # from this edge on, a golden pack of 32 float32 inputs weighs more than the model
+_LARGE_GOLDEN_COUNT = 8
+MAX_CALIBRATION = 512
+_GOLDEN_SEED = 20
+_CALIBRATION_SEED = 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSource:
+    """One model, ready to be exported."""
+
+    name: str
+    model: nn.Module  # float32, evaluation mode, on the CPU: normalised images to logits
+    spec: ModelSpec
+    signature: Signature
+    calibration: Images | None  # None: no data set was given, so nothing can be calibrated
+    golden: Images
+    golden_is_drawn: bool  # pictures made by this program: their labels mean nothing
+    artifact_sha256: str  # of the weights
+    artifact_folder: Path | None
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the state that ``spec`` builds a model for, each tensor with memory of its own."""
+        return plain_state(self.model)
+
+
+def source_from_artifact(folder: Path, dataset: DataSet | None, *, allow_factory: str | None = None) -> ExportSource:
+    """Take an artifact's model.
+
+    Args:
+        folder: of the artifact, or the name of a model that ships.
+        dataset: calibration and golden images are drawn from its training images. Without one the golden pack is
+            drawn by this program, and static int8 is skipped.
+        allow_factory: the ``package.module:factory`` that may be imported, where the artifact is built by one.
+
+    Raises:
+        InputError: the folder is no artifact, or the data set has another size or other classes.
+        LoadError: the weights are not those that the artifact records.
+    """
+    folder = resolve_artifact(folder)
+    artifact, model = load_artifact(folder, allow_factory=allow_factory)
+    source = make_source(
+        name=artifact.name, model=model, spec=artifact.model, signature=artifact.signature, dataset=dataset
+    )
+    return replace(source, artifact_folder=folder, artifact_sha256=sha256_file(folder / artifact.path))
+
+
+def source_from_factory(
+    factory: str,
+    input_shape: tuple[int, int, int, int],
+    dataset: DataSet | None,
+    *,
+    options: dict[str, Scalar] | None = None,
+    weights: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    name: str | None = None,
+) -> ExportSource:
+    """Take a user's own model, ``package.module:factory``; this runs that module's code.
+
+    Args:
+        factory: called with ``options``; returns an ``nn.Module`` from (N, 3, H, W) to (N, C).
+        input_shape: (N, 3, H, W) with H = W.
+        dataset: as in :func:`source_from_artifact`.
+        options: for the factory.
+        weights: safetensors file with the model's state; None takes the model as the factory returns it.
+        class_names: in output order; None takes the data set's, or else ``class 0``, ``class 1``, ...
+        mean: of RGB scaled to 0..1, that the model was trained with.
+        std: likewise.
+        name: of the bundle; None takes the factory's own.
+
+    Raises:
+        InputError: the factory, the shape or the number of classes is not what is needed.
+        LoadError: the weights belong to another model.
+    """
+    if len(input_shape) != 4 or input_shape[1] != 3 or input_shape[2] != input_shape[3] or input_shape[2] < 1:
+        raise InputError(f"The input shape is {input_shape}; allowed is (N, 3, H, W) with H = W, such as 1,3,224,224.")
+    spec = ModelSpec(architecture=factory, options=options or {})
+    # A factory without weights draws them: the same ones each time.
+    torch.manual_seed(0)
+    model = build_model(spec).eval()
+    if weights is not None:
+        load_state(model, weights)
+    size_px = input_shape[2]
+    labels = _labels(model, size_px, class_names or (dataset.class_names if dataset else None))
+    signature = make_signature(labels, size_px=size_px, mean=mean, std=std)
+    return make_source(
+        name=name or factory.rpartition(":")[2], model=model, spec=spec, signature=signature, dataset=dataset
+    )
+
+
+def make_source(
+    *, name: str, model: nn.Module, spec: ModelSpec, signature: Signature, dataset: DataSet | None
+) -> ExportSource:
+    """Take a model that is in memory; ``spec`` must build one with the same state.
+
+    Raises:
+        InputError: the data set has another image size or other classes than the signature.
+    """
+    state = plain_state(model.eval())
+    count = GOLDEN_COUNT if signature.size_px < _LARGE_PX else _LARGE_GOLDEN_COUNT
+    calibration = None
+    if dataset is None:
+        golden = drawn_images(count, signature.size_px)
+    else:
+        _refuse_other_data(dataset, signature)
+        golden = stratified_draw(dataset.train, min(count, len(dataset.train)), seed=_GOLDEN_SEED)
+        calibration = stratified_draw(dataset.train, min(MAX_CALIBRATION, len(dataset.train)), seed=_CALIBRATION_SEED)
+    return ExportSource(
+        name=name,
+        model=model,
+        spec=spec,
+        signature=signature,
+        calibration=calibration,
+        golden=golden,
+        golden_is_drawn=dataset is None,
+        artifact_sha256=hashlib.sha256(save(state)).hexdigest(),
+        artifact_folder=None,
+    )
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state as safetensors takes it: on the CPU, contiguous, nothing shared."""
+    return {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+
+
+def drawn_images(count: int, size_px: int) -> Images:
+    """Draw soft colour patches, repeatably: something to replay where there are no photographs."""
+    generator = torch.Generator().manual_seed(_GOLDEN_SEED)
+    patches = torch.rand((count, 3, 5, 5), generator=generator)
+    pixels = F.interpolate(patches, size=(size_px, size_px), mode="bicubic", align_corners=False)
+    return Images((pixels.clamp(0, 1) * 255).round().to(torch.uint8), torch.zeros(count, dtype=torch.int64))
+
+
+def _refuse_other_data(dataset: DataSet, signature: Signature) -> None:
+    edge = dataset.train.pixels.shape[-1]
+    if edge != signature.size_px:
+        raise InputError(f"The model takes {signature.size_px} px images and the data set was loaded at {edge} px.")
+    if dataset.class_names != signature.labels:
+        raise InputError(
+            f"The data set {dataset.name} has the classes {', '.join(dataset.class_names[:5])}, ... and the model"
+            f" answers {', '.join(signature.labels[:5])}, ...; give the data set that it was trained on."
+        )
+
+
+def _labels(model: nn.Module, size_px: int, class_names: Sequence[str] | None) -> tuple[str, ...]:
+    try:
+        with torch.no_grad():
+            output = model(torch.zeros(1, 3, size_px, size_px))
+    # Foreign code runs here: whatever it raises means that it does not take this input.
+    except Exception as exc:
+        line = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        raise InputError(f"The model does not take (1, 3, {size_px}, {size_px}): {line}.") from exc
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != 1:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"The model answers {shape} to one image; a classifier answers one tensor (1, C).")
+    count = output.shape[1]
+    if class_names is None:
+        return tuple(f"class {i}" for i in range(count))
+    if len(class_names) != count:
+        raise InputError(f"The model answers {count} classes and there are {len(class_names)} class names.")
+    return tuple(class_names)
+
+
+def artifact_record(source: ExportSource) -> Artifact | None:
+    """Return the artifact's own record, where the source is one."""
+    from udacisense.types import read_json
+
+    if source.artifact_folder is None:
+        return None
+    return read_json(Artifact, source.artifact_folder / Artifact.FILE_NAME)

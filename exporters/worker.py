@@ -1,0 +1,116 @@
+"""The process behind one format: make each planned variant and leave an answer. Started by ``exporters.export``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from exporters.formats import FORMATS, NotPossibleError, Plan, Product
+from exporters.golden import expected, write_floats
+from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, REFERENCE, Job, VariantResult, result_path, started_path
+from exporters.precision import load_activations, save_activations
+from exporters.workbench import Workbench
+from udacisense.errors import UdacisenseError
+from udacisense.files import remove
+from udacisense.models import build_model, load_state
+from udacisense.stages.quantize import quantized_engine
+from udacisense.types import Outcome, read_json, write_record
+
+
+def main(folder: Path) -> None:
+    """Do the job in ``folder/job.json``: one ``<plan id>.json`` a variant, its file in ``files/``."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    job = read_json(Job, folder / Job.FILE_NAME)
+    bench = _workbench(job, folder)
+    for plan in job.plans:
+        if not result_path(folder, plan).exists():
+            started_path(folder, plan).touch()
+            write_record(result_path(folder, plan), _make(plan, job, bench, folder))
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe that the parent never writes to: its end means that the parent is gone."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def _workbench(job: Job, folder: Path) -> Workbench:
+    shared = Path(job.shared)
+    torch.manual_seed(0)
+    model = build_model(job.model)
+    load_state(model, shared / MODEL)
+    images = load_file(shared / IMAGES)
+    for name in ("files", "scratch", GOLDEN, REFERENCE):
+        (folder / name).mkdir(exist_ok=True)
+    return Workbench(
+        name=job.name,
+        model=model.eval().requires_grad_(False),
+        signature=job.signature,
+        artifact_sha256=job.artifact_sha256,
+        options=job.options,
+        calibration=images.get("calibration"),
+        golden_inputs=images["golden_inputs"],
+        folder=folder / "files",
+        scratch=folder / "scratch",
+        memo={
+            f"activations {kept.stem.removeprefix(CALIBRATED)}": load_activations(kept)
+            for kept in shared.glob(f"{CALIBRATED}*.safetensors")
+        },
+    )
+
+
+def _make(plan: Plan, job: Job, bench: Workbench, folder: Path) -> VariantResult:
+    start = time.perf_counter()
+    product: Product | None = None
+    try:
+        product = FORMATS[job.format].export(plan, bench)
+        has_golden = _write_own_golden(plan, product, bench, folder)
+        outcome, reason = Outcome.PASSED, None
+    except NotPossibleError as exc:
+        outcome, reason, has_golden = Outcome.SKIPPED, str(exc), False
+    # A converter raises whatever it likes on a model that it does not know; the variant failed, and this is why.
+    except Exception as exc:
+        outcome, reason, has_golden = Outcome.FAILED, _sentence(exc), False
+    if outcome is not Outcome.PASSED:
+        remove(bench.folder / plan.file_name)
+        product = None
+    return VariantResult(
+        outcome=outcome,
+        reason=reason,
+        product=product,
+        has_golden=has_golden,
+        duration_s=time.perf_counter() - start,
+    )
+
+
+def _write_own_golden(plan: Plan, product: Product, bench: Workbench, folder: Path) -> bool:
+    """Write what the variant should answer to the golden inputs, where that is not the float32 master's logits."""
+    is_own = plan.engine is not None
+    is_probability = product.output_kind == "probabilities"
+    if not is_own and not is_probability:
+        return False
+    classifier = bench.classifier(plan) if is_own else bench.model
+    with quantized_engine(plan.engine or torch.backends.quantized.engine):
+        answers = expected(classifier, bench.golden_inputs, bench.signature, softmax=is_probability)
+    write_floats(folder / GOLDEN / f"{plan.id}.f32", answers)
+    if plan.engine is not None and plan.precision == "int8-static":
+        save_activations(bench.activations(plan.engine), folder / REFERENCE / f"{plan.id}.safetensors")
+    return True
+
+
+def _sentence(exc: Exception) -> str:
+    text = " ".join(str(exc).split())
+    if isinstance(exc, UdacisenseError):
+        return text
+    return f"{type(exc).__name__}: {text[:400]}" if text else type(exc).__name__
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

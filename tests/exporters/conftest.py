@@ -1,0 +1,69 @@
+"""One small network with real activations, exported once into every format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from exporters import ExportOptions, export_bundle
+from exporters.bundle import Bundle, open_bundle
+from exporters.source import ExportSource, drawn_images, make_source
+from udacisense.data import HOUSEHOLD_CLASSES, DataSet, Images, make_signature, normalise
+from udacisense.models import build_model, preset
+
+
+@dataclass(frozen=True)
+class Exported:
+    source: ExportSource
+    bundle: Bundle
+
+
+def drawn_dataset() -> DataSet:
+    """A data set of drawn pictures with made-up labels: the exporters look at pixels and shapes alone."""
+    pixels = drawn_images(40, 32).pixels
+    images = Images(pixels, torch.arange(40) % 10)
+    return DataSet("drawn", HOUSEHOLD_CLASSES, images, images, "0" * 64)
+
+
+@pytest.fixture(scope="session")
+def source() -> ExportSource:
+    """The tiny network at 64 px: BatchNorm statistics taken from images and logits spread over several units."""
+    torch.manual_seed(0)
+    dataset = drawn_dataset()
+    spec = preset("tiny", resolution_px=64)
+    model = build_model(spec)
+    inputs = normalise(dataset.train.pixels)
+    model.train()
+    with torch.no_grad():
+        for _ in range(20):
+            model(inputs)
+        model.eval()
+        last = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+        last.weight.mul_(3 / model(inputs).std())
+        assert model(inputs).std() > 1
+    signature = make_signature(HOUSEHOLD_CLASSES)
+    return make_source(name="tiny", model=model, spec=spec, signature=signature, dataset=dataset)
+
+
+@pytest.fixture(scope="session")
+def exported(source: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    export_bundle(source, folder, ExportOptions(calibration=32))
+    return Exported(source, open_bundle(folder))
+
+
+@pytest.fixture
+def fp32_ptl() -> ExportOptions:
+    """The quickest export there is."""
+    return ExportOptions(formats=("ptl",), precisions=("fp32",))
+
+
+@pytest.fixture
+def copied(exported: Exported, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(exported.bundle.root, tmp_path / "bundle"))

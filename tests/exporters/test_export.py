@@ -1,0 +1,223 @@
+"""One export: options, failures that stay where they are, repeatable bytes, nothing half-written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from exporters import ExportOptions, export_bundle
+from exporters.bundle import check_bundle, eager_source, open_bundle
+from exporters.formats import expand_formats, expand_precisions
+from exporters.manifest import Manifest
+from exporters.source import ExportSource, source_from_factory
+from udacisense.errors import InputError
+from udacisense.files import sha256_path
+from udacisense.types import Outcome
+
+FACTORIES = """
+import os, torch
+from torch import nn
+
+class Refuses(nn.Module):
+    '''Falls in one format alone, and takes its process with it.'''
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 16 * 16, 4)
+    def forward(self, x):
+        if torch.onnx.is_in_onnx_export():
+            os.abort()
+        return self.linear(x.flatten(1))
+
+def refuses():
+    return Refuses()
+
+def branches():
+    class Branches(Refuses):
+        def forward(self, x):
+            return super().forward(x if x.mean() > 0 else 2 * x)
+    return Branches()
+
+def convolutions():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "their_models.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "their_models"
+    sys.modules.pop("their_models", None)
+
+
+def test_every_byte_is_repeated_where_the_manifest_says_so(exported, tmp_path: Path) -> None:
+    export_bundle(exported.source, tmp_path / "again", ExportOptions(calibration=32), zip=True)
+    again = open_bundle(tmp_path / "again")
+    first = exported.bundle.manifest
+    assert (tmp_path / "again.zip").is_file()
+    promised = [v for v in first.variants if v.deterministic]
+    assert {v.format for v in promised} >= {"torchscript", "ptl", "onnx", "coreml"}
+    for variant in promised:
+        assert again.variant(variant.id).sha256 == variant.sha256, variant.id
+    other = {file.path: file.sha256 for file in again.manifest.files}
+    for file in first.files:
+        if not file.path.startswith("model-"):
+            assert other[file.path] == file.sha256, file.path
+
+
+def test_a_format_that_crashes_leaves_the_others_whole(factories: str, tmp_path: Path) -> None:
+    source = source_from_factory(f"{factories}:refuses", (1, 3, 16, 16), None)
+    options = ExportOptions(formats=("ptl", "onnx"), precisions=("fp32",))
+    manifest = export_bundle(source, tmp_path / "bundle", options)
+    outcomes = {v.id: v for v in manifest.variants}
+    assert outcomes["ptl-fp32"].outcome is Outcome.PASSED
+    assert outcomes["onnx-fp32"].outcome is Outcome.FAILED
+    assert "SIGABRT" in outcomes["onnx-fp32"].reason
+    assert outcomes["onnx-fp32"].path is None
+    assert check_bundle(tmp_path / "bundle") == []
+    assert {p.name for p in (tmp_path / "bundle").iterdir()} == {
+        "golden",
+        "labels.txt",
+        "manifest.json",
+        "reference",
+        "model-ptl-fp32.ptl",
+        "model-ptl-fp32-xnnpack.ptl",
+    }
+
+
+def test_a_model_that_cannot_be_traced_says_so(factories: str, tmp_path: Path, fp32_ptl: ExportOptions) -> None:
+    source = source_from_factory(f"{factories}:branches", (1, 3, 16, 16), None)
+    manifest = export_bundle(source, tmp_path / "bundle", fp32_ptl)
+    variant = manifest.variants[0]
+    assert variant.outcome is Outcome.FAILED
+    assert "branches on its input" in variant.reason
+
+
+def test_what_cannot_be_is_skipped_with_its_reason(factories: str, tmp_path: Path) -> None:
+    source = source_from_factory(f"{factories}:convolutions", (1, 3, 16, 16), None)
+    options = ExportOptions(formats=("ptl", "onnx"), precisions=("int8-dynamic", "int8-static"))
+    manifest = export_bundle(source, tmp_path / "bundle", options)
+    assert {v.outcome for v in manifest.variants} == {Outcome.SKIPPED}
+    assert {(v.precision, v.reason) for v in manifest.variants} == {
+        ("int8-dynamic", "Dynamic int8 is for linear layers, and this model has none."),
+        ("int8-static", "Static int8 needs real images for its calibration; give a data set with --data."),
+    }
+
+
+def test_a_format_that_hangs_is_ended(source: ExportSource, tmp_path: Path, fp32_ptl: ExportOptions) -> None:
+    options = dataclasses.replace(fp32_ptl, timeout_s=0.3)
+    manifest = export_bundle(source, tmp_path / "bundle", options)
+    assert all(v.outcome is Outcome.FAILED and "within 0.3 s" in v.reason for v in manifest.variants)
+
+
+def test_normalisation_and_softmax_go_into_the_graph(source: ExportSource, tmp_path: Path) -> None:
+    options = ExportOptions(formats=("onnx",), precisions=("fp32",), normalize=True, softmax=True, batch=2)
+    export_bundle(source, tmp_path / "bundle", options)
+    bundle = open_bundle(tmp_path / "bundle")
+    variant = bundle.variant("onnx-fp32")
+    assert (variant.input_kind, variant.output_kind, variant.batch) == ("pixels", "probabilities", 2)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(bundle.path(variant.path)))
+    assert session.get_inputs()[0].shape == [2, 3, 32, 32]
+    pixels = source.golden.pixels[:2].numpy().astype(np.float32)
+    answer = session.run(None, {"input": pixels})[0]
+    np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(answer, bundle.golden_logits(variant)[:2], atol=1e-4)
+    import torch
+
+    with torch.no_grad():
+        eager = eager_source(bundle, variant)(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(answer, eager, atol=1e-4)
+
+
+def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(
+    exported, tmp_path: Path, source: ExportSource, fp32_ptl: ExportOptions
+) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from exporters import ExportOptions, export_bundle\n"
+        "from exporters.bundle import load_reference, open_bundle\n"
+        "from exporters.source import make_source\n"
+        "model, reference = load_reference(open_bundle(Path(sys.argv[1])))\n"
+        "source = make_source(name='tiny', model=model, spec=reference.model,\n"
+        "                     signature=reference.signature, dataset=None)\n"
+        "export_bundle(source, Path(sys.argv[2]), ExportOptions(formats=('ptl', 'onnx')))\n"
+    )
+    target = tmp_path / "bundle"
+    parent = subprocess.Popen([sys.executable, "-c", code, str(exported.bundle.root), str(target)])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".bundle.partial-*/.work/*/*.started")):
+        assert parent.poll() is None, "the export ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert workers
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert not target.exists()
+    # The workers notice that their parent is gone.
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    export_bundle(source, target, fp32_ptl)
+    assert check_bundle(target) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"], "what the killed export left is still there"
+
+
+def test_a_bundle_is_replaced_and_anything_else_is_not(
+    source: ExportSource, tmp_path: Path, fp32_ptl: ExportOptions
+) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not empty"):
+        export_bundle(source, target, fp32_ptl)
+    assert (target / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 0}, "batch is 0"),
+        ({"opset": 12}, "opset is 12"),
+        ({"calibration": 0}, "calibration images is 0"),
+        ({"engines": ("cuda",)}, "engine 'cuda'"),
+        ({"formats": ("tflite",)}, "tflite"),
+        ({"formats": ("ptl",), "precisions": ("fp16",)}, "None of the formats ptl has the precision fp16"),
+    ],
+)
+def test_options_out_of_range_are_named(
+    source: ExportSource, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export_bundle(source, tmp_path / "bundle", ExportOptions(**change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_stand_for_several() -> None:
+    assert expand_precisions(("int8", "fp32")) == ("fp32", "int8-dynamic", "int8-static", "int8-weights")
+    assert expand_formats(("onnx", "ptl")) == ("ptl", "onnx")
+    assert len(expand_formats(("all",))) == 5
+    with pytest.raises(InputError, match="int4"):
+        expand_precisions(("int4",))
+    with pytest.raises(InputError, match="tflite"):
+        expand_formats(("tflite",))
+
+
+def test_the_manifest_reads_back_as_it_was_written(exported) -> None:
+    from udacisense.types import from_json, to_json
+
+    manifest = exported.bundle.manifest
+    assert from_json(Manifest, to_json(manifest), source="test") == manifest
+    assert manifest.files == tuple(sorted(manifest.files, key=lambda file: Path(file.path).parts))
+    assert sha256_path(exported.bundle.root / "reference/model.safetensors") == manifest.artifact_sha256
