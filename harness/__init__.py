@@ -1,0 +1,1 @@
+"""Bundle → proof and figures: runners, comparison, timing, sweeps, reports."""

@@ -1,0 +1,181 @@
+"""The app's answers: read strictly, held against the bundle they are said to be of, made into the desk's records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from exporters.bundle import Bundle
+from exporters.manifest import Manifest
+from harness.advice import recommendations
+from harness.bench import describe_bundle
+from harness.device.contract import RUNNER, Command
+from harness.schedule import choose_tuned
+from harness.sweep import cell_id
+from harness.types import BenchCell, BenchedBundle, BenchRun, BenchSet, Budget, HostState, Measurement, MeasurementSet
+from udacisense.errors import InputError
+from udacisense.files import sha256_file
+from udacisense.types import Outcome, from_json
+
+KINDS: dict[str, Command] = {"verify": "selftest", "bench": "bench"}
+_ROUND = "round"  # Measurement.actual: rounds are numbered from 0
+_NOTES = (
+    "measured by the demo app in one process of the phone: loads after the first find the runtime warm",
+    "no eager model runs on a phone, so there is no speed-up against it",
+)
+
+
+class OtherBundleError(InputError):
+    """A result is sound, and of another bundle."""
+
+
+def read_result(text: bytes, bundle: Bundle, *, source: str) -> MeasurementSet:
+    """Read what the app wrote.
+
+    Args:
+        text: the file's bytes.
+        bundle: that the result must be of.
+        source: where the text came from, for messages.
+
+    Raises:
+        OtherBundleError: it is of another bundle.
+        InputError: it is damaged, or it says something that cannot be of this bundle.
+    """
+    made = from_json(MeasurementSet, text, source=source)
+    sha256 = sha256_file(bundle.root / Manifest.FILE_NAME)
+    if made.bundle_sha256 != sha256:
+        raise OtherBundleError(
+            f"{source} is of another bundle ({made.bundle}, {made.bundle_sha256[:12]}…; given: "
+            f"{bundle.manifest.name}, {sha256[:12]}…): run 'udacisense device push {bundle.root}' and measure again."
+        )
+    if not made.measurements:
+        raise InputError(f"{source} holds no measurement; nothing was tried, so nothing passed.")
+    exported = {variant.id for variant in bundle.exported()}
+    for m in made.measurements:
+        problem = _problem(m, made.kind, exported)
+        if problem is not None:
+            raise InputError(f"{source}: the row of {m.spec.variant_id} {problem}; update the app and measure again.")
+    return made
+
+
+def _problem(m: Measurement, kind: str, exported: set[str]) -> str | None:
+    if m.spec.variant_id not in exported:
+        return "is no variant of this bundle"
+    if m.spec.runner != RUNNER:
+        return f"is by the runner {m.spec.runner!r}, and the app's is {RUNNER!r}"
+    if m.outcome is not Outcome.PASSED:
+        return None if m.reason else f"is {m.outcome} and gives no reason"
+    if kind == "verify" and (m.comparison is None or m.comparison.n_inputs < 1):
+        return "passed and compared nothing"
+    if kind == "bench" and (m.timing is None or not m.timing.samples_ms):
+        return "passed and timed nothing"
+    return None
+
+
+def check_answers(made: MeasurementSet, command: Command, variants: Sequence[str], *, source: str) -> None:
+    """Refuse an answer to another order.
+
+    Raises:
+        InputError: it is of the other kind, or a variant that was asked for is not in it.
+    """
+    if KINDS[made.kind] != command:
+        raise InputError(f"{source} answers a {KINDS[made.kind]}, and a {command} was asked for; update the app.")
+    missing = [name for name in variants if name not in {m.spec.variant_id for m in made.measurements}]
+    if missing:
+        raise InputError(f"{source} says nothing of {', '.join(missing)}, which was asked for; update the app.")
+
+
+def to_bench_set(made: MeasurementSet, bundle: Bundle, *, allow_factory: str | None = None) -> BenchSet:
+    """Make a phone's measurements into a sweep's record, which report, gate and ``bench --compare`` take.
+
+    Round 0 stands for the tune rounds where there are more: thread counts are chosen on it, figures come from the
+    others. There is no reference: the eager model does not run on a phone.
+
+    Args:
+        made: of kind ``bench``; see :func:`read_result`.
+        bundle: that it is of.
+        allow_factory: see :func:`exporters.bundle.load_reference`.
+
+    Raises:
+        InputError: a row has no round.
+    """
+    name = bundle.manifest.name
+    benched = describe_bundle(name, bundle, allow_factory=allow_factory)
+    rounds = [_round(m, made.bundle) for m in made.measurements]
+    cells = {cell.id: cell for cell in (_cell(m, benched, bundle) for m in made.measurements)}
+    n_rounds = max(rounds) + 1
+    measured = BenchSet(
+        schema_version=1,
+        kind="bench",
+        created_utc=made.created_utc,
+        host=made.host,
+        seed=made.seed,
+        budget=_budget(made.measurements[0], n_rounds),
+        sustained_s=None,
+        bundles=(benched,),
+        reference="",
+        ceilings=(),
+        cells=tuple(cells.values()),
+        runs=tuple(
+            _run(m, _cell(m, benched, bundle).id, number, n_rounds)
+            for m, number in zip(made.measurements, rounds, strict=True)
+        ),
+        recommended=(),
+        notes=_NOTES,
+        complete=True,
+    )
+    tuned = choose_tuned(measured.cells, measured.runs)
+    best = [cell.id for cell, _ in sorted(tuned, key=lambda entry: entry[1])[:1]]
+    return dataclasses.replace(measured, recommended=recommendations(measured, best))
+
+
+def _round(m: Measurement, bundle: str) -> int:
+    number = m.actual.get(_ROUND)
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise InputError(f"The bench of {bundle}: a row of {m.spec.variant_id} has no round; update the app.")
+    return number
+
+
+def _cell(m: Measurement, benched: BenchedBundle, bundle: Bundle) -> BenchCell:
+    variant, spec = bundle.variant(m.spec.variant_id), m.spec
+    return BenchCell(
+        id=cell_id(benched.name, spec.variant_id, spec.engine, spec.threads, spec.batch_size),
+        bundle=benched.name,
+        format=variant.format,
+        precision=variant.precision,
+        file_bytes=variant.file_bytes,
+        spec=spec,
+        skip_reason=None,
+    )
+
+
+def _run(m: Measurement, cell: str, number: int, n_rounds: int) -> BenchRun:
+    state = HostState(load_average=None, frequency_mhz=None, temperature_c=None)  # thermal status: in m.actual
+    timing = m.timing
+    calls_ms = 0.0 if timing is None else timing.load_ms + sum(timing.samples_ms) * timing.calls_per_sample
+    return BenchRun(
+        cell_id=cell,
+        round=number,
+        phase="tune" if number == 0 and n_rounds > 1 else "report",
+        duration_s=calls_ms / 1e3,
+        before=state,
+        after=state,
+        measurement=m,
+        peak_rss_bytes=None,
+    )
+
+
+def _budget(m: Measurement, n_rounds: int) -> Budget:
+    spec = m.spec
+    return Budget(
+        name=RUNNER,
+        tune_rounds=1 if n_rounds > 1 else 0,
+        report_rounds=n_rounds - 1 if n_rounds > 1 else 1,
+        final_rounds=0,
+        memory="leaders",
+        warmup=spec.warmup,
+        min_samples=spec.min_samples,
+        min_s=spec.min_s,
+        max_s=spec.max_s,
+        timeout_s=spec.timeout_s,
+    )

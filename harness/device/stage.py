@@ -1,0 +1,49 @@
+"""A bundle into the sources of the app, for a build that carries it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from exporters.bundle import Bundle
+from exporters.manifest import Manifest
+from harness.device.push import check_for_app
+from udacisense.errors import InputError
+from udacisense.files import atomic_path
+
+ASSETS = Path("app/src/main/assets/bundle")  # below android_demo
+
+
+def find_project(start: Path) -> Path:
+    """Return the folder ``android_demo`` in ``start`` or above it.
+
+    Raises:
+        InputError: there is none.
+    """
+    for folder in (start.resolve(), *start.resolve().parents):
+        for candidate in (folder / "android_demo", folder):
+            if candidate.name == "android_demo" and (candidate / "app" / "src" / "main").is_dir():
+                return candidate
+    raise InputError(
+        f"There is no android_demo in {start.resolve()} or above it; run within a clone of the project, or give its "
+        "folder with --project."
+    )
+
+
+def stage_bundle(bundle: Bundle, project: Path) -> Path:
+    """Copy a bundle, checked, in place of the one that the app's sources carry; return its new place.
+
+    Raises:
+        InputError: ``project`` is not the app's project, or the bundle holds nothing for the app.
+        LoadError: the bundle is not whole.
+    """
+    if not (project / "app" / "src" / "main").is_dir():
+        raise InputError(f"{project} is not the Android project: it has no app/src/main.")
+    check_for_app(bundle)
+    target = project / ASSETS
+    with atomic_path(target) as partial:
+        for name in (Manifest.FILE_NAME, *(file.path for file in bundle.manifest.files)):
+            place = partial / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.root / name, place)
+    return target

@@ -1,0 +1,109 @@
+"""The records below some folders, each read strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.manifest import Manifest
+from harness.gate import GateReport
+from harness.host import machine_differences
+from harness.types import BenchSet, Host, MeasurementSet
+from udacisense.errors import InputError
+from udacisense.files import sha256_file
+from udacisense.metrics import Evaluation
+from udacisense.pipeline import RunRecord
+from udacisense.techniques import TechniquesRecord
+from udacisense.types import Artifact, read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The records that were found, each with the file that it came from."""
+
+    artifacts: tuple[tuple[Path, Artifact], ...]
+    evaluations: tuple[tuple[Path, Evaluation], ...]
+    runs: tuple[tuple[Path, RunRecord], ...]
+    techniques: tuple[tuple[Path, TechniquesRecord], ...]
+    bundles: tuple[tuple[Path, Manifest], ...]
+    verifications: tuple[tuple[Path, MeasurementSet], ...]
+    gates: tuple[tuple[Path, GateReport], ...]
+    benches: tuple[tuple[Path, BenchSet], ...]
+
+    def bundle_of(self, sha256: str) -> tuple[Path, Manifest] | None:
+        """Return the bundle whose manifest has this SHA-256, where it was found and is unchanged."""
+        return next(((path, made) for path, made in self.bundles if sha256_file(path) == sha256), None)
+
+    def verifications_of(self, manifest_path: Path) -> list[MeasurementSet]:
+        """Return what was verified of the bundle as it is now."""
+        sha256 = sha256_file(manifest_path)
+        return [made for _, made in self.verifications if made.bundle_sha256 == sha256]
+
+
+def collect(paths: Sequence[Path]) -> Evidence:
+    """Read the records under the given folders (or the given files).
+
+    A record is known by its name (``artifact.json``, ``result.json``, ``manifest.json``) or by its ending
+    (``.verify.json``, ``.bench.json``, ``.gate.json``, ``.evaluation.json``, ``.techniques.json``, or the same without
+    a name before it). A bundle's copy of its source is left out.
+
+    Raises:
+        InputError: a path does not exist, a record is damaged, or there is none.
+    """
+    found = sorted({file for path in paths for file in _files(path)})
+
+    def ending(name: str) -> list[Path]:
+        return [f for f in found if f.name == name or f.name.endswith(f".{name}")]
+
+    evidence = Evidence(
+        artifacts=tuple((f, read_json(Artifact, f)) for f in found if f.name == Artifact.FILE_NAME),
+        evaluations=tuple((f, read_json(Evaluation, f)) for f in ending("evaluation.json")),
+        runs=tuple((f, read_json(RunRecord, f)) for f in found if f.name == RunRecord.FILE_NAME),
+        techniques=tuple((f, read_json(TechniquesRecord, f)) for f in ending(TechniquesRecord.FILE_NAME)),
+        bundles=tuple((f, read_json(Manifest, f)) for f in found if f.name == Manifest.FILE_NAME),
+        verifications=tuple((f, read_json(MeasurementSet, f)) for f in ending("verify.json")),
+        gates=tuple((f, read_json(GateReport, f)) for f in ending(GateReport.FILE_NAME)),
+        benches=tuple((f, read_json(BenchSet, f)) for f in ending("bench.json")),
+    )
+    if not any(getattr(evidence, name) for name in Evidence.__dataclass_fields__):
+        raise InputError(
+            f"No record was found under {', '.join(map(str, paths))}; give the folders that train, compress, export, "
+            "verify and bench wrote to."
+        )
+    return evidence
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a folder with records, or a record.")
+    if path.is_file():
+        return [path]
+    # Finished steps and a bundle's reference hold copies; names that begin with a dot are unfinished.
+    skipped = ("reference", "steps")
+    return [
+        file
+        for file in path.rglob("*.json")
+        if not any(part in skipped or part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneHost:
+    """A machine and the sweeps that it ran. Figures of two machines are never ranked together."""
+
+    host: Host
+    benches: tuple[tuple[Path, BenchSet], ...]
+
+
+def by_host(evidence: Evidence) -> list[OneHost]:
+    """Group the sweeps by the machine that ran them."""
+    groups: list[list[tuple[Path, BenchSet]]] = []
+    for entry in evidence.benches:
+        for group in groups:
+            if not machine_differences(group[0][1].host, entry[1].host):
+                group.append(entry)
+                break
+        else:
+            groups.append([entry])
+    return [OneHost(host=group[0][1].host, benches=tuple(group)) for group in groups]

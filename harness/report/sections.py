@@ -1,0 +1,136 @@
+"""The chapters that are tables alone; Markdown consists of them, and HTML shows those that it draws no picture of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.advice import recommend
+from harness.ranking import Row, rank
+from harness.report.collect import Evidence, by_host
+from harness.report.requirements import gates_table, run_requirements
+from harness.tables import (
+    Table,
+    latency_table,
+    stages_table,
+    variants_table,
+    verification_table,
+    verified_accuracy,
+)
+from harness.types import BenchSet, Host
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One chapter of the document."""
+
+    title: str
+    text: str
+    tables: tuple[Table, ...]
+
+
+def sections(evidence: Evidence) -> list[Section]:
+    """Return the chapters, in the order of the work; a chapter without records is left out."""
+    made = [
+        Section(title="Models", text="", tables=model_tables(evidence)),
+        Section(title="Pipelines", text="", tables=_pipelines(evidence)),
+        Section(title="Techniques", text=TECHNIQUES_TEXT, tables=technique_tables(evidence)),
+        Section(
+            title="Formats",
+            text="Sizes are decimal: 1 MB is 1,000,000 bytes.",
+            tables=tuple(variants_table(m.variants, title=f"{m.name} ({path.parent})") for path, m in evidence.bundles),
+        ),
+        Section(
+            title="Verification",
+            text=VERIFICATION_TEXT,
+            tables=tuple(verification_table(v, title=f"{v.bundle}: {v.inputs}") for _, v in evidence.verifications),
+        ),
+        Section(title="Gates", text="", tables=tuple(gates_table(path, gate) for path, gate in evidence.gates)),
+    ]
+    made += [_latency(evidence, path, measured) for one in by_host(evidence) for path, measured in one.benches]
+    made.append(Section(title="Provenance", text="", tables=(records_table(evidence),)))
+    return [section for section in made if section.tables]
+
+
+def technique_tables(evidence: Evidence) -> tuple[Table, ...]:
+    """Return each techniques record's tables: costs and gains, then accuracy per class."""
+    from harness.techniques import per_class_table, techniques_table  # it writes Markdown with this package's cells
+
+    return tuple(made(found) for _, found in evidence.techniques for made in (techniques_table, per_class_table))
+
+
+TECHNIQUES_TEXT = (
+    "Each technique by itself, from the same baseline. The time ratio is to the baseline, timed by turns with it; "
+    "McNemar's p is of the two models' hits on the same images."
+)
+VERIFICATION_TEXT = (
+    "Numbers are held against the eager source of the same precision, decisions (agreement, flips) against the "
+    "float32 master. The runner `mil` computes a Core ML file's program on this host: reference semantics, no proof "
+    "of Apple's own kernels."
+)
+
+
+def model_tables(evidence: Evidence) -> tuple[Table, ...]:
+    """One table a trained model that no pipeline made."""
+    return tuple(
+        stages_table(artifact.baseline, artifact.stages, title=f"{artifact.name} ({path.parent})")
+        for path, artifact in evidence.artifacts
+        if not artifact.stages
+    )
+
+
+def _pipelines(evidence: Evidence) -> tuple[Table, ...]:
+    tables: list[Table] = []
+    for path, run in evidence.runs:
+        tables.append(stages_table(run.baseline, run.stages, title=f"{run.name}: stages ({path.parent})"))
+        tables.append(run_requirements(run))
+    return tuple(tables)
+
+
+def ranked(evidence: Evidence, measured: BenchSet) -> list[Row]:
+    """Return a sweep's rows, with the accuracy that was verified."""
+    return rank(measured, accuracy=verified_accuracy(measured, [found for _, found in evidence.verifications]))
+
+
+def host_name(host: Host) -> str:
+    """Return a machine in a few words."""
+    return f"{host.cpu}, {host.physical_cores} core{'s' if host.physical_cores != 1 else ''}, {host.machine}"
+
+
+def latency_text(measured: BenchSet) -> str:
+    """Say under which conditions a sweep ran, and how to read its table."""
+    host = measured.host
+    load = "not shown" if host.load_average is None else f"{host.load_average:.2f}"
+    return (
+        f"{host_name(host)}, {host.system}, load {load}, {measured.created_utc}, budget "
+        f"{measured.budget.name}{'' if measured.complete else ', interrupted'}. Batch 1 unless the cell says "
+        "otherwise. A speed-up is against eager float32 on as many threads, with its bootstrap interval; a tie is an "
+        "interval that spans 1."
+    )
+
+
+def _latency(evidence: Evidence, path: Path, measured: BenchSet) -> Section:
+    rows = ranked(evidence, measured)
+    text = f"{latency_text(measured)}\n\n{recommend(measured, rows)}"
+    title = "Latency" if len(by_host(evidence)) == 1 else f"Latency on {host_name(measured.host)}"
+    return Section(title=title, text=text, tables=(latency_table(rows, title=f"Cells ({path})"),))
+
+
+def records_table(evidence: Evidence, *, with_hosts: bool = True) -> Table:
+    """One row a record: what made it, and the checksum of what it is about."""
+    rows: list[tuple[str | None, ...]] = []
+    for path, artifact in evidence.artifacts:
+        rows.append((str(path), f"seed {artifact.seed}, git {artifact.git_commit or 'none'}", artifact.sha256[:16]))
+    for path, manifest in evidence.bundles:
+        rows.append((str(path), f"made {manifest.created_utc}", manifest.artifact_sha256[:16]))
+    for path, host in hosts(evidence) if with_hosts else ():
+        dirty = {True: ", with changes", False: "", None: ""}[host.git_dirty]
+        versions = ", ".join(f"{name} {version}" for name, version in host.libraries.items())
+        rows.append((str(path), f"{host.cpu}; git {host.git_commit or 'none'}{dirty}; {versions}", None))
+    return Table(title="Records", columns=("record", "made with", "sha256"), rows=tuple(rows))
+
+
+def hosts(evidence: Evidence) -> list[tuple[Path, Host]]:
+    """Return the machine behind each record that measured something."""
+    verified = [(path, made.host) for path, made in evidence.verifications]
+    return verified + [(path, made.host) for path, made in evidence.benches]

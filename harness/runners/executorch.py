@@ -1,0 +1,43 @@
+"""ExecuTorch: ``.pte`` through its Python bindings, where they are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from harness.runners import first_line
+from harness.runners.torchscript import TorchSession, configure
+from udacisense.errors import LoadError
+
+if TYPE_CHECKING:
+    from exporters.manifest import Variant
+
+
+def unavailable() -> str | None:
+    """Say how to get ExecuTorch where it is missing."""
+    return None if find_spec("executorch") else "executorch is not installed (pip install executorch==0.6.0)"
+
+
+def load(path: Path, variant: Variant, *, engine: str | None, threads: int) -> TorchSession:
+    """Load a ``.pte`` and its ``forward``."""
+    from executorch.runtime import Runtime  # type: ignore[import-not-found, unused-ignore]
+
+    configure(engine, threads)
+    try:
+        method = Runtime.get().load_program(path).load_method("forward")
+    except Exception as exc:
+        raise LoadError(f"{path.name} would not load in ExecuTorch: {first_line(exc)}.") from exc
+    return TorchSession(_first_output(method), variant, engine)
+
+
+def _first_output(method: Any) -> Callable[[Tensor], object]:
+    def call(inputs: Tensor) -> object:
+        outputs = method.execute([inputs])
+        # The runtime lends its own memory: the next call would overwrite it.
+        return outputs[0].clone() if isinstance(outputs[0], Tensor) else outputs[0]
+
+    return call

@@ -1,0 +1,190 @@
+"""The techniques' record as tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.report import markdown_cell
+from harness.tables import Table
+from udacisense.display import change, megabytes, percent
+from udacisense.files import atomic_path
+from udacisense.techniques import TechniquesRecord
+from udacisense.training.types import History
+from udacisense.types import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def techniques_table(found: TechniquesRecord) -> Table:
+    """One row a technique: what it costs and what it gives, against the baseline."""
+    base = found.baseline
+    rows: list[tuple[str | None, ...]] = [
+        (
+            "baseline",
+            megabytes(base.file_bytes),
+            None,
+            f"{base.parameters:,}",
+            _millions(found.baseline_macs),
+            "1.00",
+            percent(base.top1_fraction),
+            None,
+            None,
+            None,
+            percent(base.top5_fraction),
+        )
+    ]
+    notes = []
+    for row in found.results:
+        figures = row.figures
+        low, high = row.top1_interval
+        rows.append(
+            (
+                row.name,
+                megabytes(figures.file_bytes),
+                change(figures.file_bytes, base.file_bytes),
+                f"{figures.nonzero_parameters:,}",
+                _millions(row.macs),
+                f"{row.latency_ratio:.2f}",
+                percent(figures.top1_fraction),
+                f"{100 * low:.1f}-{100 * high:.1f}",
+                f"{100 * (figures.top1_fraction - base.top1_fraction):+.1f}",
+                f"{row.mcnemar_p:.2g}",
+                percent(figures.top5_fraction),
+            )
+        )
+        packed = figures.config.get("gzip_bytes")
+        if isinstance(packed, int):
+            notes.append(f"{row.name}: zeros make no dense file smaller; after gzip it is {megabytes(packed)}.")
+    columns = (
+        "technique",
+        "size",
+        "change",
+        "parameters, not zero",
+        "MACs",
+        "time ratio",
+        "top-1",
+        "95 %",
+        "points",
+        "McNemar p",
+        "top-5",
+    )
+    return Table(title="Techniques", columns=columns, rows=tuple(rows), notes=tuple(notes))
+
+
+def per_class_table(found: TechniquesRecord) -> Table:
+    """One row a class: top-1 of the baseline and of each technique, in percent."""
+    records = [("baseline", found.baseline), *((row.name, row.figures) for row in found.results)]
+    rows = tuple(
+        (label, *(_hundredth(figures.per_class.get(label)) for _, figures in records)) for label in found.class_names
+    )
+    return Table(title="Top-1 by class, %", columns=("class", *(name for name, _ in records)), rows=rows)
+
+
+def as_markdown(table: Table) -> str:
+    """Return a table for a page of documentation."""
+    rows = [table.columns, tuple("---" for _ in table.columns), *table.rows]
+    lines = [f"**{table.title}**", "", *("| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows), ""]
+    return "\n".join([*lines, *(f"- {note}" for note in table.notes), ""])
+
+
+def write_plots(found: TechniquesRecord, folder: Path) -> tuple[Path, ...]:
+    """Write the Pareto plot, a confusion matrix for each model, and a history for each that trained, as SVG.
+
+    Args:
+        found: the record.
+        folder: where ``techniques.json`` and the techniques' own folders are.
+
+    Returns:
+        The files.
+    """
+    import matplotlib as mpl
+
+    written: list[Path] = []
+
+    def keep(figure: Figure, name: str) -> None:
+        target = folder / name
+        with atomic_path(target) as partial, mpl.rc_context({"svg.hashsalt": name}):
+            figure.savefig(partial, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        written.append(target)
+
+    keep(_pareto(found), "pareto.svg")
+    keep(_confusion("baseline", found.baseline_confusion, found.class_names), "confusion-baseline.svg")
+    for row in found.results:
+        keep(_confusion(row.name, row.confusion, found.class_names), f"confusion-{row.name}.svg")
+        history = folder / row.name / "steps" / f"01-{row.name}" / History.FILE_NAME
+        if history.is_file():
+            keep(history_figure(row.name, history), f"history-{row.name}.svg")
+    return tuple(written)
+
+
+def _pareto(found: TechniquesRecord) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.8))
+    axes = figure.add_subplot()
+    base = found.baseline
+    points = [("baseline", 1.0, base.top1_fraction, base.file_bytes)]
+    points += [(r.name, r.latency_ratio, r.figures.top1_fraction, r.figures.file_bytes) for r in found.results]
+    front = [p for p in points if not any(q[1] <= p[1] and q[2] >= p[2] and q != p for q in points)]
+    for name, ratio, top1, size in points:
+        is_best = any(p[0] == name for p in front)
+        axes.scatter(ratio, 100 * top1, s=20 + size / 4e4, alpha=0.8, color="tab:blue" if is_best else "tab:gray")
+        axes.annotate(name, (ratio, 100 * top1), textcoords="offset points", xytext=(7, 5), fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlabel("time of a call, ratio to the baseline (left is faster)")
+    axes.set_ylabel("top-1, %")
+    axes.set_title("Blue: nothing is both faster and more accurate. The area is the file size.", fontsize=9)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _confusion(name: str, matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5.4))
+    axes = figure.add_subplot()
+    axes.imshow(matrix, cmap="Blues")
+    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    most = max(max(row) for row in matrix)
+    for true, row in enumerate(matrix):
+        for answered, count in enumerate(row):
+            if count:
+                colour = "white" if count > most / 2 else "black"
+                axes.text(answered, true, str(count), ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xlabel("answered")
+    axes.set_ylabel("true")
+    axes.set_title(name)
+    return figure
+
+
+def history_figure(name: str, path: Path) -> Figure:
+    """Draw a training history: losses and the validation's top-1 by epoch."""
+    from matplotlib.figure import Figure
+
+    epochs = read_json(History, path).epochs
+    numbers = [e.epoch for e in epochs]
+    figure = Figure(figsize=(7, 3.6))
+    left = figure.add_subplot()
+    left.plot(numbers, [e.train_loss for e in epochs], color="tab:blue", label="training loss", marker=".")
+    left.set_xlabel("epoch")
+    left.set_ylabel("training loss", color="tab:blue")
+    left.grid(alpha=0.3)
+    shares = [e.validation_top1_fraction for e in epochs]
+    if all(share is not None for share in shares):
+        right = left.twinx()
+        right.plot(numbers, [100 * (s or 0.0) for s in shares], color="tab:orange", marker=".")
+        right.set_ylabel("validation top-1, %", color="tab:orange")
+    left.set_title(name)
+    return figure
+
+
+def _millions(count: int | None) -> str | None:
+    return None if count is None else f"{count / 1e6:.1f} M"
+
+
+def _hundredth(fraction: float | None) -> str | None:
+    return None if fraction is None else f"{100 * fraction:.0f}"

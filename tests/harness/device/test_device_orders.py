@@ -1,0 +1,235 @@
+"""Orders to the app over real adb, and its answers in report, gate and comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scripted_phone import ScriptedPhone
+
+from exporters.bundle import open_bundle
+from harness.device.contract import ACTIVITY
+from harness.device.orders import place_order
+from harness.device.phones import choose, connect
+from harness.types import BenchSet, MeasurementSet
+from udacisense.cli import run
+from udacisense.errors import InferenceError, InputError
+from udacisense.types import Outcome, read_json, to_json
+
+pytestmark = pytest.mark.adb
+
+PlugIn = Callable[..., ScriptedPhone]
+# The client library leaves the socket of a refused transport to the garbage collector.
+LEFT_SOCKET = "ignore:Exception ignored in.*socket:pytest.PytestUnraisableExceptionWarning"
+Told = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def phone(plug_in: PlugIn, selftest_answer: MeasurementSet, bench_answer: MeasurementSet) -> ScriptedPhone:
+    made = plug_in()
+    made.state("selftest.json", to_json(selftest_answer))
+    made.state("bench.json", to_json(bench_answer))
+    return made
+
+
+def kept(folder: Path, kind: str) -> list[Path]:
+    return sorted(folder.glob(f"small.*.{kind}.json"))
+
+
+def test_a_selftest_comes_home_as_the_app_wrote_it(
+    phone: ScriptedPhone, phone_bundle: Path, selftest_answer: MeasurementSet, tmp_path: Path, capsys: Told
+) -> None:
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path)]) == 0
+    (path,) = kept(tmp_path, "verify")
+    assert read_json(MeasurementSet, path) == selftest_answer
+    assert phone.orders == [f"{ACTIVITY} selftest all "]
+    assert "ptl-int8-dynamic-qnnpack" in capsys.readouterr().out
+
+
+def test_a_bench_comes_home_into_report_gate_and_comparison(
+    phone: ScriptedPhone, phone_bundle: Path, tmp_path: Path, capsys: Told
+) -> None:
+    home = tmp_path / "home"  # beside the phone's own files
+    line = ["device", "bench", str(phone_bundle), "--threads", "1,2", "--variant", "ptl-fp32"]
+    assert run([*line, "-o", str(home)]) == 0
+    assert phone.orders == [f"{ACTIVITY} bench ptl-fp32 1,2"]
+    (bench,) = kept(home, "bench")
+    measured = read_json(BenchSet, bench)
+    assert measured.host.system.startswith("Android 14")
+    assert {cell.spec.runner for cell in measured.cells} == {"android-app"}
+    assert {run.phase for run in measured.runs} == {"tune", "report"}
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(home)]) == 0
+    (verification,) = kept(home, "verify")
+
+    assert run(["bench", "--compare", str(bench), str(bench)]) == 0
+    assert "ptl-fp32" in capsys.readouterr().out
+    gate = ["gate", str(phone_bundle), "--verification", str(verification), "--bench", str(bench)]
+    assert run([*gate, "-o", str(home / "small.gate.json")]) == 0
+    assert run(["report", str(home), "-o", str(home / "report.md")]) == 0
+    report = (home / "report.md").read_text()
+    assert "Android 14" in report
+    assert "small/ptl-fp32 t1" in report
+
+
+def test_times_of_a_phone_are_not_compared_with_another_machines(
+    phone: ScriptedPhone, phone_bundle: Path, tmp_path: Path, capsys: Told
+) -> None:
+    assert run(["device", "bench", str(phone_bundle), "-o", str(tmp_path)]) == 0
+    (path,) = kept(tmp_path, "bench")
+    measured = read_json(BenchSet, path)
+    other = tmp_path / "other.json"
+    other.write_text(to_json(dataclasses.replace(measured, host=dataclasses.replace(measured.host, cpu="Desk 2"))))
+    assert run(["bench", "--compare", str(path), str(other)]) == 2
+    assert "unlike hosts" in capsys.readouterr().err
+
+
+def test_a_failed_selftest_is_kept_and_is_the_answer(
+    phone: ScriptedPhone, phone_bundle: Path, selftest_answer: MeasurementSet, tmp_path: Path
+) -> None:
+    first, *others = selftest_answer.measurements
+    failed = dataclasses.replace(first, outcome=Outcome.FAILED, reason="labels differ on 3 images")
+    phone.state("selftest.json", to_json(dataclasses.replace(selftest_answer, measurements=(failed, *others))))
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path)]) == 1
+    (path,) = kept(tmp_path, "verify")
+    assert read_json(MeasurementSet, path).measurements[0].reason == "labels differ on 3 images"
+
+
+def test_json_is_the_record_and_nothing_else(
+    phone: ScriptedPhone, phone_bundle: Path, selftest_answer: MeasurementSet, tmp_path: Path, capsys: Told
+) -> None:
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(to_json(selftest_answer))
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "words"),
+    [
+        ("hang", 4, "gave no answer to the selftest within 3 s"),
+        ("crash", 4, "ended without an answer"),
+        ("fail", 4, "could not do the selftest: The model is damaged."),
+        ("half", 2, "is not a valid MeasurementSet record"),
+        ("none", 2, "took no order"),
+    ],
+)
+def test_an_app_that_gives_no_sound_answer(
+    *, phone: ScriptedPhone, phone_bundle: Path, tmp_path: Path, capsys: Told, mode: str, code: int, words: str
+) -> None:
+    phone.state("mode", mode)
+    timeout = "3" if mode == "hang" else "60"
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path), "--timeout", timeout]) == code
+    assert words in capsys.readouterr().err
+    assert kept(tmp_path, "verify") == []
+
+
+@pytest.mark.filterwarnings(LEFT_SOCKET)
+def test_unplugged_while_the_app_works(phone: ScriptedPhone, phone_bundle: Path) -> None:
+    phone.state("mode", "hang")
+    (chosen,) = choose(connect(), serials=(), every=False)
+    with pytest.raises(InputError, match="was unplugged or switched off"):
+        place_order(
+            chosen,
+            "selftest",
+            variants=(),
+            threads=(),
+            timeout_s=60,
+            stop=threading.Event(),
+            on_wait=lambda _: phone.unplug(),
+        )
+
+
+def test_an_order_ends_when_it_is_told_to(phone: ScriptedPhone) -> None:
+    phone.state("mode", "hang")
+    (chosen,) = choose(connect(), serials=(), every=False)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InferenceError):
+        place_order(chosen, "bench", variants=(), threads=(1,), timeout_s=600, stop=stop)
+
+
+def test_the_phone_holds_another_bundle(phone: ScriptedPhone, phone_bundle: Path, tmp_path: Path, capsys: Told) -> None:
+    (phone.files / "bundle").mkdir()
+    (phone.files / "bundle" / "manifest.json").write_text("{}")
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path)]) == 2
+    assert "device push" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bundle_sha256": "0" * 64}, "is of another bundle"),
+        ({"measurements": ()}, "holds no measurement"),
+        ({"kind": "bench"}, "passed and timed nothing"),
+    ],
+)
+def test_an_answer_that_cannot_be_this_bundles_is_not_kept(
+    *,
+    phone: ScriptedPhone,
+    phone_bundle: Path,
+    selftest_answer: MeasurementSet,
+    tmp_path: Path,
+    capsys: Told,
+    change: dict[str, object],
+    words: str,
+) -> None:
+    phone.state("selftest.json", to_json(dataclasses.replace(selftest_answer, **change)))  # type: ignore[arg-type]
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+    assert kept(tmp_path, "verify") == []
+
+
+def test_a_row_that_passed_and_compared_nothing_is_refused(
+    phone: ScriptedPhone, phone_bundle: Path, selftest_answer: MeasurementSet, tmp_path: Path, capsys: Told
+) -> None:
+    first, *others = selftest_answer.measurements
+    hollow = dataclasses.replace(selftest_answer, measurements=(dataclasses.replace(first, comparison=None), *others))
+    phone.state("selftest.json", to_json(hollow))
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path)]) == 2
+    assert "compared nothing" in capsys.readouterr().err
+
+
+def test_pull_takes_home_what_is_sound_and_names_the_rest(
+    *,
+    phone: ScriptedPhone,
+    phone_bundle: Path,
+    selftest_answer: MeasurementSet,
+    bench_answer: MeasurementSet,
+    tmp_path: Path,
+    capsys: Told,
+) -> None:
+    results = phone.files / "results"
+    (results / "by-hand.json").write_text(to_json(selftest_answer))
+    (results / "timed.json").write_text(to_json(bench_answer))
+    (results / "older.json").write_text(to_json(dataclasses.replace(bench_answer, bundle_sha256="0" * 64)))
+    assert run(["device", "pull", str(phone_bundle), "-o", str(tmp_path)]) == 0
+    assert [path.name.split(".")[-3] for path in sorted(tmp_path.glob("small*.json"))] == ["by-hand", "timed"]
+    assert "another bundle" in capsys.readouterr().out
+    (results / "cut.json").write_text(to_json(selftest_answer)[:300])
+    (results / "lost.failed.json").write_text('{"order": "lost", "error": "Out of memory."}')
+    assert run(["device", "pull", str(phone_bundle), "-o", str(tmp_path)]) == 4
+    told = capsys.readouterr().out
+    assert "Out of memory." in told
+    assert "cut.json" in told
+
+
+def test_two_phones_answer_at_once(
+    phone: ScriptedPhone, plug_in: PlugIn, phone_bundle: Path, selftest_answer: MeasurementSet, tmp_path: Path
+) -> None:
+    second = plug_in(model="Desk_2")
+    second.state("selftest.json", to_json(selftest_answer))
+    second.state("mode", "fail")
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path), "--all"]) == 4
+    (path,) = kept(tmp_path, "verify")
+    assert str(phone.port) in path.name
+    second.state("mode", "answer")
+    assert run(["device", "selftest", str(phone_bundle), "-o", str(tmp_path), "--all"]) == 0
+    assert len(kept(tmp_path, "verify")) == 2
+
+
+def test_a_variant_that_the_bundle_has_not_is_never_ordered(phone: ScriptedPhone, phone_bundle: Path) -> None:
+    assert run(["device", "bench", str(phone_bundle), "--variant", "../../data"]) == 2
+    assert not (phone.root / "phone" / "state" / "orders").exists()
+    assert open_bundle(phone_bundle).exported()

@@ -1,0 +1,51 @@
+"""A small classifier that is really trained, on shapes that the product draws, and really exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from exporters.export import export_bundle
+from exporters.formats import ExportOptions
+from exporters.source import make_source
+from udacisense.data import Batches, DataSet, load_dataset, make_signature
+from udacisense.models import build_model, preset
+from udacisense.shapes import draw_dataset
+
+SPEC = preset("tiny", resolution_px=48)
+
+
+def drawn_shapes(folder: Path) -> DataSet:
+    draw_dataset(folder, train_per_class=40, test_per_class=20, seed=1)
+    return load_dataset(str(folder))
+
+
+def train(dataset: DataSet) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = build_model(SPEC)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    batches = Batches(dataset.train, batch_size=50, shuffle=True)
+    model.train()
+    for epoch in range(20):
+        batches.set_epoch(epoch)
+        for images, labels in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def export(model: torch.nn.Module, dataset: DataSet, folder: Path, options: ExportOptions) -> Path:
+    source = make_source(
+        name="small", model=model, spec=SPEC, signature=make_signature(dataset.class_names), dataset=dataset
+    )
+    export_bundle(source, folder, options)
+    return folder
+
+
+def make_small_bundle(folder: Path, options: ExportOptions) -> Path:
+    """Draw, train and export below ``folder``; return the bundle."""
+    dataset = drawn_shapes(folder / "shapes")
+    return export(train(dataset), dataset, folder / "bundle", options)
