@@ -1,0 +1,96 @@
+"""`udacisense device` where no phone is needed: bad input, no adb, and a bundle into the app's sources."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from exporters.bundle import check_bundle
+from exporters.export import export_bundle
+from exporters.formats import ExportOptions
+from exporters.source import make_source
+from udacisense.cli import run
+from udacisense.data import load_dataset, make_signature
+from udacisense.models import build_model, preset
+from udacisense.shapes import draw_dataset
+
+
+@pytest.fixture(scope="module")
+def staged_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("staged")
+    draw_dataset(folder / "shapes", train_per_class=4, test_per_class=4, seed=0)
+    data = load_dataset(str(folder / "shapes"))
+    spec = preset("tiny", resolution_px=32)
+    torch.manual_seed(0)
+    source = make_source(
+        name="staged",
+        model=build_model(spec).eval(),
+        spec=spec,
+        signature=make_signature(data.class_names),
+        dataset=data,
+    )
+    export_bundle(source, folder / "bundle", ExportOptions(formats=("ptl",), precisions=("fp32",)))
+    return folder / "bundle"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "android_demo"
+    (folder / "app" / "src" / "main" / "assets" / "bundle").mkdir(parents=True)
+    (folder / "app" / "src" / "main" / "assets" / "bundle" / "stale.ptl").write_text("of an older bundle")
+    return folder
+
+
+def test_stage_puts_the_whole_bundle_in_place_of_the_old_one(
+    staged_bundle: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.parent)
+    assert run(["device", "stage", str(staged_bundle)]) == 0
+    assert check_bundle(project / "app" / "src" / "main" / "assets" / "bundle") == []  # a stale file would be extra
+
+
+def test_stage_refuses_a_damaged_bundle_and_leaves_the_old_one(
+    staged_bundle: Path, project: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(staged_bundle, tmp_path / "damaged")
+    (copy / "labels.txt").write_text("other\n")
+    assert run(["device", "stage", str(copy), "--project", str(project)]) == 3
+    assert [p.name for p in (project / "app/src/main/assets/bundle").iterdir()] == ["stale.ptl"]
+
+
+def test_stage_outside_of_a_project_says_what_to_do(
+    staged_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["device", "stage", str(staged_bundle)]) == 2
+    assert "--project" in capsys.readouterr().err
+
+
+# The client library leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*socket:pytest.PytestUnraisableExceptionWarning")
+def test_without_adb_the_message_says_how_to_get_it(
+    staged_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ADBUTILS_ADB_PATH", str(tmp_path / "no-adb"))
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")  # nothing listens there
+    assert run(["device", "push", str(staged_bundle)]) == 2
+    assert "adb was not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threads", ["0", "1,x", "", "65"])
+def test_thread_counts_are_checked_before_anything_is_asked(
+    staged_bundle: Path, threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["device", "bench", str(staged_bundle), "--threads", threads]) == 2
+    assert "--threads" in capsys.readouterr().err
+
+
+def test_what_is_no_apk_is_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "app.apk"
+    file.write_text("no zip")
+    assert run(["device", "install", str(file)]) == 2
+    assert "is no APK" in capsys.readouterr().err
+    assert run(["device", "install", str(tmp_path / "absent.apk")]) == 2

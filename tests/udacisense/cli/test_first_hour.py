@@ -1,0 +1,261 @@
+"""What a newcomer meets: completion, near misses, quiet and dry runs, terminals of all kinds, one run at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from udacisense.cli import COMMANDS, run
+from udacisense.files import locked
+from udacisense.shapes import draw_dataset
+
+PROGRAM = "import sys; from udacisense.cli import main; sys.argv[0] = 'udacisense'; main()"
+
+
+def udacisense(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, with these variables set."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def on_terminal(*arguments: str, columns: int = 80, **environment: str) -> tuple[int, str]:
+    """Run the command line on a pseudo-terminal; return its exit code and all that it wrote there."""
+    # Those of the host that change what a terminal gets: a CI service sets CI, and this is about a user's terminal.
+    host = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR", "FORCE_COLOR")}
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env={**host, "TERM": "xterm-256color", "COLUMNS": str(columns), **environment},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    told = b""
+    try:
+        while block := os.read(ours, 65536):
+            told += block
+    except OSError:
+        pass  # Linux answers EIO when the other side is closed
+    os.close(ours)
+    return process.wait(), told.decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first-hour") / "shapes"
+    draw_dataset(folder, train_per_class=4, test_per_class=1, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first-model")
+    line = f"--quiet train --data {shapes} --model tiny --resolution 32 --epochs 1 -o {folder / 'run'}"
+    assert run(line.split()) == 0
+    return folder / "run" / "artifact"
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first-bundle") / "bundle"
+    assert run(["--quiet", "export", str(trained), "-f", "ptl", "--precision", "fp32", "-o", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def places(shapes: Path, trained: Path, bundle: Path, tmp_path: Path) -> dict[str, Path]:
+    return {"shapes": shapes, "artifact": trained, "bundle": bundle, "tmp": tmp_path}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_one_that_its_shell_reads(shell: str, tmp_path: Path) -> None:
+    made = udacisense("completion", shell)
+    assert made.returncode == 0
+    assert "_UDACISENSE_COMPLETE" in made.stdout
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not here to read its script")
+    script = tmp_path / "script"
+    script.write_text(made.stdout)
+    read = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, check=False)
+    assert read.returncode == 0, read.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "position", "wanted"),
+    [
+        ("udacisense co", "1", "compress"),
+        ("udacisense bench --th", "2", "--threads"),
+        ("udacisense runtime a", "2", "add"),
+    ],
+)
+def test_completion_answers_with_what_can_follow(words: str, position: str, wanted: str) -> None:
+    made = udacisense(_UDACISENSE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=position)
+    assert f"plain,{wanted}" in made.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("exprot", "export"),
+        ("train --data {shapes} --model bseline -o {tmp}/o", "baseline"),
+        ("compress --pipeline aggressive_speed --baseline {artifact} --data {shapes} -o {tmp}/o", "aggressive_speed_"),
+        (
+            "compress --pipeline p1 --baseline {artifact} --data {shapes} --engine qnpack -o {tmp}/o",
+            "qnnpack",
+        ),
+        ("export {artifact} -f onxn -o {tmp}/o", "onnx"),
+        ("export {artifact} --precision fp23 -o {tmp}/o", "fp32"),
+        ("export {artifact} --engine fbgem -o {tmp}/o", "fbgemm"),
+        ("verify {bundle} --variant ptl-fp23", "ptl-fp32"),
+        ("verify {bundle} --runner lit", "lite"),
+        ("verify {bundle} --locate ptl-pf32", "ptl-fp32"),
+        ("bench {bundle} --variant ptl-f32 --dry-run", "ptl-fp32"),
+        ("bench {bundle} --engine qnnpak --dry-run", "qnnpack"),
+        ("runtime add android-x86_46", "android-x86_64"),
+        ("train --epoch 3", "--epochs"),
+    ],
+)
+def test_a_near_miss_is_answered_with_what_was_meant(
+    line: str, meant: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line.format(**places).split()) == 2
+    told = capsys.readouterr().err
+    assert "Did you mean" in told
+    assert meant in told.split("Did you mean")[1]
+
+
+def test_quiet_leaves_json_and_errors_alone(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--quiet", "inspect", str(bundle)]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert run(["--quiet", "inspect", str(bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "tiny"
+    assert run(["--quiet", "inspect", str(tmp_path / "gone")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert run(["inspect", str(bundle)]) == 0
+    assert "Next:" in capsys.readouterr().out, "one quiet command must not silence the next"
+
+
+def test_verbose_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--verbose", "inspect", str(tmp_path / "gone")]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert told.strip().splitlines()[-1].startswith("error: There is no bundle")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train --data {shapes} --model tiny --resolution 32 --epochs 7 -o {tmp}/new/o", "7 epochs of 30 images"),
+        ("compress --pipeline p2 --baseline {artifact} --data {shapes} --epochs 3 -o {tmp}/new/o", "3 epochs of 30"),
+        ("export {artifact} -f onnx --precision fp32 -o {tmp}/new/o", "2 variants (onnx-fp32, ort-fp32)"),
+        ("verify {bundle} -o {tmp}/new/o.json", "ptl-fp32 in lite"),
+        ("bench {bundle} --quick --threads 1 -o {tmp}/new/o.json", "cells, about"),
+    ],
+)
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(
+    line: str, words: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = places["bundle"].parent
+    before = sorted(p.name for p in beside.iterdir())
+    assert run([*line.format(**places).split(), "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert words in told.err
+    assert told.out == ""
+    assert not list(places["tmp"].iterdir())
+    assert sorted(p.name for p in beside.iterdir()) == before
+
+
+def test_the_cost_is_said_and_does_not_change_what_is_trained(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Estimating draws random numbers; the weights must be those of a run that estimated nothing."""
+    from udacisense.data import load_dataset
+    from udacisense.models import preset
+    from udacisense.training import TrainConfig, train_model
+
+    line = f"train --data {shapes} --model tiny --resolution 32 --epochs 1 -o {tmp_path / 'run'}"
+    assert run(line.split()) == 0
+    assert "about" in capsys.readouterr().err
+    spec = preset("tiny", resolution_px=32)
+    alone = train_model(spec, load_dataset(str(shapes)), config=TrainConfig(epochs=1), output_dir=tmp_path / "alone")
+    kept = json.loads((tmp_path / "run" / "artifact" / "artifact.json").read_text())
+    assert kept["sha256"] == alone.sha256
+
+
+def test_a_terminal_gets_colour_unless_told_otherwise(bundle: Path) -> None:
+    code, told = on_terminal("inspect", str(bundle))
+    assert code == 0
+    assert "\x1b[" in told
+    for variables in ({"NO_COLOR": "1"}, {"CI": "true"}, {"TERM": "dumb"}):
+        code, told = on_terminal("inspect", str(bundle), **variables)
+        assert code == 0
+        assert not [part for part in told.split("\x1b[")[1:] if part[:1] in "39"], f"{variables}: colours came"
+    assert "\x1b" not in on_terminal("inspect", str(bundle), CI="true")[1], "a CI service's log is no terminal"
+
+
+@pytest.mark.parametrize("columns", [1, 30])
+def test_a_narrow_terminal_loses_nothing(bundle: Path, columns: int) -> None:
+    code, told = on_terminal("inspect", str(bundle), columns=columns)
+    assert code == 0
+    assert "Traceback" not in told
+    for words in ("ptl-fp32-xnnpack", "size: 0.", "outcome: passed"):
+        assert words in told
+    assert on_terminal("--help", columns=columns)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "latin-1"},
+    ],
+    ids=["posix", "latin-1"],
+)
+def test_a_terminal_without_utf8_gets_an_answer(bundle: Path, variables: dict[str, str]) -> None:
+    piped = udacisense("inspect", str(bundle), **variables)
+    assert (piped.returncode, piped.stderr) == (0, "")
+    assert "labels" in piped.stdout
+    code, told = on_terminal("inspect", str(bundle), **variables)
+    assert code == 0, told
+
+
+def test_two_runs_on_one_output_are_one_too_many(
+    shapes: Path, trained: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o"
+    lines = [
+        f"train --data {shapes} --model tiny --resolution 32 --epochs 1 -o {out}",
+        f"compress --pipeline p2 --baseline {trained} --data {shapes} --resolution 32 --epochs 1 -o {out}",
+        f"export {trained} -f ptl --precision fp32 -o {out}",
+        f"verify {bundle} -o {out}",
+        f"bench {bundle} --quick --threads 1 -o {out}",
+    ]
+    with locked(out):
+        for line in lines:
+            assert run(line.split()) == 2, line
+            told = capsys.readouterr().err.strip().splitlines()[-1]
+            assert f"error: {out} is being written by another run (process {os.getpid()})" in told
+    assert not list(tmp_path.iterdir()), "the refused runs left something"
+
+
+def test_help_names_every_command_and_its_options_are_described() -> None:
+    made = udacisense("--help")
+    assert all(f"  {name} " in made.stdout for name in COMMANDS)
+    for name in COMMANDS:
+        told = udacisense(name, "--help").stdout
+        assert told.startswith("Usage: udacisense")
+        assert "Traceback" not in told

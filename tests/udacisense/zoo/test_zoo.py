@@ -1,0 +1,58 @@
+"""The models that ship: whole, small, described, and as good as their records say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from udacisense.artifact import load_artifact
+from udacisense.data import HOUSEHOLD_CLASSES, Batches, load_dataset
+from udacisense.metrics import evaluate
+from udacisense.models import count_parameters
+from udacisense.zoo import ZOO, resolve_artifact, zoo_folder
+
+PARAMETERS = {"baseline": 1_528_106, "p1": 1_077_290, "tiny": 40_882}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_model_is_loaded_by_its_name(name: str) -> None:
+    artifact, model = load_artifact(Path(name))
+    assert count_parameters(model) == PARAMETERS[name]
+    assert artifact.signature.labels == HOUSEHOLD_CLASSES
+
+
+def test_a_folder_of_the_users_own_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_artifact(Path("tiny")) == zoo_folder("tiny")
+    Path("tiny").mkdir()
+    assert resolve_artifact(Path("tiny")) == Path("tiny")
+
+
+def test_all_of_them_stay_under_14_mb() -> None:
+    files = [f for name in ZOO for f in zoo_folder(name).iterdir()]
+    assert sum(f.stat().st_size for f in files) < 14_000_000
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_card_has_the_records_figures_and_the_command(name: str) -> None:
+    card = (zoo_folder(name) / "CARD.md").read_text(encoding="utf-8")
+    record = json.loads((zoo_folder(name) / "artifact.json").read_text(encoding="utf-8"))
+    distilled = [stage for stage in record["stages"] if stage["stage"] == "distill"]
+    top1 = (distilled[0] if distilled else record["baseline"])["top1_fraction"]
+    assert f"{100 * top1:.1f} %" in card
+    for heading in ("## Data", "## Recipe", "## Figures", "## Limits"):
+        assert heading in card
+    assert "udacisense " in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_it_is_as_good_as_its_record_says(name: str, household: Path) -> None:
+    artifact, model = load_artifact(Path(name))
+    dataset = load_dataset(str(household))
+    found = evaluate(model, Batches(dataset.test, batch_size=50), dataset.class_names)
+    distilled = [stage for stage in artifact.stages if stage.stage == "distill"]
+    recorded = (distilled[0] if distilled else artifact.baseline).top1_fraction
+    assert found.top1_fraction == pytest.approx(recorded, abs=0.003)

@@ -1,0 +1,200 @@
+"""``udacisense bench``: every variant × engine × thread count, timed so that it is believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from udacisense.cli.output import Cell, emit_json, next_command, render, say, say_cost, show, table
+
+if TYPE_CHECKING:
+    from harness.types import BenchedBundle
+
+
+@click.command("bench", short_help="Time every exported file on this machine.")
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--quick", "budget", flag_value="quick", help="Fewer rounds: a first look.")
+@click.option("--thorough", "budget", flag_value="thorough", help="More rounds: narrow intervals.")
+@click.option("--threads", help="Thread counts, e.g. 1,2,4. Default: 1 to the physical cores.")
+@click.option("--engine", "engines", multiple=True, help="Quantised engine for int8; may be repeated.")
+@click.option("--variant", "variants", multiple=True, help="Id of a variant; may be repeated. Default: all.")
+@click.option("--batch", "batch_sizes", multiple=True, type=int, help="Images a call; may be repeated. Default: 1.")
+@click.option("--sustained", "sustained_s", type=float, help="Also run each leader for so many seconds on end.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.bench.json.")
+@click.option("--resume", is_flag=True, help="Go on with the sweep that the record holds.")
+@click.option("--dry-run", is_flag=True, help="Say what would be measured and how long it takes, and stop.")
+@click.option("--arm-instructions", is_flag=True, help="Also count each .ptl's ARM instructions a call, under qemu.")
+@click.option("--only-instructions", is_flag=True, help="Count them and time nothing.")
+@click.option("--compare", nargs=2, type=click.Path(path_type=Path), help="Compare two records of one host instead.")
+@click.option(
+    "--graph-optimization", "graph_optimizations", multiple=True, help="onnxruntime: disabled, basic, extended, all."
+)
+@click.option(
+    "--reference", help="Bundle whose eager model is the 1.0 of every ratio. Default: 'baseline', else the first."
+)
+@click.option(
+    "--verification",
+    "verifications",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Record of 'verify': its accuracies.",
+)
+@click.option("--allow-factory", help="package.module:factory of a bundle's model that may be imported.")
+@click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "markdown", "csv", "json"])
+)
+def command(
+    *,
+    bundles: tuple[Path, ...],
+    budget: str | None,
+    threads: str | None,
+    engines: tuple[str, ...],
+    variants: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    sustained_s: float | None,
+    seed: int,
+    output: Path | None,
+    resume: bool,
+    dry_run: bool,
+    arm_instructions: bool,
+    only_instructions: bool,
+    compare: tuple[Path, Path] | None,
+    graph_optimizations: tuple[str, ...],
+    reference: str | None,
+    verifications: tuple[Path, ...],
+    allow_factory: str | None,
+    form: str,
+) -> None:
+    """Time the variants of BUNDLES, one process per cell, in shuffled rounds; ratios are to the eager baseline.
+
+    Several bundles in one run can be held against each other. Ctrl-C keeps what was measured; --resume goes on.
+    """
+    from harness.advice import recommend
+    from harness.bench import plan_sweep, run_sweep
+    from harness.instructions import ABOUT_S, countable, disagreements
+    from harness.ranking import rank
+    from harness.tables import instructions_table, latency_table, verified_accuracy
+    from harness.types import MeasurementSet
+    from udacisense.errors import InputError
+    from udacisense.progress import progress
+    from udacisense.types import read_json
+
+    if compare is not None:
+        _compare(*compare)
+        return
+    if not bundles:
+        raise InputError("No bundle was given; give the folder that 'udacisense export' wrote.")
+    plan = plan_sweep(
+        bundles,
+        budget=budget or "default",
+        threads=_thread_counts(threads),
+        engines=engines or None,
+        variants=variants or None,
+        batch_sizes=batch_sizes or (1,),
+        seed=seed,
+        sustained_s=sustained_s,
+        graph_optimizations=graph_optimizations or None,
+        reference=reference,
+        allow_factory=allow_factory,
+    )
+    path = output or bundles[0].with_name(f"{bundles[0].name}.bench.json")
+    counted = countable(plan.bundles, variants or None) if arm_instructions or only_instructions else []
+    timed_s = 0.0 if only_instructions else plan.expected_s
+    counts = f"{len(counted)} counts of ARM instructions" if counted else ""
+    what = counts if only_instructions else f"{len(plan.runnable)} cells{f', then {counts}' if counts else ''}"
+    kept = "" if only_instructions else f"; record: {path}"
+    say_cost(f"{what}, about {(timed_s + ABOUT_S * len(counted)) / 60:.1f} minutes{kept}")
+    if dry_run:
+        return
+    if only_instructions:
+        _count(plan.bundles, counted, form)
+        return
+    with progress("timing", plan.expected_s) as advance:
+        measured = run_sweep(plan, out=path, resume=resume, arm_instructions=arm_instructions, on_progress=advance)
+    ranked = rank(
+        measured,
+        accuracy=verified_accuracy(
+            measured, [read_json(MeasurementSet, p) for p in (*verifications, *_beside(bundles))]
+        ),
+    )
+    made = latency_table(ranked, title="Latency (speed-up: against eager float32 on as many threads)")
+    if form == "json":
+        emit_json(measured)
+        return
+    render(made, form)
+    if form != "table":
+        return
+    for note in (*measured.notes, *disagreements(measured, ranked)):
+        say(f"note: {note}")
+    if measured.instructions:
+        show(instructions_table(measured.instructions))
+    say(f"\n{recommend(measured, ranked)}\n\nKept in {path}.")
+    folders = " ".join(dict.fromkeys(str(bundle.parent) for bundle in bundles))
+    next_command(f"udacisense report {folders} -o report.md")
+
+
+def _count(bundles: tuple[BenchedBundle, ...], wanted: list[tuple[str, str]], form: str) -> None:
+    """Count, and print the table of counts."""
+    import json
+
+    from harness.instructions import count_variants
+    from harness.tables import instructions_table
+    from udacisense.errors import InputError
+    from udacisense.progress import progress
+    from udacisense.types import Outcome, to_json
+
+    if not wanted:
+        raise InputError("There is nothing to count: the bundles hold no .ptl that was asked for.")
+    made = []
+    with progress("counting", len(wanted)) as advance:
+        for found in count_variants(bundles, wanted):
+            made.append(found)
+            advance(note=f"{found.bundle}/{found.variant_id}")
+    if form == "json":
+        emit_json([json.loads(to_json(found)) for found in made])
+    else:
+        render(instructions_table(made), form)
+    if any(found.outcome is not Outcome.PASSED for found in made):
+        raise click.exceptions.Exit(1)
+
+
+def _beside(bundles: tuple[Path, ...]) -> list[Path]:
+    """Return the verification records that 'verify' keeps beside the bundles by default."""
+    return [path for b in bundles if (path := b.with_name(f"{b.name}.verify.json")).exists()]
+
+
+def _thread_counts(text: str | None) -> list[int] | None:
+    from udacisense.errors import InputError
+
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise InputError(f"--threads is {text!r}; give numbers from 1, separated by commas, for example 1,2,4.")
+    return [int(part) for part in parts]
+
+
+def _compare(before: Path, after: Path) -> None:
+    from harness.changes import compare_sets
+    from harness.types import BenchSet
+    from udacisense.display import milliseconds
+    from udacisense.types import read_json
+
+    made = compare_sets(read_json(BenchSet, before), read_json(BenchSet, after))
+    rows: list[list[Cell]] = []
+    for change in made.changes:
+        interval = change.ratio
+        span = (
+            None
+            if interval is None or interval.low is None or interval.high is None
+            else f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
+        )
+        rows.append(
+            [change.cell_id, milliseconds(change.before_ms), milliseconds(change.after_ms), span, change.verdict]
+        )
+    table("Change (after / before)", ("cell", "before", "after", "ratio", "verdict"), rows)
+    for note in made.notes:
+        say(f"note: {note}")

@@ -1,0 +1,119 @@
+"""``udacisense compress``: a compression pipeline on a trained baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
+
+
+@click.command("compress", short_help="Run a compression pipeline on a trained baseline.")
+@click.option("--pipeline", required=True, help="p1, p2 or p2-int8; or a full name, as distill_quantize_torchscript.")
+@click.option("--preset", "settings", default="default", show_default=True, help="default, or report: see the README.")
+@click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Artifact folder that 'train' wrote.")
+@click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
+@click.option("--student", help="Preset of the student: p1-student, p1-slim or tiny; the pipeline's by default.")
+@click.option("--resolution", "resolution_px", type=int, help="Edge that the student sees; its preset's by default.")
+@click.option("--epochs", type=int, help="Epochs of distillation; the pipeline's by default.")
+@click.option("--lr", "learning_rate", type=float, help="Of distillation; the pipeline's by default.")
+@click.option("--student-init", help="The student's initial weights: auto, none, imagenet or a .safetensors file.")
+@click.option(
+    "--teacher",
+    type=click.Path(path_type=Path),
+    help="Who teaches, instead of the baseline: an artifact folder, or an .onnx file that takes pixels 0-255.",
+)
+@click.option("--transfer", type=click.Path(path_type=Path), help="Folder of unlabelled images to distil on as well.")
+@click.option("--transfer-ratio", default=3.0, show_default=True, help="Transfer images for each labelled one.")
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--engine", help="Quantised engine of dynamic int8: fbgemm, x86 or qnnpack.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Take finished steps from OUTPUT.")
+@dry_run_option
+@json_option
+def command(
+    *,
+    pipeline: str,
+    settings: str,
+    baseline: Path,
+    data: str,
+    student: str | None,
+    resolution_px: int | None,
+    epochs: int | None,
+    learning_rate: float | None,
+    student_init: str | None,
+    teacher: Path | None,
+    transfer: Path | None,
+    transfer_ratio: float,
+    batch_size: int,
+    engine: str | None,
+    device: str,
+    seed: int,
+    output: Path,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Run a pipeline and keep each step, OUTPUT/artifact and OUTPUT/final.pt.
+
+    After each step its size, parameters, latency and accuracy are measured. Finished steps are kept: the same command
+    goes on after Ctrl-C or a crash. The requirement table says what was reached; 'gate' turns it into an exit code.
+    """
+    from harness.tables import requirements_table, stages_table
+    from udacisense.artifact import load_artifact
+    from udacisense.cli.costs import announce, compression_cost
+    from udacisense.data import load_dataset
+    from udacisense.models import preset
+    from udacisense.pipeline import RunRecord, find_pipeline, run_pipeline
+    from udacisense.training import training_split
+    from udacisense.types import ModelSpec, read_json
+
+    recipe = find_pipeline(pipeline, preset=settings)
+    kept, baseline_model = load_artifact(baseline)
+    signature = kept.signature
+    dataset = load_dataset(data, size_px=signature.size_px)
+    spec: ModelSpec | None = None
+    if student is not None or resolution_px is not None:
+        usual = recipe.steps[0].options
+        spec = preset(
+            student or str(usual["student"]),
+            num_classes=len(dataset.class_names),
+            resolution_px=resolution_px or cast("int | None", usual.get("student_resolution_px")),
+            size_px=signature.size_px,
+        )
+    n_images = round(len(training_split(dataset)[0]) * (1 + (transfer_ratio if transfer else 0)))
+    announce(compression_cost(recipe, spec, baseline_model, n_images=n_images, epochs=epochs), output)
+    if dry_run:
+        return
+    run_pipeline(
+        recipe.name,
+        preset=settings,
+        baseline=baseline,
+        dataset=dataset,
+        output_dir=output,
+        student=spec,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        student_init=student_init,
+        teacher=teacher,
+        transfer=transfer,
+        transfer_ratio=transfer_ratio,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        engine=engine,
+        resume=resume,
+    )
+    result = read_json(RunRecord, output / RunRecord.FILE_NAME)
+    if as_json:
+        emit_json(result)
+        return
+    say(f"{recipe.full_name} on {result.baseline.n_eval_images} test images of {dataset.name}:\n")
+    show(stages_table(result.baseline, result.stages))
+    say()
+    show(requirements_table(result.requirements))
+    next_command(f"udacisense export {output}/artifact --data {data} -o {output}/bundle")

@@ -1,0 +1,66 @@
+"""``udacisense demo``: the main job, run through the very commands that a user would type."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+import click
+
+from udacisense.cli.output import next_command, say
+
+_MODELS = ("baseline", "p1", "tiny")
+# float32 everywhere, and int8 where it is what would ship.
+_PRECISIONS = {"baseline": ("fp32",), "p1": ("fp32", "int8-static"), "tiny": ("fp32", "int8-static")}
+_FORMATS = ("ptl", "onnx", "coreml")
+_TIMED = ("ptl-fp32", "ptl-fp32-xnnpack", "ptl-int8-static-qnnpack", "onnx-fp32")
+
+
+@click.command("demo", short_help="Run the whole job in minutes on the trained models that ship.")
+@click.option("-o", "--output", default="demo", show_default=True, type=click.Path(path_type=Path))
+@click.option("--data", help="Verify on these images too: 'cifar100' (downloaded), or the household folder.")
+def command(*, output: Path, data: str | None) -> None:
+    """Export the three models that ship, prove every file equal to its source, time them, and report.
+
+    Nothing is trained and nothing is downloaded: it takes some minutes. Without --data the files are compared on each
+    bundle's own golden images; accuracy is then what the models' records say.
+    """
+    from udacisense.cli import INTERRUPTED
+    from udacisense.errors import UdacisenseError
+
+    start = time.monotonic()
+    for line in _commands(output, data):
+        say(f"\n$ udacisense {line}")
+        code = _run(line)
+        if code == INTERRUPTED:
+            raise click.Abort
+        if code not in (0, 1):  # 1 is an answer: a file that differs is what verification is there to say
+            raise UdacisenseError(f"'udacisense {line}' ended with exit code {code}; see above.")
+    say(f"\nThe whole job took {time.monotonic() - start:.0f} s. Open {output}/report.html in a browser.")
+    say("With your own images:")
+    next_command("udacisense train --data DIR --model baseline --init imagenet -o runs/baseline")
+
+
+def _commands(output: Path, data: str | None) -> list[str]:
+    bundles = {name: output / name for name in _MODELS}
+    formats = " ".join(f"-f {name}" for name in _FORMATS)
+    images = f" --data {shlex.quote(data)}" if data else ""
+    lines = []
+    for name, folder in bundles.items():
+        precisions = " ".join(f"--precision {precision}" for precision in _PRECISIONS[name])
+        lines.append(f"export {name} {formats} {precisions}{images} -o {folder}")
+    lines += [f"verify {folder}{images}" for folder in bundles.values()]
+    timed = " ".join(f"--variant {name}" for name in _TIMED)
+    folders = " ".join(str(folder) for folder in bundles.values())
+    lines.append(f"bench {folders} --quick --threads 1 {timed} -o {output}/bench.json")
+    everything = f"report {' '.join(_MODELS)} {output}"
+    lines += [f"{everything} -o {output}/report.md", f"{everything}{images} -o {output}/report.html"]
+    return lines
+
+
+def _run(line: str) -> int:
+    from udacisense.cli import run
+    from udacisense.progress import is_quiet
+
+    return run([*(["--quiet"] if is_quiet() else []), *shlex.split(line)])

@@ -1,0 +1,389 @@
+"""``udacisense device``: phones on the desk, through adb and the demo app."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from udacisense.cli.output import Cell, emit_json, json_option, next_command, say, show, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exporters.bundle import Bundle
+    from harness.device.contract import Command
+    from harness.device.phone import Phone
+    from harness.device.phones import Answer
+    from harness.types import BenchSet, MeasurementSet
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+PathArgument = click.Path(path_type=Path)
+_SELFTEST_S = 300.0
+_BENCH_S = 3600.0
+
+
+def _phones(function: F) -> F:
+    """Add the options that say which phones are meant."""
+    function = click.option("--all", "every", is_flag=True, help="Every phone that is connected, at once.")(function)
+    return click.option(
+        "--serial",
+        "serials",
+        multiple=True,
+        envvar="ANDROID_SERIAL",
+        help="Phone, as 'device list' shows it; may be repeated. Default: the only one.",
+    )(function)
+
+
+@click.group("device", short_help="Test and measure on phones, through the demo app.")
+def command() -> None:
+    """Push a bundle to phones over adb, let the demo app prove and time it there, and take its records home.
+
+    They are records like those of 'verify' and 'bench': 'report', 'gate' and 'bench --compare' take them.
+    """
+
+
+@command.command("list")
+@json_option
+def list_command(*, as_json: bool) -> None:
+    """Show the phones that adb sees, and what is missing on those that are not ready."""
+    from harness.device.phones import connect, list_phones
+    from udacisense.display import megabytes
+
+    found = list_phones(connect())
+    if as_json:
+        import dataclasses
+
+        emit_json([dataclasses.asdict(state) for state in found])
+        return
+    if not found:
+        say("No phone is connected: plug one in and switch on USB debugging in its developer options.")
+        return
+    rows: list[list[Cell]] = [
+        [
+            state.serial,
+            "ready" if state.advice is None else state.state,
+            state.model,
+            None if state.android is None else f"{state.android} (API {state.api})",
+            state.abi,
+            megabytes(state.free_bytes),
+            {True: "installed", False: "not installed", None: None}[state.has_app],
+        ]
+        for state in found
+    ]
+    table("Phones", ("serial", "state", "model", "Android", "ABI", "free", "app"), rows)
+    for state in found:
+        if state.advice is not None:
+            say(f"{state.serial}: {state.advice}.")
+
+
+@command.command("install")
+@click.argument("apk", type=PathArgument)
+@_phones
+def install_command(*, apk: Path, serials: tuple[str, ...], every: bool) -> None:
+    """Install the demo app APK, in place of an older build of it."""
+    from harness.device.install import check_apk, install_apk
+    from harness.device.phones import choose, connect, on_each
+    from udacisense.progress import progress
+
+    check_apk(apk)
+    phones = choose(connect(), serials=serials, every=every)
+    with progress("installing", len(phones) * apk.stat().st_size) as advance:
+        answers = on_each(phones, lambda phone, _: install_apk(phone, apk, on_bytes=advance))
+    for answer in answers:
+        if answer.error is None:
+            say(f"{answer.phone}: {apk.name} is installed.")
+    _end(answers)
+    next_command("udacisense device push BUNDLE")
+
+
+@command.command("push")
+@click.argument("bundle", type=PathArgument)
+@_phones
+@json_option
+def push_command(*, bundle: Path, serials: tuple[str, ...], every: bool, as_json: bool) -> None:
+    """Send BUNDLE to the app, whole and compared by SHA-256 on the phone, in place of the one it had."""
+    from harness.device.phones import choose, connect, on_each
+    from harness.device.push import bundle_bytes, push_bundle
+    from udacisense.display import megabytes
+    from udacisense.progress import progress
+
+    with _checked(bundle) as opened:
+        phones = choose(connect(), serials=serials, every=every)
+        with progress("sending", len(phones) * bundle_bytes(opened)) as advance:
+            answers = on_each(phones, lambda phone, stop: push_bundle(phone, opened, on_bytes=advance, stop=stop))
+    if as_json:
+        import dataclasses
+
+        emit_json([dataclasses.asdict(answer.value) for answer in answers if answer.value is not None])
+    for answer in answers:
+        if answer.value is not None and not as_json:
+            made = answer.value
+            say(
+                f"{answer.phone}: {made.bundle} is there, {made.files} files, {megabytes(made.n_bytes)} in "
+                f"{made.duration_s:.1f} s, every SHA-256 equal."
+            )
+    _end(answers)
+    if not as_json:
+        next_command(f"udacisense device selftest {bundle}")
+
+
+@command.command("selftest")
+@click.argument("bundle", type=PathArgument)
+@click.option("--variant", "variants", multiple=True, help="Id of a variant; may be repeated. Default: all.")
+@click.option("--timeout", "timeout_s", default=_SELFTEST_S, show_default=True, help="Longest wait, in seconds.")
+@click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
+@_phones
+@json_option
+def selftest_command(
+    *,
+    bundle: Path,
+    variants: tuple[str, ...],
+    timeout_s: float,
+    output: Path | None,
+    serials: tuple[str, ...],
+    every: bool,
+    as_json: bool,
+) -> None:
+    """Replay the golden pack of BUNDLE in the app: pixels, tensor, logits, label. Exit code 1 where a variant fails."""
+    from harness.tables import verification_table
+    from harness.verify import exit_code
+    from udacisense.types import write_record
+
+    def keep(phone: Phone, made: MeasurementSet, opened: Bundle) -> tuple[Path, MeasurementSet]:  # noqa: ARG001
+        path = _place(bundle, output, phone.label, "verify")
+        write_record(path, made)
+        return path, made
+
+    answers = _ordered(
+        bundle,
+        "selftest",
+        keep,
+        variants=variants,
+        threads=(),
+        timeout_s=timeout_s,
+        serials=serials,
+        every=every,
+    )
+    made = [(answer.phone, *answer.value) for answer in answers if answer.value is not None]
+    if as_json:
+        _emit([record for _, _, record in made])
+    else:
+        for phone, path, record in made:
+            show(verification_table(record, title=f"{record.bundle} on {phone}, {record.inputs}"))
+            say(f"\nKept in {path}.\n")
+    _end(answers, *(exit_code(record) for _, _, record in made))
+    if not as_json:
+        next_command(f"udacisense device bench {bundle}")
+
+
+@command.command("bench")
+@click.argument("bundle", type=PathArgument)
+@click.option("--variant", "variants", multiple=True, help="Id of a variant; may be repeated. Default: all.")
+@click.option("--threads", default="1,2,4", show_default=True, help="Thread counts.")
+@click.option("--timeout", "timeout_s", default=_BENCH_S, show_default=True, help="Longest wait, in seconds.")
+@click.option("--allow-factory", help="package.module:factory of the bundle's model that may be imported.")
+@click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
+@_phones
+@json_option
+def bench_command(
+    *,
+    bundle: Path,
+    variants: tuple[str, ...],
+    threads: str,
+    timeout_s: float,
+    allow_factory: str | None,
+    output: Path | None,
+    serials: tuple[str, ...],
+    every: bool,
+    as_json: bool,
+) -> None:
+    """Time the variants of BUNDLE in the app: variant × threads, in rounds; heat and battery are noted."""
+    from harness.advice import recommend
+    from harness.device.results import to_bench_set
+    from harness.ranking import rank
+    from harness.tables import latency_table
+    from udacisense.types import Outcome, write_record
+
+    counts = _thread_counts(threads)
+
+    def keep(phone: Phone, made: MeasurementSet, opened: Bundle) -> tuple[Path, BenchSet]:
+        path = _place(bundle, output, phone.label, "bench")
+        measured = to_bench_set(made, opened, allow_factory=allow_factory)
+        write_record(path, measured)
+        return path, measured
+
+    answers = _ordered(
+        bundle,
+        "bench",
+        keep,
+        variants=variants,
+        threads=counts,
+        timeout_s=timeout_s,
+        serials=serials,
+        every=every,
+    )
+    made = [(answer.phone, *answer.value) for answer in answers if answer.value is not None]
+    codes = []
+    for phone, path, measured in made:
+        ranked = rank(measured)
+        failed = any(row.outcome is Outcome.FAILED for row in ranked)
+        codes.append(4 if failed else 0 if any(row.median_ms is not None for row in ranked) else 1)
+        if not as_json:
+            show(latency_table(ranked, title=f"Latency on {phone}"))
+            say(f"\n{recommend(measured, ranked)}\n\nKept in {path}.\n")
+    if as_json:
+        _emit([measured for _, _, measured in made])
+    _end(answers, *codes)
+    if not as_json:
+        next_command(f"udacisense report {bundle.parent} -o report.md")
+
+
+@command.command("pull")
+@click.argument("bundle", type=PathArgument)
+@click.option("--allow-factory", help="package.module:factory of the bundle's model that may be imported.")
+@click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
+@_phones
+@json_option
+def pull_command(
+    *,
+    bundle: Path,
+    allow_factory: str | None,
+    output: Path | None,
+    serials: tuple[str, ...],
+    every: bool,
+    as_json: bool,
+) -> None:
+    """Take home every result of BUNDLE that lies on the phone, also those made by hand in the app."""
+    from harness.device.phones import choose, connect, on_each
+    from harness.device.pull import pull_results
+
+    with _checked(bundle) as opened:
+        phones = choose(connect(), serials=serials, every=every)
+        answers = on_each(
+            phones,
+            lambda phone, _: pull_results(
+                phone,
+                opened,
+                place=lambda name, kind: _place(bundle, output, f"{phone.label}.{name}", kind),
+                allow_factory=allow_factory,
+            ),
+        )
+    entries = [(answer.phone, entry) for answer in answers for entry in answer.value or ()]
+    if as_json:
+        import dataclasses
+
+        emit_json([dataclasses.asdict(entry) for _, entry in entries])
+    else:
+        rows: list[list[Cell]] = [
+            [str(phone), entry.file, str(entry.outcome), entry.kept or entry.reason] for phone, entry in entries
+        ]
+        table("Results", ("phone", "file", "outcome", "kept as, or why not"), rows)
+    _end(answers, *(entry.exit_code for _, entry in entries))
+
+
+@command.command("stage")
+@click.argument("bundle", type=PathArgument)
+@click.option("--project", type=PathArgument, help="Folder of android_demo; default: the one here or above.")
+def stage_command(*, bundle: Path, project: Path | None) -> None:
+    """Copy BUNDLE into the sources of the app, so that the next build carries it."""
+    from exporters.bundle import opened as open_it
+    from harness.device.stage import find_project, stage_bundle
+    from udacisense.display import megabytes
+    from udacisense.files import size_bytes
+
+    with open_it(bundle) as source:
+        target = stage_bundle(source, project or find_project(Path.cwd()))
+    say(f"{source.manifest.name} is in {target}, {megabytes(size_bytes(target))}.")
+    next_command("make android-apk")
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[Bundle]:
+    from exporters.bundle import opened
+    from harness.device.push import check_for_app
+
+    with opened(path) as bundle:
+        check_for_app(bundle)
+        yield bundle
+
+
+def _ordered(
+    path: Path,
+    what: Command,
+    keep: Callable[[Phone, MeasurementSet, Bundle], T],
+    *,
+    variants: Sequence[str],
+    threads: Sequence[int],
+    timeout_s: float,
+    serials: Sequence[str],
+    every: bool,
+) -> list[Answer[T]]:
+    """Place the order on every phone that is meant, and keep each answer as soon as it is there."""
+    from harness.device.orders import measure
+    from harness.device.phones import choose, connect, on_each
+    from udacisense.progress import progress
+
+    with _checked(path) as bundle:
+        for name in variants:
+            bundle.variant(name)
+        phones = choose(connect(), serials=serials, every=every)
+        with progress(what, len(phones) * timeout_s) as advance:
+
+            def work(phone: Phone, stop: threading.Event) -> T:
+                made = measure(
+                    phone,
+                    bundle,
+                    what,
+                    variants=variants,
+                    threads=threads,
+                    timeout_s=timeout_s,
+                    stop=stop,
+                    on_wait=lambda seconds: advance(seconds, note="of the longest wait"),
+                )
+                return keep(phone, made, bundle)
+
+            return on_each(phones, work)
+
+
+def _place(bundle: Path, output: Path | None, label: str, kind: str) -> Path:
+    stem = bundle.name.removesuffix(".zip")
+    return (output or bundle.parent) / f"{stem}.{label}.{kind}.json"
+
+
+def _thread_counts(text: str) -> list[int]:
+    from udacisense.errors import InputError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and 1 <= int(part) <= 64 for part in parts):
+        raise InputError(f"--threads is {text!r}; give numbers from 1 to 64, separated by commas, for example 1,2,4.")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def _emit(records: Sequence[object]) -> None:
+    """One phone's record as it is; those of several phones as a list."""
+    import json
+
+    from udacisense.types import to_json
+
+    if len(records) == 1:
+        emit_json(records[0])
+    else:
+        emit_json([json.loads(to_json(record)) for record in records])
+
+
+def _end(answers: Sequence[Answer[Any]], *codes: int) -> None:
+    """Say what failed on which phone; end with the worst exit code where one is not 0."""
+    errors = [answer.error for answer in answers if answer.error is not None]
+    if len(answers) == 1 and errors:
+        raise errors[0]
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+    if code := max((*codes, *(error.exit_code for error in errors)), default=0):
+        raise click.exceptions.Exit(code)

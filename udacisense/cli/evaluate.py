@@ -1,0 +1,48 @@
+"""``udacisense evaluate``: a trained model on the test images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from udacisense.cli.output import emit_json, json_option, next_command, say, table
+from udacisense.display import percent
+
+
+@click.command("evaluate", short_help="Measure a trained model on the test images.")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="'cifar100', or a folder with {train,test}/<class>/*.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--allow-factory", help="package.module:factory that this artifact's record may import.")
+@json_option
+def command(*, artifact: Path, data: str, device: str, allow_factory: str | None, as_json: bool) -> None:
+    """Measure ARTIFACT (a folder that 'train' or 'compress' wrote): top-1, top-5, accuracy per class, confusion."""
+    from udacisense.artifact import load_artifact
+    from udacisense.data import Batches, load_dataset
+    from udacisense.errors import InputError
+    from udacisense.metrics import evaluate
+    from udacisense.training import resolve_device
+
+    record, model = load_artifact(artifact, allow_factory=allow_factory)
+    signature = record.signature
+    dataset = load_dataset(data, size_px=signature.size_px)
+    if dataset.class_names != signature.labels:
+        raise InputError(
+            f"{data} has the classes {', '.join(dataset.class_names)}, but {artifact} was trained for "
+            f"{', '.join(signature.labels)}; give the data that the model was made for."
+        )
+    batches = Batches(dataset.test, batch_size=100, mean=signature.mean, std=signature.std)
+    where = resolve_device(device)
+    result = evaluate(model.to(where), batches, dataset.class_names, device=where)
+    if as_json:
+        emit_json(result)
+        return
+    say(f"{record.name} on {result.n_images} test images of {dataset.name}:")
+    say(f"top-1 {percent(result.top1_fraction)}, top-5 {percent(result.top5_fraction)}\n")
+    table("Per class", ["class", "top-1"], [[name, percent(value)] for name, value in result.per_class.items()])
+    say("\nConfusion (rows: true class; columns: answer, in the same order)")
+    width = max(len(name) for name in dataset.class_names)
+    for name, row in zip(dataset.class_names, result.confusion, strict=True):
+        say(f"{name:<{width}}  " + " ".join(f"{count:4d}" for count in row))
+    next_command(f"udacisense compress --pipeline p1 --baseline {artifact} --data {data} -o runs/p1")

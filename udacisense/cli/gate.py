@@ -1,0 +1,74 @@
+"""``udacisense gate``: may this bundle ship? The exit code is the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from udacisense.cli.output import Cell, emit_json, json_option, say, table
+
+PathOption = click.Path(path_type=Path)
+
+
+@click.command("gate", short_help="Hold a bundle against its requirements; the exit code is the answer.")
+@click.argument("bundle", type=PathOption)
+@click.option("--verification", type=PathOption, help="Record of 'verify'; default: BUNDLE.verify.json.")
+@click.option("--bench", "bench_path", type=PathOption, help="Record of 'bench'; default: BUNDLE.bench.json if there.")
+@click.option("--config", "config_path", type=PathOption, help="Requirements, a TOML file; default: built in.")
+@click.option("--baseline", "baseline_path", type=PathOption, help="An older record of gate, verify or bench.")
+@click.option("-o", "--output", type=PathOption, help="Record; default: BUNDLE.gate.json.")
+@click.option("--junit", "junit_path", type=PathOption, help="Also write JUnit XML.")
+@click.option("--markdown", "markdown_path", type=PathOption, help="Also write a Markdown summary.")
+@json_option
+def command(
+    *,
+    bundle: Path,
+    verification: Path | None,
+    bench_path: Path | None,
+    config_path: Path | None,
+    baseline_path: Path | None,
+    output: Path | None,
+    junit_path: Path | None,
+    markdown_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Join consistency, accuracy, size and speed of BUNDLE into one answer: exit code 0, or 1.
+
+    A gain never fails. What was skipped is shown apart and never counts as passed.
+    """
+    from harness.gate import exit_code, gate_bundle, read_baseline
+    from harness.gate_config import read_config
+    from harness.gate_output import markdown, write_junit
+    from harness.types import BenchSet, MeasurementSet
+    from udacisense.files import write_text
+    from udacisense.types import read_json, write_record
+
+    verified = read_json(MeasurementSet, verification or bundle.with_name(f"{bundle.name}.verify.json"))
+    timed = bench_path or bundle.with_name(f"{bundle.name}.bench.json")
+    report = gate_bundle(
+        bundle,
+        verification=verified,
+        bench=read_json(BenchSet, timed) if bench_path is not None or timed.exists() else None,
+        config=read_config(config_path) if config_path else None,
+        baseline=read_baseline(baseline_path) if baseline_path else None,
+    )
+    write_record(output or bundle.with_name(f"{bundle.name}.gate.json"), report)
+    if junit_path:
+        write_junit(report, junit_path)
+    if markdown_path:
+        write_text(markdown_path, markdown(report))
+    code = exit_code(report)
+    if as_json:
+        emit_json(report)
+    else:
+        rows: list[list[Cell]] = []
+        for entry in report.checks:
+            check = entry.check
+            measured = None if check.measured is None else f"{check.measured:.4g} {check.unit}"
+            limit = f"{check.limit:g} {check.unit}"
+            rows.append([entry.variant_id, check.requirement, str(check.outcome), measured, limit, check.reason])
+        table("Requirements", ("variant", "requirement", "outcome", "measured", "limit", "why"), rows)
+        say(f"\nGate {'failed' if code else 'passed'}: {bundle}")
+    if code:
+        raise click.exceptions.Exit(code)

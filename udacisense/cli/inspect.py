@@ -1,0 +1,41 @@
+"""``udacisense inspect``: what is in a bundle, and whether every byte is what its manifest says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from udacisense.cli.output import emit_json, json_option, next_command, say, show
+
+
+@click.command("inspect", short_help="Show a bundle and check every byte of it.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@json_option
+def command(*, bundle: Path, as_json: bool) -> None:
+    """Show the variants of BUNDLE (a folder or a .zip) and check every file against its sha256.
+
+    Ends with exit code 1 and names the file when a byte was changed, is missing or is extra.
+    """
+    from exporters.bundle import check_bundle, open_bundle
+    from harness.tables import variants_table
+
+    opened = open_bundle(bundle)
+    problems = check_bundle(bundle)
+    if as_json:
+        emit_json(opened.manifest)
+    else:
+        manifest = opened.manifest
+        say(f"{manifest.name}, written {manifest.created_utc}, {len(manifest.files)} files")
+        signature = manifest.signature
+        say(f"input {signature.input_name} {signature.input_shape} → {signature.output_name} {signature.output_shape}")
+        say(f"labels: {', '.join(signature.labels[:12])}{' …' if len(signature.labels) > 12 else ''}")
+        say()
+        show(variants_table(manifest.variants))
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    if problems:
+        raise click.exceptions.Exit(1)
+    if not as_json:
+        say(f"\nEvery one of the {len(opened.manifest.files)} files is what the manifest says.")
+        next_command(f"udacisense verify {bundle}")

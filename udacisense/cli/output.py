@@ -1,0 +1,152 @@
+"""How commands speak: tables on a terminal, plain text in a pipe, JSON on request, and the next command.
+
+With ``--quiet`` all of it but JSON and CSV is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from udacisense.progress import is_live, is_quiet
+
+if TYPE_CHECKING:
+    from harness.tables import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+Cell = str | int | float | None
+
+_LEAST_WIDTH = 9  # of a column on a terminal, where its cells are as long
+_STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``: the answer as JSON on standard output, and nothing else there."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")(function)
+
+
+def dry_run_option(function: F) -> F:
+    """Add ``--dry-run``."""
+    return click.option("--dry-run", is_flag=True, help="Say what would be done and what it takes, and stop.")(function)
+
+
+def emit_json(value: Any) -> None:
+    """Print plain data, or a record, as JSON."""
+    import dataclasses
+
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        from udacisense.types import to_json
+
+        click.echo(to_json(value), nl=False)
+    else:
+        click.echo(json.dumps(value, indent=2))
+
+
+def say(text: str = "") -> None:
+    """Print a line that is no part of a machine's answer."""
+    if not is_quiet():
+        click.echo(text)
+
+
+def say_cost(text: str) -> None:
+    """Print, before it is spent, what a command will take; on standard error, apart from any answer."""
+    if not is_quiet():
+        click.echo(text, err=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a rough duration in words."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def next_command(command: str) -> None:
+    """Print the command that comes next, ready to paste."""
+    say(f"\nNext:  {command}")
+
+
+def show(made: Table) -> None:
+    """Print a table made of records, and its notes."""
+    table(made.title, made.columns, made.rows)
+    if made.notes:
+        say()
+    for note in made.notes:
+        say(note)
+
+
+def render(made: Table, form: str) -> None:
+    """Print a table as ``table``, ``markdown`` or ``csv``."""
+    if form == "table":
+        show(made)
+    elif form == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([made.columns, *(["" if cell is None else cell for cell in row] for row in made.rows)])
+    else:
+        from harness.report import markdown_cell
+
+        for row in (made.columns, ("---",) * len(made.columns), *made.rows):
+            click.echo("| " + " | ".join(markdown_cell(cell) for cell in row) + " |")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table: rich where standard output is a terminal, aligned plain text elsewhere.
+
+    Columns whose cells are all numbers (or start with a digit or sign) are aligned to the right.
+    """
+    if is_quiet():
+        return
+    texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    right = [bool(texts) and all(_is_numeric(row[i]) for row in texts) for i in range(len(columns))]
+    if is_live(sys.stdout):
+        _rich_table(title, columns, texts, right)
+    else:
+        _plain_table(title, columns, texts, right)
+
+
+def _is_numeric(text: str) -> bool:
+    return text == "-" or text[:1].isdigit() or (text[:1] in "+-−" and text[1:2].isdigit())
+
+
+def _rich_table(title: str, columns: Sequence[str], texts: list[list[str]], right: list[bool]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    longest = [max(map(len, (name, *(row[i] for row in texts)))) for i, name in enumerate(columns)]
+    if console.width < sum(min(_LEAST_WIDTH, width) + 3 for width in longest) + 1:
+        _list_rows(title, columns, texts)  # side by side, the columns would be cut to nothing
+        return
+    view = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for name, is_right in zip(columns, right, strict=True):
+        view.add_column(name, justify="right" if is_right else "left", overflow="fold")
+    for row in texts:
+        view.add_row(*(Text(text, style=_STYLES.get(text.split(":")[0], "")) for text in row))
+    console.print(view)
+
+
+def _list_rows(title: str, columns: Sequence[str], texts: list[list[str]]) -> None:
+    click.echo(title)
+    for row in texts:
+        click.echo("\n" + "\n".join(f"{name}: {text}" for name, text in zip(columns, row, strict=True) if text != "-"))
+
+
+def _plain_table(title: str, columns: Sequence[str], texts: list[list[str]], right: list[bool]) -> None:
+    widths = [max(len(line[i]) for line in [list(columns), *texts]) for i in range(len(columns))]
+
+    def line(cells: Sequence[str]) -> str:
+        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
+        return "  ".join(parts).rstrip()
+
+    click.echo(title)
+    click.echo(line(columns))
+    click.echo(line(["-" * w for w in widths]))
+    for row in texts:
+        click.echo(line(row))

@@ -1,0 +1,48 @@
+"""``udacisense report``: everything measured, in one document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from udacisense.cli.output import say
+
+
+@click.command("report", short_help="Write everything measured as HTML, or as Markdown and JSON.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .html, .md or .json file.")
+@click.option("--title", default="Compression report", show_default=True)
+@click.option("--data", help="The images that verify was given: HTML then shows those that changed their label.")
+def command(*, runs: tuple[Path, ...], output: Path, title: str, data: str | None) -> None:
+    """Collect the records under RUNS (folders, files, or names of models that ship) and write OUTPUT.
+
+    A .html file is whole in itself: it opens anywhere, without a network. A .md and its .json are written together.
+    The report computes nothing that the records do not hold.
+    """
+    from harness.report import collect, to_html, to_json_text, to_markdown
+    from udacisense.data import load_dataset
+    from udacisense.errors import InputError
+    from udacisense.files import write_text
+    from udacisense.zoo import resolve_artifact
+
+    if output.suffix not in (".html", ".md", ".json"):
+        raise InputError(
+            f"{output} ends with {output.suffix or 'nothing'!r}; give a file that ends with .html, .md or .json."
+        )
+    if data is not None and output.suffix != ".html":
+        raise InputError(
+            f"--data draws images, and {output.suffix} holds none; write a .html file, or leave --data out."
+        )
+    evidence = collect([resolve_artifact(path) for path in runs])
+    if output.suffix == ".html":
+        sizes = {manifest.signature.size_px for _, manifest in evidence.bundles}
+        if data is not None and len(sizes) != 1:
+            raise InputError("--data needs bundles that all take images of one size; report them one by one.")
+        dataset = None if data is None else load_dataset(data, size_px=sizes.pop())
+        write_text(output, to_html(evidence, title=title, dataset=dataset))
+        say(f"Written: {output}.")
+        return
+    write_text(output.with_suffix(".md"), to_markdown(evidence, title=title))
+    write_text(output.with_suffix(".json"), to_json_text(evidence, title=title))
+    say(f"Written: {output.with_suffix('.md')} and {output.with_suffix('.json')}.")

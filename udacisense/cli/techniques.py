@@ -1,0 +1,67 @@
+"""``udacisense techniques``: every compression technique alone on the same baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from udacisense.cli.output import emit_json, json_option, next_command, say, show
+
+
+@click.command("techniques", short_help="Measure every compression technique on the same baseline.")
+@click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Artifact folder that 'train' wrote.")
+@click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
+@click.option("--technique", "names", multiple=True, help="Only this one; may be given again. All by default.")
+@click.option("--epochs", type=int, help="Of those that train; each technique's own by default.")
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@json_option
+def command(
+    *,
+    baseline: Path,
+    data: str,
+    names: tuple[str, ...],
+    epochs: int | None,
+    batch_size: int,
+    device: str,
+    seed: int,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Run each technique on the baseline, measure it on the test images, and write tables and plots to OUTPUT.
+
+    A finished technique is kept: the same command goes on after Ctrl-C. OUTPUT/techniques.md has the tables.
+    """
+    from harness.techniques import as_markdown, per_class_table, techniques_table, write_plots
+    from udacisense.data import load_dataset
+    from udacisense.files import write_text
+    from udacisense.techniques import find_techniques, run_techniques
+    from udacisense.types import Artifact, read_json
+    from udacisense.zoo import resolve_artifact
+
+    find_techniques(names)
+    size_px = read_json(Artifact, resolve_artifact(baseline) / Artifact.FILE_NAME).signature.size_px
+    found = run_techniques(
+        baseline,
+        load_dataset(data, size_px=size_px),
+        output_dir=output,
+        names=names,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+    )
+    tables = (techniques_table(found), per_class_table(found))
+    write_text(output / "techniques.md", "\n".join(as_markdown(t) for t in tables))
+    plots = write_plots(found, output)
+    if as_json:
+        emit_json(found)
+        return
+    for table in tables:
+        show(table)
+        say()
+    say(f"Written: {output}/techniques.json, techniques.md and {len(plots)} plots.")
+    next_command(f"udacisense report {output} -o report.html")

@@ -1,0 +1,107 @@
+"""``udacisense train``: a model on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, table
+from udacisense.display import megabytes, milliseconds, percent
+
+
+@click.command("train", short_help="Train a model on labelled images.")
+@click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
+@click.option("--model", "preset", default="baseline", show_default=True, help="baseline, p1-student, p1-slim or tiny.")
+@click.option(
+    "--init", default="none", show_default=True, help="'imagenet' (downloaded), 'none', or a .safetensors file."
+)
+@click.option("--epochs", default=30, show_default=True)
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--lr", "learning_rate", default=1e-3, show_default=True)
+@click.option("--optimizer", default="adamw", show_default=True, type=click.Choice(["adamw", "sgd"]))
+@click.option("--schedule", default="cosine", show_default=True, type=click.Choice(["cosine", "plateau", "constant"]))
+@click.option("--label-smoothing", default=0.0, show_default=True)
+@click.option("--patience", type=int, help="Stop after so many epochs without a better validation result.")
+@click.option("--ema", "ema_decay", type=float, help="Decay of averaged weights, e.g. 0.999.")
+@click.option("--resolution", "resolution_px", type=int, help="Edge that the network sees; its preset's by default.")
+@click.option("--image-size", "size_px", default=32, show_default=True, help="Edge of the images that are fed in.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--channels-last", is_flag=True, help="Train with channels-last tensors.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last finished epoch.")
+@dry_run_option
+@json_option
+def command(
+    *,
+    data: str,
+    preset: str,
+    init: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    optimizer: str,
+    schedule: str,
+    label_smoothing: float,
+    patience: int | None,
+    ema_decay: float | None,
+    resolution_px: int | None,
+    size_px: int,
+    device: str,
+    channels_last: bool,
+    seed: int,
+    output: Path,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train a model and keep it as OUTPUT/artifact.
+
+    A tenth of the training images (seeded, by class) selects the best epoch; the test images are read for the
+    figures alone. A checkpoint is kept after each epoch: the same command goes on after Ctrl-C or a crash, and ends
+    with the same weights as an uninterrupted run.
+    """
+    from udacisense.cli.costs import announce, training_cost
+    from udacisense.data import load_dataset
+    from udacisense.models import preset as make_spec
+    from udacisense.training import TrainConfig, train_model, training_split
+
+    config = TrainConfig(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        optimizer=optimizer,  # type: ignore[arg-type]  # click.Choice allows nothing else
+        schedule=schedule,  # type: ignore[arg-type]
+        label_smoothing=label_smoothing,
+        early_stopping_patience=patience,
+        ema_decay=ema_decay,
+        channels_last=channels_last,
+        device=device,
+        seed=seed,
+    )
+    dataset = load_dataset(data, size_px=size_px)
+    spec = make_spec(preset, num_classes=len(dataset.class_names), resolution_px=resolution_px, size_px=size_px)
+    n_images = len(training_split(dataset)[0])
+    announce(training_cost(spec, n_images=n_images, epochs=epochs, channels_last=channels_last), output)
+    if dry_run:
+        return
+    artifact = train_model(
+        spec, dataset, config=config, output_dir=output, init=init, batch_size=batch_size, name=preset, resume=resume
+    )
+    if as_json:
+        emit_json(artifact)
+        return
+    figures = artifact.baseline
+    say(
+        f"{artifact.name} on {figures.n_eval_images} test images of {dataset.name}, trained {figures.duration_s:.0f} s:"
+    )
+    rows: list[list[str | None]] = [
+        ["top-1", percent(figures.top1_fraction)],
+        ["top-5", percent(figures.top5_fraction)],
+        ["parameters", f"{figures.parameters:,}"],
+        ["size", megabytes(figures.file_bytes)],
+        ["latency", f"{milliseconds(figures.latency_ms)} (median, batch 1, this process)"],
+        ["kept in", str(output / "artifact")],
+    ]
+    table("Trained", ["what", "figure"], rows)
+    next_command(f"udacisense compress --pipeline p1 --baseline {output}/artifact --data {data} -o runs/p1")

@@ -1,0 +1,153 @@
+"""``udacisense verify``: is this file safe to put into the app?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from udacisense.cli.output import Cell, dry_run_option, emit_json, json_option, next_command, say, show, table
+
+if TYPE_CHECKING:
+    from harness.locate.job import Found
+
+
+@click.command("verify", short_help="Prove that every exported file answers as its source does.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--data", help="Verify on its test images: 'cifar100' or a folder. Default: the bundle's golden pack.")
+@click.option("--variant", "variants", multiple=True, help="Id of a variant; may be repeated. Default: all.")
+@click.option("--runner", "runners", multiple=True, help="Runner; may be repeated. Default: all that open the format.")
+@click.option("--rtol", type=float, help="Relative tolerance, instead of each precision's own.")
+@click.option("--atol", type=float, help="Absolute tolerance, instead of each precision's own.")
+@click.option("--limits", "limits_path", type=click.Path(path_type=Path), help="TOML of other limits by precision.")
+@click.option("--threads", default=1, show_default=True, help="Threads of each process.")
+@click.option(
+    "--arm64-images",
+    "emulated_images",
+    type=click.Choice(["golden", "all"]),
+    default="golden",
+    show_default=True,
+    help="What android-arm64 is fed; under qemu all test images take minutes.",
+)
+@click.option("--locate", "located", metavar="VARIANT", help="Find the first step and layer at which VARIANT broke.")
+@click.option("--reproducer", type=click.Path(path_type=Path), help="With --locate: new folder that reproduces it.")
+@click.option("--allow-factory", help="package.module:factory of the bundle's model that may be imported.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.verify.json.")
+@dry_run_option
+@json_option
+def command(
+    *,
+    bundle: Path,
+    data: str | None,
+    variants: tuple[str, ...],
+    runners: tuple[str, ...],
+    rtol: float | None,
+    atol: float | None,
+    limits_path: Path | None,
+    threads: int,
+    emulated_images: Literal["golden", "all"],
+    located: str | None,
+    reproducer: Path | None,
+    allow_factory: str | None,
+    output: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Hold every variant of BUNDLE against the eager model, each in a process of its own.
+
+    Numbers are held against the eager source of the same precision, decisions against the float32 master. Ends with 1
+    when a variant fails, 3 when one would not load, 4 when one crashed.
+    """
+    from exporters.bundle import open_bundle
+    from harness.ladder import locate
+    from harness.limits import LIMITS, read_limits
+    from harness.tables import verification_table
+    from harness.verify import exit_code, verify_bundle
+    from udacisense.cli.costs import announce, verification_cost
+    from udacisense.data import load_dataset
+    from udacisense.files import locked
+    from udacisense.progress import progress
+    from udacisense.types import write_record
+
+    source = open_bundle(bundle)
+    signature = source.manifest.signature
+    dataset = load_dataset(data, size_px=signature.size_px) if data else None
+    limits = read_limits(limits_path, source.manifest.variants) if limits_path else LIMITS
+    if located is not None:
+        found = locate(
+            bundle,
+            located,
+            dataset=dataset,
+            runner=runners[0] if runners else None,
+            out=reproducer,
+            threads=threads,
+            allow_factory=allow_factory,
+        )
+        if as_json:
+            emit_json(found)
+        else:
+            _print_ladder(found)
+        raise click.exceptions.Exit(0 if found.rung is None else 1)
+    path = output or bundle.with_name(f"{bundle.name}.verify.json")
+    n_golden = len(source.manifest.golden.images)
+    n_images = len(dataset.test) if dataset is not None else n_golden
+    cost = verification_cost(
+        source,
+        n_images=n_images,
+        emulated_images=n_images if emulated_images == "all" else n_golden,
+        runners=runners or None,
+        variants=variants or None,
+        allow_factory=allow_factory,
+        cores=os.cpu_count() or 1,
+    )
+    announce(cost, path)
+    if dry_run:
+        return
+    with locked(path), progress("verifying", 1.0) as advance:
+        done = 0.0
+
+        def on_progress(finished: int, total: int, name: str) -> None:
+            nonlocal done
+            advance(finished / total - done, note=name)
+            done = finished / total
+
+        measured = verify_bundle(
+            bundle,
+            dataset=dataset,
+            limits=limits,
+            rtol=rtol,
+            atol=atol,
+            threads=threads,
+            runners=runners or None,
+            variants=variants or None,
+            allow_factory=allow_factory,
+            emulated_images=emulated_images,
+            on_progress=on_progress,
+        )
+        write_record(path, measured)
+    if as_json:
+        emit_json(measured)
+    else:
+        say(f"{measured.bundle} on {measured.inputs}:\n")
+        show(verification_table(measured))
+        say(f"\nKept in {path}.")
+        next_command(f"udacisense bench {bundle}")
+    if code := exit_code(measured):
+        raise click.exceptions.Exit(code)
+
+
+def _print_ladder(found: Found) -> None:
+    rows: list[list[Cell]] = [
+        [
+            rung.name,
+            str(rung.outcome),
+            None if rung.max_abs is None else f"{rung.max_abs:.2e}",
+            None if rung.relative is None else f"{rung.relative:.2e}",
+            rung.reason,
+        ]
+        for rung in found.rungs
+    ]
+    table(f"{found.variant_id} on {found.runner}", ("rung", "outcome", "max |Δ|", "relative", "why"), rows)
+    say(f"\n{found.reason}")
