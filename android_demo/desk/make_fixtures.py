@@ -1,0 +1,205 @@
+"""Make what the Android tests are run on: bundles, photos with the squares that they must become, statistics.
+
+Usage: python make_fixtures.py FOLDER [NAME=ARTIFACT ...]
+
+Each NAME (baseline, p1, tiny) is exported from the artifact's folder that is given for it; else from the model of that
+name that udacisense ships; else from one that is trained here for a minute on drawn shapes. Everything is computed by
+the Python side; the Kotlin side is held against it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from exporters.manifest import Manifest
+from harness.compare import compare, softmax
+from harness.limits import LIMITS
+from harness.stats import summarise
+from udacisense.data import HOUSEHOLD_CLASSES, fit_square
+from udacisense.metrics import wilson_interval
+from udacisense.shapes import draw_dataset
+from udacisense.types import Artifact, read_json
+
+PRESETS = {"baseline": "baseline", "p1": "p1-student", "tiny": "tiny"}
+PRECISIONS = ("fp32", "int8-dynamic", "int8-static")
+EXPORT = ["-f", "ptl", "-f", "onnx", *(word for p in PRECISIONS for word in ("--precision", p)), "--calibration", "64"]
+
+
+def main(folder: Path, artifacts: dict[str, str]) -> None:
+    """Write all fixtures below ``folder``."""
+    for name in PRESETS:
+        make_bundle(folder, name, artifacts.get(name))
+    make_photos(folder / "photos")
+    (folder / "numbers.json").write_text(json.dumps(numbers(), indent=1), encoding="utf-8")
+
+
+def make_bundle(folder: Path, name: str, artifact: str | None) -> None:
+    """Export one model, in the kinds that the app runs."""
+    target = folder / "bundles" / name
+    if (target / Manifest.FILE_NAME).is_file():
+        return
+    if artifact is None and export(name, target, data_for(folder, HOUSEHOLD_CLASSES)):
+        return
+    if artifact is None:
+        artifact = train(folder, name)
+    labels = read_json(Artifact, Path(artifact) / Artifact.FILE_NAME).signature.labels
+    if not export(artifact, target, data_for(folder, labels)):
+        raise SystemExit(f"{artifact} could not be exported; see above.")
+
+
+def train(folder: Path, name: str) -> str:
+    """Train a model on drawn shapes, for a minute, and return its artifact."""
+    trained = folder / "trained" / name
+    if not (trained / "artifact").is_dir():
+        short = f"--resolution 64 --batch-size 32 --seed 0 --epochs {2 if name == 'tiny' else 3}"
+        data = str(data_for(folder, HOUSEHOLD_CLASSES))
+        run("train", "--model", PRESETS[name], "--data", data, *short.split(), "-o", str(trained))
+    return str(trained / "artifact")
+
+
+def export(model: str, target: Path, data: Path) -> bool:
+    """Export, and say whether a bundle came of it (a format that is skipped does not matter)."""
+    code = run("export", model, *EXPORT, "--data", str(data), "-o", str(target), check=False)
+    return code in (0, 1) and (target / Manifest.FILE_NAME).is_file()
+
+
+def data_for(folder: Path, labels: tuple[str, ...]) -> Path:
+    """Return photos of these classes where they are at hand, else drawn shapes under these names.
+
+    The drawings say nothing of how well a model sees; they give it something to be calibrated and replayed on.
+    """
+    photos = os.environ.get("UDACISENSE_DATA")
+    return Path(photos) if photos and labels == HOUSEHOLD_CLASSES else drawings(folder / f"drawn-{labels[0]}", labels)
+
+
+def drawings(folder: Path, labels: tuple[str, ...]) -> Path:
+    """Return a data set of drawn shapes under these class names."""
+    if not folder.is_dir():
+        draw_dataset(folder, train_per_class=100, test_per_class=20, seed=0)
+        for split in ("train", "test"):
+            for shape, label in zip(sorted(p.name for p in (folder / split).iterdir()), labels, strict=True):
+                (folder / split / shape).rename(folder / split / f"new-{label}")
+            for path in (folder / split).iterdir():
+                path.rename(path.with_name(path.name.removeprefix("new-")))
+    return folder
+
+
+def run(*words: str, check: bool = True) -> int:
+    """Run a command of udacisense."""
+    command = [sys.executable, "-c", "import sys; from udacisense.cli import run; sys.exit(run(sys.argv[1:]))"]
+    code = subprocess.run([*command, "--quiet", *words], check=False).returncode
+    if check and code:
+        raise SystemExit(f"'udacisense {' '.join(words)}' ended with exit code {code}; see above.")
+    return code
+
+
+def make_photos(folder: Path) -> None:
+    """Write photos of every orientation and colour mode, and for each the square that it must become."""
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[0:121, 0:182]
+    rgb = np.stack([x * 255 // 181, y * 255 // 120, (x + 2 * y) % 256], axis=-1).astype(np.uint8)
+    photo = Image.fromarray(rgb)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        photo.save(folder / f"turned-{orientation}.jpg", quality=98, subsampling=0, exif=exif)
+        photo.save(folder / f"turned-{orientation}.png", exif=exif)
+    photo.convert("L").save(folder / "gray.png")
+    photo.convert("L").save(folder / "gray.jpg", quality=98)
+    photo.save(folder / "colour.png")
+    photo.convert("RGBA").save(folder / "opaque.png")
+    photo.quantize(64).save(folder / "palette.png")
+    photo.crop((0, 0, 37, 25)).resize((24, 17)).save(folder / "small.png")
+    photo.resize((1531, 1017)).save(folder / "large.png")
+    draw_clock(600).save(folder / "clock.png")
+    # The stored pixels alone, without decoder or EXIF: what the pure preprocessing is held to.
+    photo.save(folder / "raw.ppm")
+    for path in [p for p in sorted(folder.iterdir()) if p.suffix in {".jpg", ".png", ".ppm"}]:
+        with Image.open(path) as opened:
+            (folder / f"{path.name}.u8").write_bytes(fit_square(opened, 32).tobytes())
+
+
+def draw_clock(edge_px: int) -> Image.Image:
+    """Draw a clock on a wall, higher than wide: something that the household models know, and nobody's photo."""
+    image = Image.new("RGB", (edge_px, edge_px + edge_px // 5), (206, 196, 180))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, edge_px - 10, edge_px, image.height), fill=(150, 110, 78))
+    x, y, radius = edge_px // 2, edge_px // 2 + 30, edge_px * 0.40
+
+    def hand(turn_deg: float, start: float, end: float, width: int) -> None:
+        way = math.sin(math.radians(turn_deg)) * radius, -math.cos(math.radians(turn_deg)) * radius
+        points = [(x + way[0] * part, y + way[1] * part) for part in (start, end)]
+        draw.line(points, fill=(30, 32, 38), width=width)
+
+    for part, colour in ((1.0, (40, 44, 52)), (0.88, (247, 245, 238))):
+        draw.ellipse((x - radius * part, y - radius * part, x + radius * part, y + radius * part), fill=colour)
+    for hour in range(12):
+        hand(30 * hour, 0.70, 0.82, 7 if hour % 3 else 14)
+    hand(305, 0, 0.48, 20)
+    hand(60, 0, 0.66, 13)
+    draw.ellipse((x - 16, y - 16, x + 16, y + 16), fill=(178, 58, 46))
+    return image
+
+
+def numbers() -> dict[str, object]:
+    """Return recorded samples and answers, with what the harness says of them."""
+    rng = np.random.default_rng(0)
+    recorded = {
+        "one": [3.25],
+        "few": [5.0, 4.0, 4.5, 9.0, 4.25],
+        "steady": [4.0 + 0.01 * (i % 3) for i in range(40)],
+        "drifting": [4.0 + 0.1 * i for i in range(30)],
+        "skewed": [float(v) for v in rng.gamma(2.0, 3.0, 200) + 1.0],
+    }
+    master = rng.normal(size=(20, 10)).astype(np.float32)
+    answers = {
+        "equal": master,
+        "close": master + rng.normal(scale=1e-4, size=master.shape).astype(np.float32),
+        "noisy": master + rng.normal(scale=0.3, size=master.shape).astype(np.float32),
+        "broken": np.where(np.arange(20)[:, None] == 3, np.float32("nan"), master),
+    }
+    return {
+        "samples": [
+            {"name": name, "samples_ms": values, "summary": {**dataclasses.asdict(s), "noisy": s.noisy}}
+            for name, values in recorded.items()
+            for s in [summarise(values)]
+        ],
+        "comparisons": [
+            {"name": name, "outputs": text(values), "comparison": comparison_of(values, master)}
+            for name, values in answers.items()
+        ],
+        "master": text(master),
+        "softmax": softmax(master).tolist(),
+        "wilson": [[k, n, *wilson_interval(k, n)] for k, n in ((0, 5), (3, 5), (38, 38), (970, 1000))],
+        "limits": {name: vars_of(limit) for name, limit in LIMITS.items()},
+    }
+
+
+def text(values: np.ndarray) -> list[list[str]]:
+    """Return float32 values as text, as Kotlin reads it: JSON has no NaN."""
+    return [["NaN" if np.isnan(v) else repr(float(v)) for v in row] for row in values]
+
+
+def comparison_of(outputs: np.ndarray, master: np.ndarray) -> dict[str, object]:
+    """Return the harness's comparison."""
+    labels = [str(i) for i in range(master.shape[1])]
+    found = compare(outputs, master, master, labels=None, class_names=labels, rtol=1e-3, atol=1e-3)
+    return vars_of(found)
+
+
+def vars_of(value: object) -> dict[str, object]:
+    """Return a record as plain JSON values."""
+    return dataclasses.asdict(value)  # type: ignore[call-overload,no-any-return]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), dict(pair.split("=", 1) for pair in sys.argv[2:]))
