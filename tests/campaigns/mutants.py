@@ -1,0 +1,417 @@
+"""The mutants of the mutation campaign: every way in which a bundle is damaged, or written by a faulty exporter."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "harness")]
+
+import faults  # noqa: E402 - beside the tests that use it too
+from damage import edit_json, flip_bit  # noqa: E402
+
+from exporters.bundle import Bundle, eager_source  # noqa: E402
+from exporters.manifest import Variant  # noqa: E402
+
+FLIPS, CUTS = 3, 2  # random ones, of each file
+CONTROL = "none"  # the kind of an undamaged variant, which must pass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to be wrong."""
+
+    kind: str
+    variant_id: str | None  # None: the bundle itself
+    detail: str
+    apply: Callable[[Bundle], None]
+    is_planted: bool  # a fault that must show; a random bit need not
+
+    @property
+    def name(self) -> str:
+        """What no two mutants share."""
+        return f"{self.kind} | {self.variant_id or 'bundle'} | {self.detail}"
+
+
+def payload(path: Path) -> list[Path]:
+    """Return the files of a variant: itself, or those of a package."""
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def bit_flips(bundle: Bundle, variant: Variant, rng: random.Random) -> list[Mutant]:
+    made = []
+    for index in range(FLIPS):
+        files = payload(bundle.path(str(variant.path)))
+        file = files[index % len(files)]
+        relative, offset = file.relative_to(bundle.root), rng.randrange(file.stat().st_size)
+
+        def apply(copy: Bundle, relative: Path = relative, offset: int = offset) -> None:
+            flip_bit(copy.root / relative, offset)
+
+        made.append(Mutant("bit flipped", variant.id, f"{relative} at {offset}", apply, is_planted=False))
+    return made
+
+
+def truncations(bundle: Bundle, variant: Variant, rng: random.Random) -> list[Mutant]:
+    made = []
+    for _ in range(CUTS):
+        file = max(payload(bundle.path(str(variant.path))), key=lambda p: p.stat().st_size)
+        relative, left = file.relative_to(bundle.root), rng.randrange(file.stat().st_size)
+
+        def apply(copy: Bundle, relative: Path = relative, left: int = left) -> None:
+            os.truncate(copy.root / relative, left)
+
+        made.append(Mutant("truncated", variant.id, f"{relative} to {left} bytes", apply, is_planted=True))
+    return made
+
+
+def swapped(bundle: Bundle, variant: Variant) -> list[Mutant]:
+    """Another variant's file of the same format in its place."""
+    others = [v for v in bundle.exported() if v.format == variant.format and v.id != variant.id][:2]
+    made = []
+    for other in others:
+
+        def apply(copy: Bundle, source: str = str(other.path)) -> None:
+            target = copy.path(str(variant.path))
+            if target.is_dir():
+                shutil.rmtree(target)
+                shutil.copytree(bundle.path(source), target)
+            else:
+                shutil.copy(bundle.path(source), target)
+
+        made.append(Mutant("swapped file", variant.id, f"holds {other.id}", apply, is_planted=True))
+    return made
+
+
+EAGER_FAULTS: dict[str, Callable] = {
+    "weights ×1.01": faults.scale_weight,
+    "two channels exchanged": faults.exchange_channels,
+    "labels permuted": faults.Permuted,
+    "mean and std changed": faults.OtherMean,
+    "BatchNorm not folded": faults.forget_norm,
+    "dropout left on": faults.leave_dropout_on,
+    "wrong resize mode": faults.OtherResize,
+    "wrong activation": faults.other_activation,
+}
+# A static int8 network is changed after its conversion; what is left of the others is in its float part.
+STATIC_FAULTS: dict[str, Callable] = {
+    "zero point shifted": faults.shift_zero_point,
+    "labels permuted": faults.Permuted,
+    "mean and std changed": faults.OtherMean,
+    "wrong resize mode": faults.OtherResize,
+}
+DYNAMIC_FAULTS = EAGER_FAULTS | {"int8 scale ×1.05": faults.scale_int8_linear}
+
+
+def pytorch_faults(variant: Variant) -> list[Mutant]:
+    table = {"int8-static": STATIC_FAULTS, "int8-dynamic": DYNAMIC_FAULTS}.get(variant.precision, EAGER_FAULTS)
+    return [
+        Mutant(kind, variant.id, "traced again", lambda b, f=fault: faults.rewrite(b, variant.id, f), is_planted=True)
+        for kind, fault in table.items()
+    ]
+
+
+def onnx_faults(variant: Variant) -> list[Mutant]:
+    """Faults in the weights of an ``.onnx`` file, whatever their type; and in the graph around them."""
+    made = []
+    for kind, edit in (
+        ("weights ×1.01", scale_onnx),
+        ("two channels exchanged", exchange_onnx),
+        ("labels permuted", permute_onnx),
+        ("mean and std changed", shift_onnx),
+        ("wrong resize mode", resize_onnx),
+        ("wrong activation", activation_onnx),
+    ):
+        made.append(
+            Mutant(kind, variant.id, "graph edited", lambda b, e=edit: edit_onnx(b, variant.id, e), is_planted=True)
+        )
+    if variant.precision == "int8-static":
+        made.append(
+            Mutant(
+                "zero point shifted",
+                variant.id,
+                "graph edited",
+                lambda b: edit_onnx(b, variant.id, shift_onnx_zero_point),
+                is_planted=True,
+            )
+        )
+    return made
+
+
+def edit_onnx(bundle: Bundle, variant_id: str, edit: Callable) -> None:
+    path = faults.file_of(bundle, variant_id)
+    save_edited(path, path, edit)
+
+
+def save_edited(source: Path, target: Path, edit: Callable) -> None:
+    import onnx
+
+    model = onnx.load(source)
+    edit(model)
+    onnx.save(model, target)
+
+
+def _change(tensor: object, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor).copy()
+    tensor.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), tensor.name))
+
+
+def _weights(model: object) -> list:
+    """Return every float weight, or where it is int8 its scales."""
+    floats = [t for t in model.graph.initializer if len(t.dims) in {2, 4} and t.data_type in {1, 10}]
+    scales = [t for t in model.graph.initializer if "weight" in t.name.lower() and t.name.endswith("_scale")]
+    return [*floats, *scales]
+
+
+def scale_onnx(model: object) -> None:
+    _change(_weights(model)[0], lambda v: v * 1.01)
+
+
+def exchange_onnx(model: object) -> None:
+    found = [t for t in model.graph.initializer if len(t.dims) in {2, 4} and t.dims[0] > 1]
+    # Not a depthwise one: the pointwise convolution mixes all channels.
+    tensor = next((t for t in found if len(t.dims) == 4 and t.dims[1] > 3), found[0])
+    _change(tensor, lambda v: v[[1, 0, *range(2, len(v))]])
+
+
+def permute_onnx(model: object) -> None:
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    name = graph.output[0].name
+    last = next(n for n in graph.node if name in n.output)
+    last.output[list(last.output).index(name)] = "in_order"
+    order = helper.make_tensor("order", TensorProto.INT64, [10], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9])
+    graph.initializer.append(order)
+    graph.node.append(helper.make_node("Gather", ["in_order", "order"], [name], axis=1))
+
+
+def shift_onnx(model: object) -> None:
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    name = graph.input[0].name
+    for node in graph.node:
+        for i, given in enumerate(node.input):
+            if given == name:
+                node.input[i] = "shifted"
+    graph.initializer.append(helper.make_tensor("off", TensorProto.FLOAT, [], [0.09]))
+    graph.node.insert(0, helper.make_node("Add", [name, "off"], ["shifted"]))
+
+
+def resize_onnx(model: object) -> None:
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            for attribute in node.attribute:
+                if attribute.name == "coordinate_transformation_mode":
+                    attribute.s = b"align_corners"
+            return
+    shift_onnx(model)  # this network computes at its input's own size, and so has no resize
+
+
+def activation_onnx(model: object) -> None:
+    relus = [n for n in model.graph.node if n.op_type in {"Relu", "Clip"}]
+    if relus:
+        relus[-2].op_type = "Softplus"
+    else:
+        scale_onnx(model)
+
+
+def shift_onnx_zero_point(model: object) -> None:
+    points = [t for t in model.graph.initializer if t.name.endswith("_zero_point") and t.data_type == 2]
+    _change(points[len(points) // 2], lambda v: v + 90)
+
+
+def ort_faults(variant: Variant, bundle: Bundle) -> list[Mutant]:
+    """The faults of its ``.onnx`` sister, optimised offline as the exporter does."""
+    sister = faults.file_of(bundle, variant.id.replace("ort-", "onnx-"))  # the whole one: the copy's may be damaged
+
+    def apply(copy: Bundle, edit: Callable) -> None:
+        from exporters.onnx import _optimize_offline
+
+        with tempfile.TemporaryDirectory() as name:
+            faulty = Path(name) / "faulty.onnx"
+            save_edited(sister, faulty, edit)
+            _optimize_offline(faulty, faults.file_of(copy, variant.id), variant.precision)
+
+    table = {
+        "weights ×1.01": scale_onnx,
+        "two channels exchanged": exchange_onnx,
+        "labels permuted": permute_onnx,
+        "mean and std changed": shift_onnx,
+        "wrong activation": activation_onnx,
+    }
+    return [
+        Mutant(kind, variant.id, "optimised again", lambda b, e=edit: apply(b, e), is_planted=True)
+        for kind, edit in table.items()
+    ]
+
+
+def coreml_faults(variant: Variant) -> list[Mutant]:
+    """Faults of the model that is converted, compressed as the exporter does."""
+    kinds = [
+        "weights ×1.01",
+        "two channels exchanged",
+        "labels permuted",
+        "mean and std changed",
+        "BatchNorm not folded",
+    ]
+    kinds += ["wrong resize mode", "wrong activation"]
+    return [
+        Mutant(
+            kind,
+            variant.id,
+            "converted again",
+            lambda b, f=EAGER_FAULTS[kind]: convert_again(b, variant.id, f),
+            is_planted=True,
+        )
+        for kind in kinds
+    ]
+
+
+def convert_again(bundle: Bundle, variant_id: str, fault: Callable) -> None:
+    import coremltools as ct
+
+    from exporters.coreml import _compressed, _program, quiet, save
+
+    variant = bundle.variant(variant_id)
+    is_image = variant.input_kind == "pixels"
+    torch.manual_seed(0)
+    master = eager_source(bundle, bundle.variant("torchscript-fp32"))
+    model = fault(master) or master
+    if is_image:
+        model = torch.nn.Sequential(FromImage(bundle), model, torch.nn.Softmax(dim=1))
+    size = bundle.manifest.signature.size_px
+    shape = (1, 3, size, size)
+    fp32 = variant.precision == "fp32"
+    with quiet(), torch.inference_mode():
+        fed = (
+            ct.ImageType(name="image", shape=shape)
+            if is_image
+            else ct.TensorType(name="input", shape=shape, dtype=np.float32)
+        )
+        converted = ct.convert(
+            _program(model.eval(), torch.zeros(shape)),
+            inputs=[fed],
+            outputs=None if is_image else [ct.TensorType(name="logits", dtype=np.float32)],
+            convert_to="mlprogram",
+            compute_precision=ct.precision.FLOAT32 if fp32 else ct.precision.FLOAT16,
+            minimum_deployment_target=ct.target.iOS16,
+            classifier_config=ct.ClassifierConfig(list(bundle.manifest.signature.labels)) if is_image else None,
+            skip_model_load=True,
+        )
+        if variant.precision not in {"fp32", "fp16"}:
+            converted = _compressed(converted, variant.precision)
+    path = faults.file_of(bundle, variant_id)
+    shutil.rmtree(path)
+    with quiet():
+        save(converted, path)
+
+
+class FromImage(torch.nn.Module):
+    """Normalise 0-255 pixels."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        signature = bundle.manifest.signature
+        self.register_buffer("mean", torch.tensor(signature.mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(signature.std).view(1, 3, 1, 1) * 255)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels - self.mean) / self.std
+
+
+def in_signatures(change: Callable[[dict], None]) -> Callable[[Bundle], None]:
+    """Change the signature wherever the bundle keeps one."""
+
+    def apply(bundle: Bundle) -> None:
+        for name in ("manifest.json", "reference/reference.json"):
+            edit_json(bundle.root / name, lambda content: change(content["signature"]))
+
+    return apply
+
+
+def swap_labels(signature: dict) -> None:
+    signature["labels"][:2] = signature["labels"][1::-1]
+
+
+def add_to(name: str, channel: int) -> Callable[[dict], None]:
+    def change(signature: dict) -> None:
+        signature[name][channel] += 0.01
+
+    return change
+
+
+def change_resize(bundle: Bundle) -> None:
+    edit_json(bundle.root / "manifest.json", lambda c: c["signature"]["resize"].update(antialias=False))
+
+
+def scale_reference(bundle: Bundle) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = bundle.root / "reference" / "model.safetensors"
+    state = load_file(path)
+    state["classifier.1.weight"] *= 1.01
+    save_file(state, path)
+
+
+_SHARED = {
+    "golden/logits.f32": (3, 1003),
+    "golden/inputs.f32": (3, 1003),
+    "golden/images.u8": (3, 1003),
+    "reference/model.safetensors": (3, 1003),
+    "labels.txt": (0, 5),
+}
+
+
+def bundle_faults() -> list[Mutant]:
+    """Faults of what the variants are held against."""
+    made = [
+        Mutant("labels permuted", None, "in the signature", in_signatures(swap_labels), is_planted=True),
+        Mutant("weights ×1.01", None, "of the reference", scale_reference, is_planted=True),
+        Mutant("wrong resize mode", None, "in the manifest alone", change_resize, is_planted=True),
+    ]
+    for name in ("mean", "std"):
+        for channel in range(3):
+            apply = in_signatures(add_to(name, channel))
+            made.append(Mutant("mean and std changed", None, f"{name} of channel {channel}", apply, is_planted=True))
+    for name, offsets in _SHARED.items():
+        for offset in offsets:
+            made.append(
+                Mutant(
+                    "bit flipped",
+                    None,
+                    f"{name} at {offset}",
+                    lambda b, n=name, o=offset: flip_bit(b.root / n, o),
+                    is_planted=False,
+                )
+            )
+    return made
+
+
+def all_mutants(bundle: Bundle, rng: random.Random) -> list[Mutant]:
+    """Return every mutant, and first the controls."""
+    made = [Mutant(CONTROL, v.id, "undamaged", lambda _: None, is_planted=False) for v in bundle.exported()]
+    by_format: dict[str, Callable[[Variant], list[Mutant]]] = {
+        "torchscript": pytorch_faults,
+        "ptl": pytorch_faults,
+        "onnx": onnx_faults,
+        "ort": lambda variant: ort_faults(variant, bundle),
+        "coreml": coreml_faults,
+    }
+    for variant in bundle.exported():
+        made += bit_flips(bundle, variant, rng) + truncations(bundle, variant, rng) + swapped(bundle, variant)
+        made += by_format[variant.format](variant) if variant.format in by_format else []
+    return made + bundle_faults()

@@ -1,0 +1,39 @@
+"""Fetch what the browser tests need and the machine does not bring: axe-core, through npm, into ``tests/.cache``.
+
+Run once: ``.venv/bin/python tests/set_up_browser.py``. Chromium comes from the machine's own packages (on Debian and
+Ubuntu: ``apt-get install chromium``), playwright from ``pip install -e '.[browser]'``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+VERSION = "4.14.1"
+SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+AXE = Path(__file__).resolve().parent / ".cache" / "axe.min.js"
+
+
+def main() -> int:
+    """Download, check and keep ``axe.min.js``; 0 where it is in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["npm", "pack", "--silent", f"axe-core@{VERSION}"]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(Path(folder) / f"axe-core-{VERSION}.tgz") as archive:
+            member = archive.extractfile("package/axe.min.js")
+            content = b"" if member is None else member.read()
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        sys.stderr.write("axe.min.js is not the file that was expected: nothing was kept.\n")
+        return 1
+    AXE.parent.mkdir(exist_ok=True)
+    AXE.write_bytes(content)
+    sys.stdout.write(f"Kept: {AXE}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
