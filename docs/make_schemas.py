@@ -1,0 +1,31 @@
+"""Write the JSON Schemas of the records that other programs read, from the types themselves.
+
+Run as ``python docs/make_schemas.py``; a test holds ``docs/schemas/`` against :func:`schemas`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from exporters.manifest import Manifest
+from harness.types import BenchSet, MeasurementSet
+from udacisense.types import Artifact
+
+FOLDER = Path(__file__).parent / "schemas"
+RECORDS = {"artifact": Artifact, "bench": BenchSet, "manifest": Manifest, "measurements": MeasurementSet}
+
+
+def schemas() -> dict[str, str]:
+    """Return file name → JSON Schema text."""
+    return {
+        f"{name}.schema.json": json.dumps(TypeAdapter(record).json_schema(), indent=2) + "\n"
+        for name, record in RECORDS.items()
+    }
+
+
+if __name__ == "__main__":
+    for file_name, text in schemas().items():
+        (FOLDER / file_name).write_text(text, encoding="utf-8")
