@@ -111,6 +111,58 @@ def slice_by_size(a: Arguments) -> Value:
     return x
 
 
+def gather(a: Arguments) -> Value:
+    """Take slices along an axis, for each of the first ``batch_dims`` axes on its own (coremltools, ``gather``)."""
+    x, batch_dims = tensor(a["x"]), int(a.get("batch_dims", 0))
+    axis = int(a.get("axis", 0)) % x.ndim
+    indices = _positions(a, x.shape[axis])
+    if batch_dims:
+        return _batched(gather, a, x, indices, batch_dims=batch_dims, axis=axis - 1)
+    taken = x.index_select(axis, indices.flatten())
+    return taken.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+
+
+def gather_along_axis(a: Arguments) -> Value:
+    """Take single values along an axis; the answer has the shape of ``indices``."""
+    x = tensor(a["x"])
+    axis = int(a.get("axis", 0)) % x.ndim
+    return torch.take_along_dim(x, _positions(a, x.shape[axis]), dim=axis)
+
+
+def gather_nd(a: Arguments) -> Value:
+    """Take slices at coordinates, which are the last axis of ``indices``."""
+    x, indices, batch_dims = tensor(a["x"]), tensor(a["indices"]).long(), int(a.get("batch_dims", 0))
+    if (indices < 0).any():  # torch would count from the end; coremltools leaves open what it means
+        raise UnknownOperatorError(["gather_nd with a negative index"])
+    if batch_dims:
+        return _batched(gather_nd, a, x, indices, batch_dims=batch_dims)
+    return x[tuple(indices.movedim(-1, 0))]
+
+
+def _batched(
+    operator: Operator, a: Arguments, x: Tensor, indices: Tensor, *, batch_dims: int, **changed: Value
+) -> Tensor:
+    """Apply an operator to each pair along the first axis."""
+    rest = {**a, **changed, "batch_dims": batch_dims - 1}
+    return torch.stack([operator({**rest, "x": v, "indices": i}) for v, i in zip(x, indices, strict=True)])
+
+
+def _positions(a: Arguments, size: int) -> Tensor:
+    """Return indices as 0 … size - 1.
+
+    Negative ones count from the end up to iOS 16; from iOS 17 on, whose gathers have ``validate_indices``, what they
+    give is undefined.
+
+    Raises:
+        UnknownOperatorError: what an index gives is undefined.
+    """
+    indices = tensor(a["indices"]).long()
+    low = 0 if "validate_indices" in a else -size
+    if ((indices < low) | (indices >= size)).any():
+        raise UnknownOperatorError(["a gather with an index out of range"])
+    return torch.where(indices < 0, indices + size, indices)
+
+
 def pad(a: Arguments) -> Value:
     """Pad axes."""
     pads = ints(a["pad"])

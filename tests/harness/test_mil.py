@@ -100,6 +100,10 @@ CASES: dict[str, nn.Module] = {
     "channel shuffle": Of(
         lambda x: torch.cat([x, 2 * x], 1).reshape(1, 2, 3, 8, 8).transpose(1, 2).reshape(1, 6, 8, 8)
     ),
+    "gather": Of(lambda x: x[:, [2, 0, 1]][:, :, :, [7, 7, 0]]),
+    "gather of the rows of a matrix": Of(lambda x: x.flatten(0, 2)[torch.tensor([[3, 1], [0, 23]])]),
+    "gather along an axis": Of(lambda x: torch.gather(x, 3, torch.arange(8).flip(0).expand(1, 3, 8, 8))),
+    "gather of points": Of(lambda x: x[torch.tensor([0, 0]), torch.tensor([2, 1]), torch.tensor([7, 3])]),
     "where": Of(lambda x: torch.where(x > 0.1, x, torch.zeros_like(x))),
 }
 
@@ -215,6 +219,54 @@ def test_sampling_modes_are_those_of_the_documentation(mode: str, points: list[f
 def test_concat_interleaves_as_documented(axis: int, interleave: bool, wanted: list[list[int]]) -> None:
     values = [torch.tensor([[1, 2], [3, 4], [5, 6]]), torch.tensor([[7, 8], [9, 10], [11, 12]])]
     assert OPERATORS["concat"]({"values": values, "axis": axis, "interleave": interleave}).tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments"),
+    [
+        ("gather", {"axis": -1, "indices": [[0, -3], [2, 1]]}),
+        ("gather", {"axis": 2, "batch_dims": 1, "indices": [[0, 2, 2, 1], [1, 0, 2, 0]]}),
+        ("gather", {"axis": 1, "batch_dims": 1, "indices": [[3], [0]]}),
+        ("gather", {"axis": 2, "batch_dims": 2, "indices": [[0, 1, 2, 0], [2, 1, 0, 0]]}),
+        ("gather", {"axis": 0, "indices": 1}),
+    ],
+)
+def test_gathers_are_those_that_coremltools_computes(operator: str, arguments: dict[str, Any]) -> None:
+    from coremltools.converters.mil.mil.ops.defs._utils import compute_gather
+
+    x = torch.arange(24.0).reshape(2, 4, 3)
+    indices = torch.tensor(arguments["indices"])
+    axis, batch_dims = arguments["axis"], arguments.get("batch_dims", 0)
+    wanted = compute_gather(params=x.numpy(), indices=indices.numpy(), axis=axis, batch_dims=batch_dims)
+    got = OPERATORS[operator]({"x": x, **arguments, "indices": indices})
+    assert got.shape == wanted.shape
+    np.testing.assert_array_equal(got.numpy(), wanted)
+
+
+def test_gathers_of_single_values_and_points_follow_their_documentation() -> None:
+    x = torch.arange(24.0).reshape(2, 4, 3)
+    indices = torch.tensor([[[2, 0, 1]], [[1, -1, 3]]])
+    along = OPERATORS["gather_along_axis"]({"x": x, "indices": indices, "axis": 1})
+    np.testing.assert_array_equal(along.numpy(), np.take_along_axis(x.numpy(), indices.numpy(), 1))
+    points = torch.tensor([[1, 3], [0, 2]])
+    assert torch.equal(OPERATORS["gather_nd"]({"x": x, "indices": points}), torch.stack([x[1, 3], x[0, 2]]))
+    by_batch = OPERATORS["gather_nd"]({"x": x, "indices": torch.tensor([[1, 2], [0, 2]]), "batch_dims": 1})
+    assert by_batch.tolist() == [x[0, 1, 2].item(), x[1, 0, 2].item()]
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments"),
+    [
+        ("gather", {"indices": [4]}),
+        ("gather", {"indices": [-1], "validate_indices": False}),
+        ("gather_along_axis", {"indices": [[-5]]}),
+        ("gather_nd", {"indices": [[-1]]}),
+    ],
+)
+def test_an_index_whose_meaning_is_undefined_is_not_judged(operator: str, arguments: dict[str, Any]) -> None:
+    given = {"x": torch.zeros(4, 1), **arguments, "indices": torch.tensor(arguments["indices"])}
+    with pytest.raises(UnknownOperatorError, match="gather"):
+        OPERATORS[operator](given)
 
 
 def test_image_channels_are_swapped_where_the_file_wants_blue_first() -> None:
