@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from exporters.preflight import PreflightCheck, PreflightReport
 from udacisense.errors import InputError
+from udacisense.files import ZIP_ERRORS
 from udacisense.types import Outcome
 
 SUFFIXES = (".apk", ".aab", ".aar")
@@ -64,13 +65,18 @@ def preflight_apk(path: Path) -> PreflightReport:
         raise InputError(f"There is no file at {path}; give an APK, AAB or AAR.")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is no APK, AAB or AAR: it is not a zip file, or it is cut short.")
-    with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-        found = [(entry, match["abi"]) for entry in archive.infolist() if (match := _LIBRARY.search(entry.filename))]
-        checks: list[PreflightCheck] = []
-        for entry, abi in sorted(found, key=lambda item: item[0].filename):
-            checks.append(_segments(archive, entry, abi))
-            if path.suffix.lower() == ".apk":
-                checks.append(_place(stream, entry, abi))
+    checks: list[PreflightCheck] = []
+    try:
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            found = [
+                (entry, match["abi"]) for entry in archive.infolist() if (match := _LIBRARY.search(entry.filename))
+            ]
+            for entry, abi in sorted(found, key=lambda item: item[0].filename):
+                checks.append(_segments(archive, entry, abi))
+                if path.suffix.lower() == ".apk":
+                    checks.append(_place(stream, entry, abi))
+    except ZIP_ERRORS as exc:
+        raise InputError(f"{path} is no whole APK, AAB or AAR ({exc}); build or copy it again.") from exc
     if not checks:
         checks.append(
             PreflightCheck(
@@ -101,7 +107,7 @@ def _segments(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, abi: str) -> Pre
     try:
         with archive.open(entry) as library:
             alignments = load_alignments(library.read())
-    except (InputError, zipfile.BadZipFile) as exc:
+    except (InputError, *ZIP_ERRORS) as exc:
         reason = f"unreadable: {exc}"
         return PreflightCheck(name=name, outcome=Outcome.FAILED, found=reason, allowed=allowed, fix="pack it again")
     smallest = min(alignments)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from exporters.manifest import FileRecord, Manifest, Variant
 from udacisense.errors import InputError, LoadError, did_you_mean
-from udacisense.files import atomic_path, sha256_file, sha256_path
+from udacisense.files import ZIP_ERRORS, atomic_path, sha256_file, sha256_path
 from udacisense.types import ModelSpec, Outcome, Signature, read_json, record
 
 if TYPE_CHECKING:
@@ -230,8 +230,7 @@ def _unpack(path: Path, root: Path) -> None:
                         target.parent.mkdir(parents=True, exist_ok=True)
                         with archive.open(entry) as source, target.open("wb") as out:
                             shutil.copyfileobj(source, out)
-    # RuntimeError: an encrypted entry; zlib's error is no OSError.
-    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, NotImplementedError) as exc:
+    except ZIP_ERRORS as exc:
         raise InputError(f"{path} is no readable .zip of a bundle ({exc}); copy it again.") from exc
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from exporters.pointwise import SAFE_PLACES
 from udacisense.errors import LoadError
+from udacisense.files import ZIP_ERRORS
 from udacisense.types import from_json, record, to_json
 
 _TIMEOUT_S = 120.0
@@ -120,7 +121,7 @@ def _main(arguments: list[str]) -> int:
             shape = tuple(int(n) for n in arguments[1].split(",")) if len(arguments) == 2 else None
             sys.stdout.write(to_json(_read(Path(arguments[0]), shape)))
     # PyTorch raises RuntimeError with a C++ stack; its first line is the reason.
-    except (RuntimeError, OSError, ValueError, StopIteration, KeyError, zipfile.BadZipFile) as exc:
+    except (*ZIP_ERRORS, ValueError, StopIteration, KeyError) as exc:
         sys.stderr.write(f"{(str(exc).strip().splitlines() or [type(exc).__name__])[0]}\n")
         return 1
     return 0

@@ -9,6 +9,7 @@ from typing import Literal
 
 from exporters.manifest import Precision
 from udacisense.errors import LoadError
+from udacisense.files import ZIP_ERRORS
 from udacisense.types import Signature, from_json, record, to_json
 
 KEY = "udacisense"
@@ -46,7 +47,7 @@ def read_extra_file(path: Path) -> Metadata | None:
         with zipfile.ZipFile(path) as archive:
             found = [name for name in archive.namelist() if name.endswith(f"/extra/{EXTRA_FILE}")]
             text = archive.read(found[0]) if found else None
-    except (OSError, zipfile.BadZipFile) as exc:
+    except ZIP_ERRORS as exc:
         raise LoadError(
             f"{path} is no TorchScript file ({exc}); it may be cut short: export or copy it again."
         ) from exc

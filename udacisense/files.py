@@ -6,14 +6,28 @@ import errno
 import fcntl
 import glob
 import hashlib
+import lzma
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from udacisense.errors import InputError
 
+# What the standard library raises on a damaged, encrypted or exotic zip file; its decompressors' errors are no OSError.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    UnicodeDecodeError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
 _PARTIAL = ".partial-"
 _OLD = ".partial-old-"  # a folder on its way out
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.device.contract import PACKAGE
 from harness.device.phone import OnBytes, Phone, last_line
 from udacisense.errors import InputError
+from udacisense.files import ZIP_ERRORS
 
 _FOLDER = "/data/local/tmp"
 _INSTALL_S = 300.0
@@ -37,9 +38,13 @@ def check_apk(path: Path) -> None:
         raise InputError(f"There is no APK at {path}; build one with 'make android-apk' or in Android Studio.")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is no APK: it is not a zip file, or it is cut short.")
-    with zipfile.ZipFile(path) as archive:
-        if "AndroidManifest.xml" not in archive.namelist():
-            raise InputError(f"{path} is no APK: it holds no AndroidManifest.xml.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except ZIP_ERRORS as exc:
+        raise InputError(f"{path} is no whole APK ({exc}); build or copy it again.") from exc
+    if "AndroidManifest.xml" not in names:
+        raise InputError(f"{path} is no APK: it holds no AndroidManifest.xml.")
 
 
 def install_apk(phone: Phone, path: Path, *, on_bytes: OnBytes) -> None:

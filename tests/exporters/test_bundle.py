@@ -115,6 +115,22 @@ def test_a_hostile_zip_is_refused_before_a_byte_is_written(
     assert {p.name for p in tmp_path.rglob("*")} <= {"bad.zip", "in"}
 
 
+def test_a_zip_damaged_inside_a_file_says_so(exported, tmp_path: Path) -> None:
+    """A bit of the compressed data, where the archive's own directory is whole, is met while unpacking."""
+    whole = tmp_path / "whole.zip"
+    write_zip(exported.bundle.root, whole)
+    with zipfile.ZipFile(whole) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.compress_size)
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+        damaged = bytearray(whole.read_bytes())
+        at = largest.header_offset + 30 + len(largest.filename) + int(share * largest.compress_size)
+        damaged[at : at + 40] = bytes(255 - byte for byte in damaged[at : at + 40])
+        (tmp_path / "damaged.zip").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"no readable \.zip"):
+            open_bundle(tmp_path / "damaged.zip", unpack_to=tmp_path / "bundle")
+        assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"text"])
 def test_what_is_no_bundle_says_so(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "some.zip").write_bytes(content)
