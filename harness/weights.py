@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from harness.cell import run_process
 from harness.runners import first_line
+from harness.verify_input import compare_input, reference_input
 from udacisense.types import read_json, record, write_record
 
 if TYPE_CHECKING:
@@ -260,12 +261,17 @@ def main(folder: Path) -> None:
     bundle = open_bundle(Path(job.bundle))
     variants = [bundle.variant(name) for name in job.variant_ids]
     expected = reference_weights(bundle, variants[0], job.allow_factory)
+    expected_input = reference_input(bundle, variants[0], job.allow_factory)
     found: dict[str, WeightsFound] = {}
     for variant in variants:
         path = bundle.path(str(variant.path))
         try:
             got = mil_weights(path) if variant.format == "coreml" else onnx_weights(path)
-            found[variant.id] = compare_weights(expected, got)
+            weights, (problem, note) = compare_weights(expected, got), compare_input(bundle, variant, expected_input)
+            found[variant.id] = WeightsFound(
+                problems=(*((problem,) if problem else ()), *weights.problems),
+                note="; ".join(text for text in (weights.note, note) if text) or None,
+            )
         # Whatever a parser raises on a damaged file, this variant's weights are not known to be right.
         except Exception as exc:
             found[variant.id] = _unread(first_line(exc))
