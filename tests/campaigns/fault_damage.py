@@ -111,7 +111,8 @@ def damaged(relative: str, line: str, *, recorded: bool) -> Callable[[Scene, ran
 
     def inject(scene: Scene, rng: random.Random) -> Answer:
         with scene.scratch() as folder:
-            top = Path(relative).parts[0]
+            found = rng.choice(sorted(p for p in scene.work.glob(relative) if p.is_file())).relative_to(scene.work)
+            top = found.parts[0]
             copy = folder / "w"
             copy.mkdir()
             for entry in scene.work.iterdir():
@@ -119,8 +120,7 @@ def damaged(relative: str, line: str, *, recorded: bool) -> Callable[[Scene, ran
                     (copy / entry.name).symlink_to(entry)
             source = scene.work / top
             shutil.copytree(source, copy / top) if source.is_dir() else shutil.copy(source, copy / top)
-            victim = rng.choice(sorted(p for p in copy.glob(relative) if p.is_file()))
-            way = f"{victim.relative_to(copy)}: {damage(victim, rng)}"
+            way = f"{found}: {damage(copy / found, rng)}"
             return _judge_damage(_in_process(line.format(w=copy, o=folder)), way, recorded=recorded)
 
     return inject

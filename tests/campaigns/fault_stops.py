@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def result_of(name: str, folder: Path) -> str:
         return sha256_file(folder / "base" / "artifact" / "model.safetensors")
     if name == "compress":
         load_artifact(folder / "p2" / "artifact")
-        return sha256_file(folder / "p2" / "artifact" / "model.safetensors") + sha256_file(folder / "p2" / "final.pt")
+        return sha256_file(folder / "p2" / "artifact" / "model.safetensors") + graph_digest(folder / "p2" / "final.pt")
     if name == "export":
         manifest = json.loads((folder / "bundle" / "manifest.json").read_text())
         return str([(v["id"], v["outcome"], v["sha256"] if v["deterministic"] else None) for v in manifest["variants"]])
@@ -37,6 +39,16 @@ def result_of(name: str, folder: Path) -> str:
     if name == "verify":
         return str([(m["spec"]["variant_id"], m["outcome"], m["comparison"]) for m in record["measurements"]])
     return str((record["complete"], sorted({(r["cell_id"], r["round"], r["phase"]) for r in record["runs"]})))
+
+
+def graph_digest(path: Path) -> str:
+    """Digest a TorchScript file but for its debug records, which hold the Python stack of the call that saved it."""
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if not name.endswith((".debug_pkl", "/serialization_id")):
+                digest.update(name.encode() + archive.read(name))
+    return digest.hexdigest()
 
 
 def half_taken_as_whole(name: str, folder: Path) -> str | None:
