@@ -22,6 +22,7 @@ class OnnxFacts:
     opset: int  # of the standard operators
     ir_version: int | None  # None: an .ort file, which has none
     operators: dict[str, frozenset[str]]  # domain ("" or "ai.onnx": the standard) -> operator types
+    element_types: frozenset[str]  # of every value of an .ort file, as C++ names them; empty for .onnx
     metadata: Metadata | None  # None: another tool wrote the file
 
 
@@ -72,6 +73,7 @@ def _onnx_facts(path: Path) -> OnnxFacts:
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
         ir_version=model.ir_version,
         operators={domain: frozenset(names) for domain, names in operators.items()},
+        element_types=frozenset(),
         metadata=_metadata(path, entries),
     )
 
@@ -79,6 +81,10 @@ def _onnx_facts(path: Path) -> OnnxFacts:
 def _ort_facts(path: Path) -> OnnxFacts:
     import onnxruntime
     from onnxruntime.tools.ort_format_model import OrtFormatModelProcessor
+
+    # The reader of its operators makes the schema's classes importable.
+    from onnxruntime.tools.ort_format_model.types import FbsTypeInfo
+    from ort_flatbuffers_py.fbs.InferenceSession import InferenceSession as Schema
 
     found: dict[str, dict[int, set[str]]] = {}
     options = onnxruntime.SessionOptions()
@@ -90,13 +96,20 @@ def _ort_facts(path: Path) -> OnnxFacts:
             # It leaves the file for the garbage collector to close.
             warnings.simplefilter("ignore", ResourceWarning)
             OrtFormatModelProcessor(str(path), found, None).process()
+        model = Schema.GetRootAsInferenceSession(path.read_bytes(), 0).Model()
+        graph = model.Graph()
+        values = (graph.NodeArgs(index).Type() for index in range(graph.NodeArgsLength()))
+        element_types = frozenset(FbsTypeInfo.typeinfo_to_str(kind) for kind in values if kind is not None)
+        imports = (model.OpsetImport(index) for index in range(model.OpsetImportLength()))
+        opsets = {entry.Domain().decode(): entry.Version() for entry in imports}
     # onnxruntime raises classes of its own that share no base but Exception.
     except Exception as exc:
         raise LoadError(f"{path} is no readable .ort model ({_line(exc)}); export or copy it again.") from exc
     return OnnxFacts(
-        opset=max(found.get("ai.onnx", {0: set()})),
+        opset=opsets.get("", opsets.get("ai.onnx", 0)),
         ir_version=None,
         operators={domain: frozenset().union(*by_opset.values()) for domain, by_opset in found.items()},
+        element_types=element_types,
         metadata=_metadata(path, dict(session.get_modelmeta().custom_metadata_map)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporters.lite_facts import LiteFacts, backport, read_lite
 from exporters.metadata import Metadata, read_extra_file
@@ -12,6 +13,9 @@ from exporters.pointwise import NEVER_ON_X86
 from udacisense.errors import InputError
 from udacisense.files import size_bytes
 from udacisense.types import Outcome, record
+
+if TYPE_CHECKING:
+    from exporters.onnx_facts import OnnxFacts
 
 _ENGINE_OF_PHONES = "qnnpack"
 _LARGE_BYTES = 100 * 10**6  # an app's base module may weigh 200 MB in the store; half of it is a model out of hand
@@ -63,7 +67,8 @@ class OnnxRuntime:
 
     opset_max: int
     ir_max: int
-    is_reduced: bool  # onnxruntime-mobile: .ort files alone, and a short list of operators
+    is_reduced: bool  # onnxruntime-mobile: .ort files alone, and short lists of operators and element types
+    opset_min: int = 7
 
 
 # The opset and IR version of the ONNX release that each onnxruntime release contains (its release notes; ONNX's
@@ -73,10 +78,10 @@ ONNX_RUNTIMES: dict[str, OnnxRuntime] = {
     "1.18.0": OnnxRuntime(opset_max=21, ir_max=10, is_reduced=False),
     "1.17.3": OnnxRuntime(opset_max=20, ir_max=9, is_reduced=False),
     "1.16.3": OnnxRuntime(opset_max=19, ir_max=9, is_reduced=False),
-    "mobile-1.18.0": OnnxRuntime(opset_max=21, ir_max=10, is_reduced=True),
+    "mobile-1.18.0": OnnxRuntime(opset_max=21, ir_max=10, is_reduced=True, opset_min=12),
 }
 
-# mobile_package.required_operators.config in onnxruntime's sources: what its reduced package holds.
+# mobile_package.required_operators.config in onnxruntime's sources: what its reduced package holds, from opset 12 on.
 _REDUCED = frozenset(
     """
     Abs Add And ArgMax ArgMin AveragePool BiasGelu Cast Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose
@@ -90,6 +95,9 @@ _REDUCED = frozenset(
     Softmax SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh ThresholdedRelu Tile TopK Transpose Unique Unsqueeze Where
     """.split()  # noqa: SIM905 - a list of a hundred lines reads worse
 )
+
+# Its globally allowed types, and those that shapes, indices and conditions need.
+_REDUCED_TYPES = frozenset({"float", "int8_t", "uint8_t", "int32_t", "int64_t", "bool"})
 
 # Core ML's specification version by system: coremltools' table of the same name.
 COREML_TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}
@@ -273,9 +281,9 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
         _check(
             "opset",
             str(facts.opset),
-            f"7 to {limits.opset_max}",
-            f"export with --opset {limits.opset_max} or lower, or use a newer runtime",
-            is_ok=7 <= facts.opset <= limits.opset_max,
+            f"{limits.opset_min} to {limits.opset_max}",
+            f"export with an --opset of that range (up to {limits.opset_max}), or use another runtime",
+            is_ok=limits.opset_min <= facts.opset <= limits.opset_max,
         )
     ]
     if facts.ir_version is not None:
@@ -292,15 +300,7 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
     missing = [f"{domain}::{op}" for domain in foreign for op in facts.operators[domain]]
     if limits.is_reduced:
         missing += sorted(op for d, ops in facts.operators.items() if d not in foreign for op in ops - _REDUCED)
-        checks.append(
-            _check(
-                "file format",
-                path.suffix,
-                ".ort alone",
-                "take the .ort beside it, or the full package onnxruntime-android",
-                is_ok=path.suffix == ".ort",
-            )
-        )
+        checks += _check_reduced(path, facts)
     checks.append(
         _check(
             "operators",
@@ -311,6 +311,31 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
         )
     )
     return [*checks, _check_shape(facts.metadata)]
+
+
+def _check_reduced(path: Path, facts: OnnxFacts) -> list[PreflightCheck]:
+    """What onnxruntime-mobile asks beyond the full package, its operators apart."""
+    is_ort = path.suffix == ".ort"
+    checks = [
+        _check(
+            "file format",
+            path.suffix,
+            ".ort alone",
+            "take the .ort beside it, or the full package onnxruntime-android",
+            is_ok=is_ort,
+        )
+    ]
+    if is_ort:
+        checks.append(
+            _check(
+                "element types",
+                ", ".join(sorted(facts.element_types)),
+                ", ".join(sorted(_REDUCED_TYPES)),
+                "export in fp32 or int8, or use the full package onnxruntime-android",
+                is_ok=facts.element_types <= _REDUCED_TYPES,
+            )
+        )
+    return checks
 
 
 def _check_coreml(path: Path, runtime: str) -> list[PreflightCheck]:

@@ -19,6 +19,7 @@ from exporters.bundle import check_bundle, eager_source, open_bundle
 from exporters.formats import expand_formats, expand_precisions
 from exporters.manifest import Manifest
 from exporters.source import ExportSource, source_from_factory
+from udacisense.cli import run
 from udacisense.errors import InputError
 from udacisense.files import sha256_path
 from udacisense.types import Outcome
@@ -72,6 +73,16 @@ def test_every_byte_is_repeated_where_the_manifest_says_so(exported, tmp_path: P
     for file in first.files:
         if not file.path.startswith("model-"):
             assert other[file.path] == file.sha256, file.path
+
+
+def test_inspect_names_the_files_whose_bytes_may_differ(exported, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(exported.bundle.root)]) == 0
+    told = capsys.readouterr().out
+    line = told[told.index("not the same bytes from export to export") :]
+    varying = {v.id for v in exported.bundle.manifest.variants if v.path and v.path.endswith(".ort")}
+    assert varying
+    for variant in exported.bundle.manifest.variants:
+        assert (f" {variant.id}" in line.replace(",", "")) == (variant.id in varying), variant.id
 
 
 def test_a_format_that_crashes_leaves_the_others_whole(factories: str, tmp_path: Path) -> None:

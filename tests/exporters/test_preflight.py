@@ -134,7 +134,7 @@ def test_onnx_is_held_against_opset_and_ir(exported, monkeypatch: pytest.MonkeyP
     older = dataclasses.replace(ONNX_RUNTIMES["1.16.3"], opset_max=15, ir_max=7)
     monkeypatch.setitem(module.ONNX_RUNTIMES, "older", older)
     problems = failed(preflight(path, runtime="older"))
-    assert problems["opset"].startswith("17 | export with --opset 15")
+    assert problems["opset"].startswith("17 | export with an --opset of that range (up to 15)")
     assert set(problems) == {"opset", "IR version"}
 
 
@@ -145,6 +145,10 @@ def test_the_reduced_package_takes_ort_files_of_its_operators_alone(exported) ->
     int8 = failed(preflight(root / "model-ort-int8-static.ort", runtime="mobile-1.18.0"))
     assert "QGemm" in int8["operators"]
     assert "onnxruntime-android" in int8["operators"]
+    half = failed(preflight(root / "model-ort-fp16.ort", runtime="mobile-1.18.0"))
+    assert set(half) == {"element types"}, "its kernels take float and 8-bit tensors alone"
+    assert "MLFloat16" in half["element types"]
+    assert failed(preflight(root / "model-ort-fp16.ort")) == {}, "the full package takes half precision"
 
 
 def test_core_ml_is_held_against_the_deployment_target(exported) -> None:

@@ -19,6 +19,7 @@ def command(*, bundle: Path, as_json: bool) -> None:
     """
     from exporters.bundle import check_bundle, open_bundle
     from harness.tables import variants_table
+    from udacisense.types import Outcome
 
     opened = open_bundle(bundle)
     problems = check_bundle(bundle)
@@ -32,6 +33,12 @@ def command(*, bundle: Path, as_json: bool) -> None:
         say(f"labels: {', '.join(signature.labels[:12])}{' …' if len(signature.labels) > 12 else ''}")
         say()
         show(variants_table(manifest.variants))
+        varying = [v.id for v in manifest.variants if v.outcome is Outcome.PASSED and not v.deterministic]
+        if varying:
+            say(
+                f"not the same bytes from export to export: {', '.join(varying)} (onnxruntime writes parts of a file in"
+                " any order; its answers are the same)"
+            )
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     if problems:
