@@ -56,7 +56,7 @@ $(VENV)/.docs: $(STAMP)
 audit: $(STAMP)
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv --clear .venv-audit && .venv-audit/bin/pip install --quiet 'pip-audit>=2.7,<3'; }
 	$(BIN)/python -m pip list --format=freeze --exclude-editable | grep -v '^\(pip\|setuptools\)==' > .venv-audit/installed.txt
-	.venv-audit/bin/pip-audit --requirement .venv-audit/installed.txt --no-deps --disable-pip
+	.venv-audit/bin/pip-audit --requirement .venv-audit/installed.txt --no-deps --disable-pip --strict
 
 android-test: $(STAMP)
 	android_demo/test.sh
