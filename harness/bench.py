@@ -42,6 +42,7 @@ from udacisense.errors import InputError
 from udacisense.files import locked, sha256_file
 from udacisense.models import count_parameters
 from udacisense.progress import Advance
+from udacisense.stages import STAGES, Kind
 from udacisense.types import Artifact, Outcome, from_json, read_json, write_record
 
 # The file is written after every process, but not where that would take over a twentieth of the time.
@@ -278,8 +279,7 @@ def describe_bundle(name: str, bundle: Bundle, *, allow_factory: str | None) -> 
     work = count_work(model, (1, *bundle.manifest.signature.input_shape[1:]))
     top1 = None
     if (bundle.root / ARTIFACT).is_file():
-        artifact = read_json(Artifact, bundle.root / ARTIFACT)
-        top1 = (artifact.stages[-1] if artifact.stages else artifact.baseline).top1_fraction
+        top1 = _master_top1(read_json(Artifact, bundle.root / ARTIFACT))
     return BenchedBundle(
         name=name,
         path=str(bundle.root.resolve()),
@@ -289,6 +289,19 @@ def describe_bundle(name: str, bundle: Bundle, *, allow_factory: str | None) -> 
         moved_bytes=work.moved_bytes,
         top1_fraction=top1,
     )
+
+
+def _master_top1(artifact: Artifact) -> float | None:
+    """Return the float32 weights' accuracy: of the last stage before int8 or a graph; None after a user's own stage."""
+    top1: float | None = artifact.baseline.top1_fraction
+    for stage in artifact.stages:
+        row = STAGES.get(stage.stage)
+        if row is None:
+            return None
+        if row.produces is not Kind.EAGER_FLOAT:
+            break
+        top1 = stage.top1_fraction
+    return top1
 
 
 def _run_step(step: Step, sustained_s: float | None, jobs: Jobs) -> BenchRun:

@@ -18,7 +18,8 @@ from harness.schedule import Plan
 from harness.types import BenchSet, Budget
 from udacisense.errors import InputError
 from udacisense.files import sha256_file
-from udacisense.types import Outcome, read_json
+from udacisense.types import Artifact, Outcome, read_json
+from udacisense.zoo import resolve_artifact
 
 BRIEF = Budget(
     name="brief",
@@ -218,6 +219,15 @@ def test_two_bundles_of_one_name_are_told_apart_by_their_folders(small_bundle: P
     shutil.copytree(small_bundle, copy)
     names = [bundle.name for bundle in plan_sweep([small_bundle, copy]).bundles]
     assert names == ["small(small)", "small(newer)"]
+
+
+def test_a_float_file_has_the_accuracy_of_the_float_weights_and_not_of_the_int8_stage() -> None:
+    artifact = read_json(Artifact, resolve_artifact(Path("p1")) / Artifact.FILE_NAME)
+    by_stage = {stage.stage: stage.top1_fraction for stage in artifact.stages}
+    assert bench._master_top1(artifact) == by_stage["distill"] != by_stage["static-int8"]
+    unknown = dataclasses.replace(artifact.stages[0], stage="their own")
+    assert bench._master_top1(dataclasses.replace(artifact, stages=(unknown,))) is None
+    assert bench._master_top1(dataclasses.replace(artifact, stages=())) == artifact.baseline.top1_fraction
 
 
 def test_no_bundle_at_a_path_is_refused(tmp_path: Path) -> None:
