@@ -96,7 +96,10 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no "×" or "Δ" gets a "?", and no traceback
-    code = run(argv)
+    try:
+        code = run(argv)
+    except KeyboardInterrupt:  # on the way in, or a second one on the way out
+        code = INTERRUPTED
     if code == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only disturb the way out
     sys.exit(code)
