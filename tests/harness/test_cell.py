@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from exporters.manifest import Variant
 from harness.cell import Job, Setting, run_cell
+from harness.floor import floor_variant
 from harness.types import RunSpec
-from udacisense.files import sha256_path, size_bytes
 from udacisense.types import Outcome
 
 
@@ -54,27 +54,7 @@ def saved(module: nn.Module, folder: Path) -> Path:
 
 
 def lite_variant(path: Path, *, batch: int | None = None) -> Variant:
-    return Variant(
-        id="ptl-fp32",
-        format="ptl",
-        precision="fp32",
-        engine=None,
-        path=path.name,
-        sha256=sha256_path(path),
-        file_bytes=size_bytes(path),
-        input_kind="normalized",
-        output_kind="logits",
-        batch=batch,
-        coverage=None,
-        precision_note="",
-        golden_logits_path=None,
-        options={},
-        toolchain={},
-        deterministic=True,
-        outcome=Outcome.PASSED,
-        reason=None,
-        duration_s=0.0,
-    )
+    return dataclasses.replace(floor_variant("ptl-fp32", "ptl", path), batch=batch)
 
 
 def job_for(

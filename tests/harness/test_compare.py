@@ -11,10 +11,10 @@ import pytest
 
 from exporters.manifest import Variant
 from harness.compare import FloatArray, compare, margins, softmax
+from harness.floor import floor_variant
 from harness.limits import LIMITS, Limit, judge, limit_for, read_limits
 from harness.types import Comparison
 from udacisense.errors import InputError
-from udacisense.types import Outcome
 
 NAMES = ("a", "b", "c")
 
@@ -186,27 +186,7 @@ def test_a_gain_never_fails() -> None:
 
 
 def variant(**changes: object) -> Variant:
-    base = Variant(
-        id="v",
-        format="onnx",
-        precision="int8-static",
-        engine=None,
-        path="v.onnx",
-        sha256="0",
-        file_bytes=1,
-        input_kind="normalized",
-        output_kind="logits",
-        batch=None,
-        coverage=None,
-        precision_note="",
-        golden_logits_path=None,
-        options={},
-        toolchain={},
-        deterministic=True,
-        outcome=Outcome.PASSED,
-        reason=None,
-        duration_s=0.0,
-    )
+    base = dataclasses.replace(floor_variant("v", "onnx", Path(__file__)), precision="int8-static")
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
