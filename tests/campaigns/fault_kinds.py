@@ -93,6 +93,7 @@ KINDS: dict[str, Kind] = {
     "full-export": Kind("full disk, `export`", 3, full_disk("export", 1_200_000)),
     "two-export": Kind("two runs on one folder, `export`", 2, two_at_once("export")),
     "clock-train": Kind("the clock jumps, `train`", 3, clock_jumps("train")),
-    "clock-export": Kind("the clock jumps, `export`", 1, clock_jumps("export")),
+    # Not `export`: it waits for its workers, and under libfaketime Python's sleep itself fails (EINVAL).
+    "clock-compress": Kind("the clock jumps, `compress`", 2, clock_jumps("compress")),
     "clock-report": Kind("the clock jumps, `report`", 1, clock_jumps("report")),
 }
