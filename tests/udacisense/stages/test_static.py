@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from training_cases import CLASSES, SIZE_PX, batches, coloured, held_back, mobilenet_spec, tiny_spec, trained_like
@@ -7,9 +9,16 @@ from training_cases import CLASSES, SIZE_PX, batches, coloured, held_back, mobil
 from udacisense.data import normalise
 from udacisense.errors import InputError
 from udacisense.recording import is_quantized
-from udacisense.stages import StepContext, apply_static_quantization
+from udacisense.stages import StepContext, apply_static_quantization, static
 from udacisense.stages.quantize import supported_engines
-from udacisense.stages.static import calibrate, choose_float_modules, sensitivities, static_int8, stays_float
+from udacisense.stages.static import (
+    calibrate,
+    choose_float_modules,
+    mixtures,
+    sensitivities,
+    static_int8,
+    stays_float,
+)
 
 ENGINE = supported_engines()[0]
 IMAGES = normalise(coloured(24, seed=4).pixels)
@@ -42,8 +51,34 @@ def test_the_block_that_int8_hurts_is_found_and_kept_float() -> None:
     # The wide range is quantised where the third block writes it and where the fourth reads it.
     assert {found[0].module, found[1].module} & {"features.3", "features.4"}
     assert found[0].sqnr_db < found[-1].sqnr_db - 6
-    chosen = choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_agreement=1.1)
+    chosen = choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_sqnr_db=200.0)
     assert 0 <= len(chosen) <= 3
+
+
+def test_noise_is_measured_on_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the images themselves, which it was trained on, a network is too sure for int8 to show."""
+    asked_of: list[torch.Tensor] = []
+
+    def sure_of_images_alone(
+        model: torch.nn.Module, engine: str, images: torch.Tensor, kept: Sequence[str], *, asked: torch.Tensor
+    ) -> torch.Tensor:
+        del engine
+        asked_of.append(asked)
+        answers = model(asked)
+        return answers if kept or torch.equal(asked, images) else -answers
+
+    monkeypatch.setattr(static, "_answers", sure_of_images_alone)
+    assert len(choose_float_modules(trained_like(tiny_spec()), ENGINE, IMAGES, most=1)) == 1
+    assert torch.equal(asked_of[0], mixtures(IMAGES))
+
+
+def test_mixtures_are_means_of_two_different_images() -> None:
+    images = torch.eye(4).reshape(4, 1, 2, 2)
+    mixed = mixtures(images)
+    assert len(mixed) == 12
+    assert all(sorted(row.flatten().tolist()) == [0.0, 0.0, 0.5, 0.5] for row in mixed)
+    assert torch.equal(mixtures(images[:2])[0], (images[0] + images[1]) / 2)
+    assert torch.equal(mixtures(images[:1]), images[:1])
 
 
 def test_a_kept_block_is_float_in_the_int8_model_and_in_its_calibration() -> None:
@@ -58,7 +93,7 @@ def test_a_kept_block_is_float_in_the_int8_model_and_in_its_calibration() -> Non
 
 def test_nothing_is_kept_where_decisions_stay() -> None:
     model = trained_like(tiny_spec())
-    assert choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_agreement=0.0) == ()
+    assert choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_sqnr_db=-100.0) == ()
     assert choose_float_modules(model, ENGINE, IMAGES, most=0) == ()
 
 
