@@ -81,10 +81,7 @@ def need() -> None:
 def chosen_bundle(given: Path | None) -> Bundle:
     """Return the bundle that goes into the APK, whole."""
     staged = ROOT / "app" / "src" / "main" / "assets" / "bundle"
-    fixture = BUILD / "fixtures" / "bundles" / "tiny"
-    place = given or (staged if staged.is_dir() else fixture)
-    if place == fixture and not fixture.is_dir():
-        toolchain.run(sys.executable, ROOT / "desk" / "make_fixtures.py", BUILD / "fixtures")
+    place = given or (staged if staged.is_dir() else toolchain.fixtures() / "bundles" / "tiny")
     bundle = open_bundle(place)
     if problems := check_files(bundle):
         raise SystemExit(f"error: the bundle {place} is not whole: {problems[0]}")

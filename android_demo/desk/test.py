@@ -20,11 +20,8 @@ import toolchain
 from toolchain import ROOT, class_path, compiler_path, core_path, joined, kotlinc, resources, versions
 
 from harness.android.session import LIBRARIES, SHIMS
-from harness.android.setup import find_folder
+from harness.android.setup import find_folder, unusable
 from harness.android.shim import BINDER
-from harness.stats import summarise
-from harness.types import MeasurementSet
-from udacisense.types import read_json
 
 BUILD = ROOT / "build"
 RUNTIME = "android-x86_64"
@@ -40,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     toolchain.need("mvn", "javac", "aapt2", "gcc")
     library = step("the phone's library", runtime_folder)
-    fixtures = step("fixtures", lambda: make_fixtures(options.artifact))
+    fixtures = step("fixtures", lambda: toolchain.fixtures(options.artifact))
     if not options.skip_lint:
         step("ktlint", lint)
     core, core_tests = step(":core", compile_core)
@@ -53,10 +50,12 @@ def main() -> None:
         step("tests of :core", lambda: junit([core, *core_tests], in_core, jvm))
     if in_app:
         jvm += screen_options(library, options.pictures)
-        shutil.rmtree(fixtures / "results", ignore_errors=True)
+        orders = f"{toolchain.PACKAGE}.OrderTest" in in_app
+        if orders:
+            shutil.rmtree(fixtures / "results", ignore_errors=True)
         step("tests of the screens", lambda: junit(tests, in_app, jvm))
-        if f"{toolchain.PACKAGE}.OrderTest" in in_app:
-            step("the harness reads what the app wrote", lambda: read_results(fixtures / "results"))
+        if orders:
+            step("the harness takes home what the app wrote", read_results)
 
 
 def step(name: str, work):  # type: ignore[no-untyped-def]
@@ -70,22 +69,11 @@ def step(name: str, work):  # type: ignore[no-untyped-def]
 
 def runtime_folder() -> Path:
     """Return the folder of the AAR's x86_64 library on its stand-in for bionic; set it up where it is not."""
-    folder = find_folder(RUNTIME)
-    if folder is None:
+    if unusable(RUNTIME) is not None:
         add = "import sys; from udacisense.cli import run; sys.exit(run(['runtime', 'add', sys.argv[1]]))"
         toolchain.run(sys.executable, "-c", add, RUNTIME)
-        folder = find_folder(RUNTIME)
+    folder = find_folder(RUNTIME)
     assert folder is not None
-    return folder
-
-
-def make_fixtures(artifacts: list[str]) -> Path:
-    """Write what the tests are run on, where it is not there."""
-    folder, script = BUILD / "fixtures", ROOT / "desk" / "make_fixtures.py"
-    made, wanted = folder / "made.txt", "\n".join([toolchain.digest(script), *artifacts])
-    if not (made.is_file() and made.read_text() == wanted):
-        toolchain.run(sys.executable, script, folder, *artifacts)
-        made.write_text(wanted)
     return folder
 
 
@@ -223,15 +211,10 @@ def junit(path: list[Path], names: list[str], jvm: list[str]) -> None:
         raise SystemExit(f"error: tests failed (exit code {code}); see above")
 
 
-def read_results(folder: Path) -> None:
-    """Read the results that the tests of orders left, as the desk would."""
-    for name, kind in (("b1", "bench"), ("s1", "verify")):
-        found = read_json(MeasurementSet, folder / f"{name}.json")
-        if found.kind != kind or not found.measurements:
-            raise SystemExit(f"error: {name}.json is a {found.kind} with {len(found.measurements)} measurements")
-        for row in found.measurements:
-            if row.timing and abs(summarise(row.timing.samples_ms).p90_ms - row.timing.p90_ms) > 1e-9:
-                raise SystemExit(f"error: {row.spec.variant_id} in {name}.json has another p90 than its samples")
+def read_results() -> None:
+    """Take what the tests left the way of a phone's own results: report, gate, comparison."""
+    tests = ROOT.parent / "tests" / "harness" / "device" / "test_app_results.py"
+    toolchain.run(sys.executable, "-m", "pytest", "-q", tests, cwd=ROOT.parent)
 
 
 def name_of(path: Path) -> str:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +40,20 @@ def need(*tools: str) -> None:
     if missing:
         names = " ".join(sorted({packages.get(tool, tool) for tool in missing}))
         raise SystemExit(f"error: {', '.join(missing)} not found; sudo apt-get install {names}")
+
+
+def fixtures(artifacts: Sequence[str] = ()) -> Path:
+    """Return the folder of what the tests are run on, made anew where what it is made from has changed."""
+    folder, script = ROOT / "build" / "fixtures", ROOT / "desk" / "make_fixtures.py"
+    shipped = (p for p in (ROOT.parent / "udacisense" / "zoo").rglob("*") if p.suffix in {".json", ".safetensors"})
+    sources = [script, *sorted((ROOT.parent / "exporters").glob("*.py")), *sorted(shipped)]
+    photos = os.environ.get("UDACISENSE_DATA", "")
+    made, wanted = folder / "made.txt", "\n".join([*map(digest, sources), photos, *artifacts])
+    if not (made.is_file() and made.read_text() == wanted):
+        shutil.rmtree(folder, ignore_errors=True)
+        run(sys.executable, script, folder, *artifacts)
+        made.write_text(wanted)
+    return folder
 
 
 def class_path(folder: Path, coordinates: list[str]) -> list[Path]:

@@ -5,13 +5,17 @@
 #
 # FOLDER (default: udacisense/adbd in the user's cache folder) then holds `adbd`; nothing is done where it does already.
 # Sources come through the host's own apt sources, with state and cache folders of their own: apt itself is not touched.
-# Needs, of Debian: adb dpkg-dev g++ android-libbase-dev android-libcutils-dev android-liblog-dev
-# android-libboringssl-dev libcap-dev
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/udacisense/adbd}
 [ -x "$out/adbd" ] && { echo "$out/adbd is there"; exit 0; }
+needed="adb dpkg-dev g++ android-libbase-dev android-libcutils-dev android-liblog-dev android-libboringssl-dev libcap-dev"
+missing=
+for package in $needed; do
+  dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
+done
+[ -z "$missing" ] || { echo "error: Debian packages are missing; sudo apt-get install$missing" >&2; exit 2; }
 mkdir -p "$out"
 work=$(mktemp -d "$out/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT INT TERM

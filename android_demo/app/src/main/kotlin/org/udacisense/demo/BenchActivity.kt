@@ -10,9 +10,6 @@ import android.widget.ProgressBar
 import android.widget.TextView
 import android.widget.ToggleButton
 import java.io.File
-import java.text.SimpleDateFormat
-import java.util.Date
-import java.util.Locale
 import org.udacisense.core.Benchmark
 import org.udacisense.core.Budget
 import org.udacisense.core.Measurement
@@ -85,7 +82,7 @@ class BenchActivity : Activity() {
         findViewById<TextView>(R.id.problem).showOrHide(null)
         findViewById<TextView>(R.id.saved).showOrHide(null)
         app.background(work = { run(threads) }, failed = ::showProblem) { saved ->
-            findViewById<TextView>(R.id.saved).showOrHide(getString(R.string.bench_saved, saved.name))
+            findViewById<TextView>(R.id.saved).showOrHide(getString(R.string.saved, saved.name))
             ready()
         }
     }
@@ -100,9 +97,7 @@ class BenchActivity : Activity() {
             Session(bundle, app.runtimes, app.phone.host()).bench(benchmark, cells, cancelled = { cancelled }) { measured ->
                 app.onMain { showRow(measured) }
             }
-        val id = "screen-" + SimpleDateFormat("yyyyMMdd-HHmmss", Locale.ROOT).format(Date())
-        app.results.write(id, result)
-        return app.results.file(id)
+        return app.results.save(result)
     }
 
     private fun showRow(measured: Measurement) {

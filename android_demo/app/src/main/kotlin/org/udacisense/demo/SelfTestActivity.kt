@@ -6,6 +6,7 @@ import android.view.View
 import android.widget.Button
 import android.widget.LinearLayout
 import android.widget.TextView
+import java.io.File
 import org.udacisense.core.MeasurementSet
 import org.udacisense.core.Outcome
 import org.udacisense.core.Problem
@@ -42,10 +43,11 @@ class SelfTestActivity : Activity() {
         busy(true)
         findViewById<TextView>(R.id.summary).showOrHide(null)
         findViewById<TextView>(R.id.problem).showOrHide(null)
-        app.background(work = ::run, failed = ::showProblem, done = ::showSummary)
+        findViewById<TextView>(R.id.saved).showOrHide(null)
+        app.background(work = ::run, failed = ::showProblem) { (result, saved) -> showSummary(result, saved) }
     }
 
-    private fun run(): MeasurementSet {
+    private fun run(): Pair<MeasurementSet, File?> {
         val bundle = app.bundle()
         app.release()
         val inputs = SelfTest(bundle, app.runtimes).checkInputs()
@@ -55,13 +57,16 @@ class SelfTestActivity : Activity() {
             rows.addResult(getString(R.string.selftest_tensor), statusWord(this, outcome), detail, outcome)
         }
         val session = Session(bundle, app.runtimes, app.phone.host())
-        return session.selfTest(app.runnable(bundle), cancelled = { cancelled }) { measured ->
-            app.onMain { rows.addSelfTest(measured) }
-        }
+        val result = session.selfTest(app.runnable(bundle), cancelled = { cancelled }) { measured -> app.onMain { rows.addSelfTest(measured) } }
+        return result to if (cancelled) null else app.results.save(result)
     }
 
-    private fun showSummary(result: MeasurementSet) {
+    private fun showSummary(
+        result: MeasurementSet,
+        saved: File?
+    ) {
         busy(false)
+        findViewById<TextView>(R.id.saved).showOrHide(saved?.let { getString(R.string.saved, it.name) })
         val passed = result.measurements.count { it.outcome == Outcome.PASSED }
         findViewById<TextView>(R.id.summary).apply {
             showOrHide(getString(R.string.selftest_passed, passed, result.measurements.size))

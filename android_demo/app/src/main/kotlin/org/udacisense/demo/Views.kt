@@ -106,8 +106,9 @@ fun ViewGroup.addTiming(measured: Measurement) {
     val value = timing?.let { context.getString(R.string.bench_median, digits(it.medianMs)) } ?: statusWord(context, measured.outcome)
     val numbers =
         timing?.let {
-            context.getString(R.string.bench_detail, digits(it.p90Ms), digits(it.loadMs), digits(it.firstMs), it.samplesMs.size)
-        }
-    val detail = (listOf(threads) + listOfNotNull(numbers, measured.reason) + measured.warnings).joinToString("\n")
+            val samples = context.resources.getQuantityString(R.plurals.samples, it.samplesMs.size, it.samplesMs.size)
+            context.getString(R.string.bench_detail, threads, samples, digits(it.p90Ms), digits(it.loadMs), digits(it.firstMs))
+        } ?: threads
+    val detail = (listOfNotNull(numbers, measured.reason) + measured.warnings).joinToString("\n")
     addResult(measured.spec.variantId, value, detail, measured.outcome)
 }

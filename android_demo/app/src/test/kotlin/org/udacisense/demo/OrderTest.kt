@@ -35,22 +35,28 @@ class OrderTest {
 
     private fun read(file: File) = MeasurementSet.parse(file.readText(), file.name)
 
-    private fun keep(file: File) = file.copyTo(Screens.fixtures.resolve("results/${file.name}"), overwrite = true)
+    private fun keep(
+        file: File,
+        name: String = file.name
+    ) = file.copyTo(Screens.fixtures.resolve("results/$name"), overwrite = true)
 
     @Test
     fun `a bench order leaves a row for each variant, thread count and round`() {
         val app = Screens.phoneWith("tiny")
-        order("command" to "bench", "order" to "b1", "variants" to "ptl-fp32-xnnpack,onnx-fp32", "threads" to "1,2")
-        val set = read(app.results.file("b1"))
-        assertEquals("bench", set.kind)
-        assertEquals(2 * 2 * OrderActivity.ROUNDS, set.measurements.size)
-        assertEquals(app.bundle().sha256, set.bundleSha256)
-        for (row in set.measurements) {
-            assertEquals(row.reason, Outcome.PASSED, row.outcome)
-            assertTrue(row.timing!!.medianMs > 0 && row.timing!!.loadMs > 0 && row.timing!!.firstMs > 0)
-            assertEquals("android-app", row.spec.runner)
+        // Twice, so that the harness has two to compare.
+        for (id in listOf("b1", "b2")) {
+            order("command" to "bench", "order" to id, "variants" to "ptl-fp32-xnnpack,onnx-fp32", "threads" to "1,2")
+            val set = read(app.results.file(id))
+            assertEquals("bench", set.kind)
+            assertEquals(2 * 2 * OrderActivity.ROUNDS, set.measurements.size)
+            assertEquals(app.bundle().sha256, set.bundleSha256)
+            for (row in set.measurements) {
+                assertEquals(row.reason, Outcome.PASSED, row.outcome)
+                assertTrue(row.timing!!.medianMs > 0 && row.timing!!.loadMs > 0 && row.timing!!.firstMs > 0)
+                assertEquals("android-app", row.spec.runner)
+            }
+            keep(app.results.file(id))
         }
-        keep(app.results.file("b1"))
     }
 
     @Test
@@ -109,5 +115,17 @@ class OrderTest {
         assertTrue(Screens.text(activity, R.id.saved).contains(saved.name))
         assertEquals(app.runnable(app.bundle()).size, read(saved).measurements.size)
         assertTrue(Screens.text(activity, R.id.phone).startsWith("Heat: none"))
+        keep(saved, "screen-bench.json")
+    }
+
+    @Test
+    fun `the self-test's screen saves what the harness reads`() {
+        val app = Screens.phoneWith("tiny")
+        val activity = Robolectric.buildActivity(SelfTestActivity::class.java).setup().get()
+        Screens.settle()
+        val saved = app.results.file("x").parentFile!!.listFiles()!!.single()
+        assertTrue(Screens.text(activity, R.id.saved).contains(saved.name))
+        assertEquals(app.runnable(app.bundle()).map { it.id }, read(saved).measurements.map { it.spec.variantId })
+        keep(saved, "screen-verify.json")
     }
 }

@@ -1,6 +1,9 @@
 package org.udacisense.core
 
 import java.io.File
+import java.text.SimpleDateFormat
+import java.util.Date
+import java.util.Locale
 
 /** What a desk asks of the app. Variants are ids of the manifest, never paths. */
 data class Order(
@@ -73,6 +76,13 @@ class Results(
         id: String,
         result: MeasurementSet
     ) = writeWhole(file(id), result.toJson())
+
+    /** Writes what was measured by hand in the app, named by its kind and the time. Throws [Problem]. */
+    fun save(result: MeasurementSet): File {
+        val id = "screen-${result.kind}-" + SimpleDateFormat("yyyyMMdd-HHmmss", Locale.ROOT).format(Date())
+        write(id, result)
+        return file(id)
+    }
 
     fun writeFailure(
         id: String,

@@ -105,7 +105,23 @@ class NumbersTest {
             assertEquals(wanted.getValue("is_close").jsonPrimitive.boolean, got.isClose)
             assertEquals(wanted.number("min_psnr_db"), got.minPsnrDb)
             assertEquals(wanted.number("min_agreement_fraction")!!, got.minAgreementFraction, 0.0)
+            assertEquals(wanted.number("tie_margin")!!, got.tieMargin, 0.0)
             assertEquals(wanted.number("max_flip_margin"), got.maxFlipMargin)
+        }
+    }
+
+    @Test
+    fun `ties and decided flips are judged as the harness does`() {
+        val judged = numbers.getValue("judged").jsonArray.map { it.jsonObject }
+        assertTrue(judged.size >= 5)
+        for (entry in judged) {
+            val master = rows(entry, "master")
+            for (precision in Precision.entries) {
+                val limit = Limit.of(precision)
+                val problems = Compare.judge(Compare.compare(rows(entry, "outputs"), master, master, limit), limit)
+                val wanted = entry.getValue("problems").jsonObject.number(precision.name.lowercase().replace('_', '-'))!!.toInt()
+                assertEquals("${entry["name"]} $precision: $problems", wanted, problems.size)
+            }
         }
     }
 }
