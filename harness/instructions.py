@@ -18,7 +18,6 @@ from harness.types import BenchedBundle, BenchSet, VariantInstructions
 from udacisense.errors import InferenceError, LoadError
 from udacisense.types import Outcome
 
-FORMATS = ("ptl",)  # of which variants can be counted
 THREADS = 1
 ABOUT_S = 15.0  # that a variant takes
 
@@ -35,7 +34,6 @@ def count_variants(
     Raises:
         InputError: counting is not possible here; says what to add.
     """
-    android.folder_that_counts()
     for benched in bundles:
         bundle = open_bundle(Path(benched.path))
         for variant in bundle.manifest.variants:
@@ -44,15 +42,28 @@ def count_variants(
 
 
 def countable(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None = None) -> list[tuple[str, str]]:
-    """Return (bundle name, variant id) of everything that can be counted; ``variants`` keeps these ids alone."""
+    """Return (bundle name, variant id) of everything that can be counted here; ``variants`` keeps these ids alone."""
     return [
-        (benched.name, variant.id)
-        for benched in bundles
-        for variant in open_bundle(Path(benched.path)).manifest.variants
-        if variant.format in FORMATS
-        and variant.outcome is Outcome.PASSED
-        and (variants is None or variant.id in variants)
+        (name, variant.id)
+        for name, variant in _with_counter(bundles, variants)
+        if android.cannot_count(android.COUNTERS[variant.format]) is None
     ]
+
+
+def left_out(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Say which formats of the bundles are not counted because their runtime cannot, and what would help."""
+    formats = dict.fromkeys(variant.format for _, variant in _with_counter(bundles, variants))
+    reasons = {form: android.cannot_count(android.COUNTERS[form]) for form in formats}
+    return tuple(f".{form} is not counted: {reason}" for form, reason in reasons.items() if reason is not None)
+
+
+def _with_counter(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None) -> Iterator[tuple[str, Variant]]:
+    """Yield the bundle's name and the variant of every whole file whose format has a counter."""
+    for benched in bundles:
+        for variant in open_bundle(Path(benched.path)).manifest.variants:
+            wanted = variants is None or variant.id in variants
+            if wanted and variant.format in android.COUNTERS and variant.outcome is Outcome.PASSED:
+                yield benched.name, variant
 
 
 def _count(benched: BenchedBundle, bundle: Bundle, variant: Variant) -> VariantInstructions:
@@ -66,7 +77,7 @@ def _count(benched: BenchedBundle, bundle: Bundle, variant: Variant) -> VariantI
     return VariantInstructions(
         bundle=benched.name,
         variant_id=variant.id,
-        runtime=android.RUNTIME,
+        runtime=android.COUNTERS[variant.format],
         threads=THREADS,
         batch_size=batch,
         macs=benched.flops // 2 * batch,
@@ -81,23 +92,33 @@ def _count(benched: BenchedBundle, bundle: Bundle, variant: Variant) -> VariantI
 
 
 def disagreements(measured: BenchSet, ranked: Sequence[Row]) -> tuple[str, ...]:
-    """Say, by bundle and runner, where this host's times and ARM instructions prefer different variants."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in ranked:
-        if row.instructions is not None and row.median_ms is not None:
-            groups.setdefault((row.cell.bundle or "-", row.cell.spec.runner), []).append(row)
+    """Say, by bundle, where this host's times and ARM instructions prefer different files: in a runner, and of all."""
+    rows = [row for row in ranked if row.instructions is not None and row.median_ms is not None]
     told = []
-    for (bundle, runner), rows in groups.items():
-        fastest = min(rows, key=lambda row: row.median_ms or 0.0)
-        fewest = min(rows, key=_millions)
-        if fastest is fewest or is_tie(measured, fastest.cell.id, fewest.cell.id):
-            continue
-        told.append(
-            f"{bundle} in {runner} on {THREADS} thread: this host's times prefer `{fastest.cell.spec.variant_id}`, and "
-            f"ARM instructions `{fewest.cell.spec.variant_id}` ({_millions(fewest):.1f} M against "
-            f"{_millions(fastest):.1f} M): do not take this host's order for a phone's."
-        )
+    for bundle in dict.fromkeys(row.cell.bundle or "-" for row in rows):
+        own = [row for row in rows if (row.cell.bundle or "-") == bundle]
+        for runner in dict.fromkeys(row.cell.spec.runner for row in own):
+            fastest, fewest = _preferred([row for row in own if row.cell.spec.runner == runner])
+            told += _disagreement(measured, fastest, fewest, f"{bundle} in {runner}")
+        fastest, fewest = _preferred(own)
+        if android.COUNTERS[fastest.cell.format] != android.COUNTERS[fewest.cell.format]:
+            told += _disagreement(measured, fastest, fewest, f"{bundle} in any runner")
     return tuple(told)
+
+
+def _preferred(rows: Sequence[Row]) -> tuple[Row, Row]:
+    """Return the row that this host's times prefer, and the one that ARM instructions do."""
+    return min(rows, key=lambda row: row.median_ms or 0.0), min(rows, key=_millions)
+
+
+def _disagreement(measured: BenchSet, fastest: Row, fewest: Row, where: str) -> list[str]:
+    if fastest is fewest or is_tie(measured, fastest.cell.id, fewest.cell.id):
+        return []
+    return [
+        f"{where} on {THREADS} thread: this host's times prefer `{fastest.cell.spec.variant_id}`, and "
+        f"ARM instructions `{fewest.cell.spec.variant_id}` ({_millions(fewest):.1f} M against "
+        f"{_millions(fastest):.1f} M): do not take this host's order for a phone's."
+    ]
 
 
 def _millions(row: Row) -> float:

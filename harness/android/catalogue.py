@@ -7,12 +7,11 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from udacisense.errors import InputError, did_you_mean
-
-DEFAULT_LIBRARY_VERSION = "1.12.2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,33 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Library:
+    """What a runtime runs: a Maven artifact, of which any release may be asked for."""
+
+    group: str
+    name: str
+    packaging: str
+    default_version: str
+    pins: Mapping[str, str]  # SHA-256 by version
+
+    def artifact(self, version: str) -> Artifact:
+        """Return the file of a release.
+
+        Raises:
+            InputError: the version is not written as numbers with dots.
+        """
+        if not re.fullmatch(r"\d+(\.\d+){1,3}", version):
+            raise InputError(f"The library version {version!r} is not a version; give one like {self.default_version}.")
+        return Artifact(
+            group=self.group,
+            name=self.name,
+            version=version,
+            packaging=self.packaging,
+            sha256=self.pins.get(version),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tool:
     """A program of the host, and the Debian packages that bring it."""
 
@@ -45,64 +71,51 @@ class Tool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AndroidRuntime:
-    """One row of :data:`RUNTIMES`."""
+class Bionic:
+    """How the stand-in for Android's C library is built."""
 
-    name: str
-    abi: str  # Android's name of the architecture
     target: str  # gcc's
     compiler: str
     readelf: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """One row of :data:`RUNTIMES`."""
+
+    name: str
+    library: Library
+    formats: tuple[str, ...]  # that it opens
+    engine: str | None  # the only quantised engine that the library is built with
+    abi: str  # the library's name of the architecture
+    driver: str  # the Java class that answers for it
+    jars: tuple[Artifact, ...]  # what its Java half needs besides
+    bionic: Bionic | None  # None: the library was built for glibc
     emulator: str | None
     tools: tuple[Tool, ...]
     disk_bytes: int  # when it is set up, downloads included; as measured
     seconds: float  # rounded up from what was measured on 2 busy cores with the files coming at some 10 MB/s
 
 
-_BOTH = (
-    Tool(name="javac", packages="openjdk-17-jdk-headless"),
-    Tool(name="gcc", packages="gcc libc6-dev"),
-    Tool(name="readelf", packages="binutils"),
+PYTORCH = Library(
+    group="org.pytorch",
+    name="pytorch_android_lite",
+    packaging="aar",
+    default_version="1.12.2",
+    pins={
+        "1.12.2": "ca58bf74952e50c1ead7d058462680c6b6306877f55e0d612cba0ed8725c95c2",
+        # It fails its self-test: it reads bytecode of versions 3 to 5, and torch 2.7.0 writes 8.
+        "1.9.0": "df8ec0d353b1461f3548f8f651563a03c5d57acf315c3a9b550232b5234b4cc5",
+    },
 )
 
-RUNTIMES: dict[str, AndroidRuntime] = {
-    row.name: row
-    for row in (
-        AndroidRuntime(
-            name="android-x86_64",
-            abi="x86_64",
-            target="x86_64",
-            compiler="gcc",
-            readelf="readelf",
-            emulator=None,
-            tools=_BOTH,
-            disk_bytes=115_000_000,
-            seconds=20,
-        ),
-        AndroidRuntime(
-            name="android-arm64",
-            abi="arm64-v8a",
-            target="aarch64",
-            compiler="aarch64-linux-gnu-gcc",
-            readelf="aarch64-linux-gnu-readelf",
-            emulator="qemu-aarch64",
-            tools=(
-                *_BOTH,
-                Tool(name="aarch64-linux-gnu-gcc", packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
-                Tool(name="qemu-aarch64", packages="qemu-user"),
-                Tool(name="dpkg-deb", packages="dpkg"),
-            ),
-            disk_bytes=400_000_000,
-            seconds=60,
-        ),
-    )
-}
-
-_LIBRARY_PINS = {
-    "1.12.2": "ca58bf74952e50c1ead7d058462680c6b6306877f55e0d612cba0ed8725c95c2",
-    # It fails its self-test, and so cannot be set up: it reads bytecode of versions 3 to 5, and torch 2.7.0 writes 8.
-    "1.9.0": "df8ec0d353b1461f3548f8f651563a03c5d57acf315c3a9b550232b5234b4cc5",
-}
+ONNXRUNTIME = Library(
+    group="com.microsoft.onnxruntime",
+    name="onnxruntime",
+    packaging="jar",
+    default_version="1.23.2",
+    pins={"1.23.2": "e0ab4a1af57d2da09097202f2dfd691e390c82e81183314788ccde4cf7c3cc38"},
+)
 
 JARS = (
     Artifact(
@@ -121,25 +134,66 @@ JARS = (
     ),
 )
 
+_BUILDING = (Tool(name="javac", packages="openjdk-17-jdk-headless"), Tool(name="gcc", packages="gcc libc6-dev"))
+_READELF = Tool(name="readelf", packages="binutils")
+_EMULATING = (Tool(name="qemu-aarch64", packages="qemu-user"), Tool(name="dpkg-deb", packages="dpkg"))
 
-def library(version: str) -> Artifact:
-    """Return the Android library of a version.
-
-    Raises:
-        InputError: the version is not written as numbers with dots.
-    """
-    if not re.fullmatch(r"\d+(\.\d+){1,3}", version):
-        raise InputError(f"The library version {version!r} is not a version; give one like {DEFAULT_LIBRARY_VERSION}.")
-    return Artifact(
-        group="org.pytorch",
-        name="pytorch_android_lite",
-        version=version,
-        packaging="aar",
-        sha256=_LIBRARY_PINS.get(version),
+RUNTIMES: dict[str, Runtime] = {
+    row.name: row
+    for row in (
+        Runtime(
+            name="android-x86_64",
+            library=PYTORCH,
+            formats=("ptl",),
+            engine="qnnpack",
+            abi="x86_64",
+            driver="Driver",
+            jars=JARS,
+            bionic=Bionic(target="x86_64", compiler="gcc", readelf="readelf"),
+            emulator=None,
+            tools=(*_BUILDING, _READELF),
+            disk_bytes=115_000_000,
+            seconds=20,
+        ),
+        Runtime(
+            name="android-arm64",
+            library=PYTORCH,
+            formats=("ptl",),
+            engine="qnnpack",
+            abi="arm64-v8a",
+            driver="Driver",
+            jars=JARS,
+            bionic=Bionic(target="aarch64", compiler="aarch64-linux-gnu-gcc", readelf="aarch64-linux-gnu-readelf"),
+            emulator="qemu-aarch64",
+            tools=(
+                *_BUILDING,
+                _READELF,
+                Tool(name="aarch64-linux-gnu-gcc", packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
+                *_EMULATING,
+            ),
+            disk_bytes=400_000_000,
+            seconds=60,
+        ),
+        # Only for counting ARM instructions: the library's build for Linux on arm64, whose kernels are the phone's.
+        Runtime(
+            name="onnxruntime-arm64",
+            library=ONNXRUNTIME,
+            formats=("onnx", "ort"),
+            engine=None,
+            abi="aarch64",
+            driver="OnnxDriver",
+            jars=(),
+            bionic=None,
+            emulator="qemu-aarch64",
+            tools=(*_BUILDING, *_EMULATING),
+            disk_bytes=400_000_000,
+            seconds=60,
+        ),
     )
+}
 
 
-def runtime(name: str) -> AndroidRuntime:
+def runtime(name: str) -> Runtime:
     """Return a row of :data:`RUNTIMES`.
 
     Raises:
@@ -167,10 +221,10 @@ def cache_root() -> Path:
 
 
 def wrong_host() -> str | None:
-    """Return why this kind of machine cannot run the Android library at all, or None."""
+    """Return why this kind of machine cannot run any of these runtimes, or None."""
     if platform.system() == "Linux" and platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc":
         return None
-    return f"the Android runtimes need Linux with glibc on x86_64; this is {platform.system()} on {platform.machine()}"
+    return f"the phone's runtimes need Linux with glibc on x86_64; this is {platform.system()} on {platform.machine()}"
 
 
 def missing_tools(name: str, *, offline: bool = False) -> list[tuple[str, str]]:

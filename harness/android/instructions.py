@@ -1,8 +1,9 @@
-"""ARM instructions per call: how much work the phone's library does, whatever machine counts it.
+"""ARM instructions per call: how much work a phone's library does, whatever machine counts it.
 
-A plugin of qemu counts the instructions that the arm64 library's process executes. The count is read whenever an answer
-is written, so requests of few and of many calls, in the same process, differ by the calls alone: start-up is no part
-of it. It is a yardstick that no noise of the host touches, and it is not a time: it knows nothing of caches or clocks.
+A plugin of qemu counts the instructions that an arm64 library's process executes: PyTorch Mobile's, or onnxruntime's.
+The count is read whenever an answer is written, so requests of few and of many calls, in the same process, differ by
+the calls alone: start-up is no part of it. It is a yardstick that no noise of the host touches, and it is not a time:
+it knows nothing of caches or clocks.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.android.catalogue import runtime
-from harness.android.session import AndroidSession
+from harness.android.catalogue import RUNTIMES, runtime
+from harness.android.session import LibrarySession
 from harness.android.setup import Installed, find_folder, library_version, unusable
 from udacisense.errors import InferenceError, InputError
 from udacisense.types import read_json, record
 
-RUNTIME = "android-arm64"
+#: Format of a file → the runtime that counts it.
+COUNTERS = {form: row.name for row in RUNTIMES.values() if row.emulator for form in row.formats}
 _FEW, _MANY = 1, 5  # calls of the two requests of a run
 _MIN_RUNS, _MAX_RUNS = 3, 12
 MAX_SPREAD_FRACTION = 0.01
@@ -48,7 +50,7 @@ def count(
     max_spread_fraction: float = MAX_SPREAD_FRACTION,
     timeout_s: float = 600.0,
 ) -> InstructionCount:
-    """Count the ARM instructions of one call of a ``.ptl`` file in the arm64 Android library.
+    """Count the ARM instructions of one call of a ``.ptl``, ``.onnx`` or ``.ort`` file in its arm64 library.
 
     A run asks for 1 call and for 5 and takes the difference of the counts. Runs are repeated, at least 3, until the
     last 3 lie within ``max_spread_fraction`` of their median.
@@ -66,12 +68,13 @@ def count(
         LoadError: the file would not load.
         InferenceError: it would not run, or 12 runs did not settle.
     """
-    folder = folder_that_counts()
+    name = COUNTERS[path.suffix.removeprefix(".")]
+    folder = folder_that_counts(name)
     image = inputs[:batch_size]
     with tempfile.TemporaryDirectory(prefix="udacisense-count-") as scratch:
         counts = Path(scratch) / "counts"
-        with AndroidSession(
-            runtime(RUNTIME),
+        with LibrarySession(
+            runtime(name),
             folder,
             path,
             library_version=library_version(folder),
@@ -114,19 +117,28 @@ def _total(counts: Path) -> int:
     return int(counts.read_text().splitlines()[-1].split()[0])
 
 
-def folder_that_counts() -> Path:
-    """Return the folder of the runtime that counts.
+def folder_that_counts(name: str = COUNTERS["ptl"]) -> Path:
+    """Return the folder of a runtime that counts.
 
     Raises:
         InputError: the runtime is not set up, or its qemu takes no plugins.
     """
-    if (reason := unusable(RUNTIME)) is not None:
+    if (reason := cannot_count(name)) is not None:
         raise InputError(f"ARM instructions cannot be counted: {reason}.")
-    folder = find_folder(RUNTIME)
+    folder = find_folder(name)
     assert folder is not None
-    if not read_json(Installed, folder / "runtime.json").counts_instructions:
-        raise InputError(
-            "ARM instructions cannot be counted: this qemu-aarch64 takes no plugins (a static one does not). Install "
-            f"the dynamic one with `sudo apt-get install qemu-user`, then run `udacisense runtime add {RUNTIME}`."
-        )
     return folder
+
+
+def cannot_count(name: str) -> str | None:
+    """Return why a runtime cannot count here, and what would help; None where it can."""
+    if (reason := unusable(name)) is not None:
+        return reason
+    folder = find_folder(name)
+    assert folder is not None
+    if read_json(Installed, folder / "runtime.json").counts_instructions:
+        return None
+    return (
+        "this qemu-aarch64 takes no plugins (a static one does not); install the dynamic one with `sudo apt-get "
+        f"install qemu-user`, then run `udacisense runtime add {name}`"
+    )

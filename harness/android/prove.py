@@ -54,9 +54,10 @@ def prove(path: Path, *, size_px: int | None = None) -> tuple[Proof, ...]:
     """
     if path.suffix != ".ptl":
         raise InputError(f"{path} is no .ptl: the Android runtimes here are PyTorch Mobile's.")
-    ready = [name for name in RUNTIMES if unusable(name) is None]
+    names = [name for name, row in RUNTIMES.items() if "ptl" in row.formats]
+    ready = [name for name in names if unusable(name) is None]
     if not ready:
-        raise InputError(f"Nothing can be proved here: {'; '.join(str(unusable(name)) for name in RUNTIMES)}.")
+        raise InputError(f"Nothing can be proved here: {'; '.join(str(unusable(name)) for name in names)}.")
     metadata = read_extra_file(path)
     images = _inputs(path, metadata, size_px)
     read_lite(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.android.catalogue import runtime
-from harness.android.session import AndroidSession
+from harness.android.session import LibrarySession
 from harness.android.setup import find_folder, library_version, unusable
 from harness.runners import FloatArray, checked_input, checked_output
 from udacisense.errors import LoadError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class VariantSession:
     """A variant's file in the Android library."""
 
-    def __init__(self, session: AndroidSession, variant: Variant) -> None:
+    def __init__(self, session: LibrarySession, variant: Variant) -> None:
         self._session = session
         self._variant = variant
 
@@ -46,7 +46,7 @@ def load(name: str, path: Path, variant: Variant, *, engine: str | None, threads
     return VariantSession(open_session(name, path, engine=engine, threads=threads), variant)
 
 
-def open_session(name: str, path: Path, *, engine: str | None = None, threads: int = 1) -> AndroidSession:
+def open_session(name: str, path: Path, *, engine: str | None = None, threads: int = 1) -> LibrarySession:
     """Open a file in a runtime that is set up.
 
     Raises:
@@ -55,6 +55,6 @@ def open_session(name: str, path: Path, *, engine: str | None = None, threads: i
     folder = find_folder(name)
     if folder is None:
         raise LoadError(f"{path.name} cannot be loaded: {unusable(name)}.")
-    return AndroidSession(
+    return LibrarySession(
         runtime(name), folder, path, library_version=library_version(folder), engine=engine, threads=threads
     )

@@ -1,4 +1,4 @@
-"""One JVM with the Android library and one loaded file, answering batches; the seam of the two Android runners.
+"""One JVM with a phone's library and one loaded file, answering batches: for the two Android runners and for counts.
 
 The JVM is a child of the process that opens the session and ends with it. Nothing of the host is shadowed: the shim is
 loaded by its path within the child, and no search path is changed.
@@ -23,13 +23,12 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.android.catalogue import AndroidRuntime
+from harness.android.catalogue import Runtime
 from harness.android.fetch import find_java
 from harness.android.shim import BINDER, LIBRARIES, SHIMS
 from udacisense.errors import InferenceError, InputError, LoadError, UdacisenseError
 from udacisense.types import Scalar
 
-ENGINE = "qnnpack"  # the only quantised engine that the Android library is built with
 _MAGIC = 0x55445331
 _HEADER = struct.Struct(">IBI")
 _MAX_ANSWER_BYTES = 1 << 28
@@ -42,7 +41,7 @@ def plugin_argument(folder: Path, count_to: Path) -> str:
     return ",".join(part.replace(",", ",,") for part in (str(folder / "lib" / "libcount.so"), f"out={count_to}"))
 
 
-def command(row: AndroidRuntime, folder: Path, *, plugin: str | None = None, interpreted: bool = False) -> list[str]:
+def command(row: Runtime, folder: Path, *, plugin: str | None = None, interpreted: bool = False) -> list[str]:
     """Return the command of the worker JVM of a runtime that is set up in ``folder``.
 
     ``plugin`` is handed to qemu; ``interpreted`` keeps Java's compiler threads out of instruction counts.
@@ -51,8 +50,8 @@ def command(row: AndroidRuntime, folder: Path, *, plugin: str | None = None, int
     java = [shutil.which("java") or "java"]
     if row.emulator:
         root = folder / "jre"
-        pad = libraries / "libguard_pad.so"
-        java = [row.emulator, "-L", str(root), "-cpu", CPU, "-E", f"LD_PRELOAD={pad}"]
+        java = [row.emulator, "-L", str(root), "-cpu", CPU]
+        java += ["-E", f"LD_PRELOAD={libraries / 'libguard_pad.so'}"] if row.bionic else []
         java += ["-plugin", plugin] if plugin else []
         java += [str(find_java(root))]
     return [
@@ -64,23 +63,24 @@ def command(row: AndroidRuntime, folder: Path, *, plugin: str | None = None, int
         "-XX:+DisplayVMOutputToStderr",
         "-XX:ErrorFile=/dev/null",
         f"-Djava.library.path={libraries}",
+        f"-Donnxruntime.native.path={libraries}",
         "-cp",
         os.pathsep.join([str(folder / "classes"), *sorted(str(p) for p in (folder / "classes").glob("*.jar"))]),
-        "Driver",
-        *[str(libraries / name) for name in (*SHIMS, BINDER, *LIBRARIES)],
+        row.driver,
+        *[str(libraries / name) for name in (*SHIMS, BINDER, *LIBRARIES) if row.bionic],
     ]
 
 
-class AndroidSession:
-    """A file loaded by the Android library, ready to answer.
+class LibrarySession:
+    """A file loaded by a runtime's library, ready to answer.
 
     Args:
         row: the runtime.
         folder: where it is set up.
-        path: the ``.ptl`` file.
-        library_version: of the Android library, for ``actual``.
-        engine: quantised engine asked for; the library has qnnpack alone.
-        threads: for ``PyTorchAndroid.setNumThreads``, called before the file is loaded.
+        path: the file, of one of the runtime's formats.
+        library_version: of the library, for ``actual``.
+        engine: quantised engine asked for; a library has the row's alone.
+        threads: set before the file is loaded (in the Android library by ``PyTorchAndroid.setNumThreads``).
         answer_timeout_s: how long one answer may take; None waits for ever (a cell's own limit then applies).
         count_to: where the instruction counts of qemu's plugin go; None runs without it.
 
@@ -91,7 +91,7 @@ class AndroidSession:
 
     def __init__(
         self,
-        row: AndroidRuntime,
+        row: Runtime,
         folder: Path,
         path: Path,
         *,
@@ -101,8 +101,9 @@ class AndroidSession:
         answer_timeout_s: float | None = None,
         count_to: Path | None = None,
     ) -> None:
-        if engine not in (None, ENGINE):
-            raise InputError(f"The Android library has one quantised engine, {ENGINE}; {engine!r} was asked for.")
+        if engine not in (None, row.engine):
+            has = f"one quantised engine, {row.engine}" if row.engine else "no choice of a quantised engine"
+            raise InputError(f"The library of {row.name} has {has}; {engine!r} was asked for.")
         self._name = row.name
         self._timeout_s = answer_timeout_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by _end
@@ -110,9 +111,9 @@ class AndroidSession:
         self._process = _start(command(row, folder, plugin=plugin, interpreted=count_to is not None), self._log)
         self._end = weakref.finalize(self, _end, self._process, self._log)
         self._actual: dict[str, Scalar] = {
-            "engine": ENGINE,
+            "engine": row.engine,
             "threads": threads,
-            "library": f"pytorch_android_lite {library_version}",
+            "library": f"{row.library.name} {library_version}",
             "abi": row.abi,
             "cpu": CPU if row.emulator else "host",
         }
@@ -149,7 +150,7 @@ class AndroidSession:
         """End the JVM."""
         self._end()
 
-    def __enter__(self) -> AndroidSession:
+    def __enter__(self) -> LibrarySession:
         return self
 
     def __exit__(self, *_: object) -> None:

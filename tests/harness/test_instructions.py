@@ -68,6 +68,19 @@ def test_a_disagreement_with_this_hosts_times_is_one_sentence(plain: float, xnnp
         assert "ARM instructions `ptl-fp32-xnnpack` (55.0 M against 80.0 M)" in told[0]
 
 
+@pytest.mark.parametrize(("onnx", "is_said"), [(85.0, True), (40.0, False)])
+def test_a_disagreement_between_libraries_is_one_sentence(onnx: float, *, is_said: bool) -> None:
+    plan = plan_of(make_source("baseline", make_variant("ptl-fp32-xnnpack"), make_variant("onnx-fp32")))
+    times = {**TIMES, "baseline/onnx-fp32 t1": 2.0, "baseline/onnx-fp32 t2": 2.0}
+    counted = (_counted("ptl-fp32-xnnpack", 55.0), _counted("onnx-fp32", onnx))
+    measured = dataclasses.replace(set_of(plan, runs_of(plan, times)), instructions=counted)
+    told = disagreements(measured, rank(measured))
+    assert len(told) == int(is_said)
+    if is_said:
+        assert "in any runner on 1 thread: this host's times prefer `onnx-fp32`" in told[0]
+        assert "ARM instructions `ptl-fp32-xnnpack` (55.0 M against 85.0 M)" in told[0]
+
+
 def test_a_record_from_before_there_were_counts_still_opens() -> None:
     text = to_json(_measured())
     start = text.index('"instructions"')

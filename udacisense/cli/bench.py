@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.bench.json.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep that the record holds.")
 @click.option("--dry-run", is_flag=True, help="Say what would be measured and how long it takes, and stop.")
-@click.option("--arm-instructions", is_flag=True, help="Also count each .ptl's ARM instructions a call, under qemu.")
+@click.option("--arm-instructions", is_flag=True, help="Also count each file's ARM instructions a call, under qemu.")
 @click.option("--only-instructions", is_flag=True, help="Count them and time nothing.")
 @click.option("--compare", nargs=2, type=click.Path(path_type=Path), help="Compare two records of one host instead.")
 @click.option(
@@ -74,7 +74,7 @@ def command(
     """
     from harness.advice import recommend
     from harness.bench import plan_sweep, run_sweep
-    from harness.instructions import ABOUT_S, countable, disagreements
+    from harness.instructions import ABOUT_S, countable, disagreements, left_out
     from harness.ranking import rank
     from harness.tables import instructions_table, latency_table, verified_accuracy
     from harness.types import MeasurementSet
@@ -109,8 +109,9 @@ def command(
     say_cost(f"{what}, about {(timed_s + ABOUT_S * len(counted)) / 60:.1f} minutes{kept}")
     if dry_run:
         return
+    uncounted = left_out(plan.bundles, variants or None) if arm_instructions or only_instructions else ()
     if only_instructions:
-        _count(plan.bundles, counted, form)
+        _count(plan.bundles, counted, uncounted, form)
         return
     with progress("timing", plan.expected_s) as advance:
         measured = run_sweep(plan, out=path, resume=resume, arm_instructions=arm_instructions, on_progress=advance)
@@ -127,7 +128,7 @@ def command(
     render(made, form)
     if form != "table":
         return
-    for note in (*measured.notes, *disagreements(measured, ranked)):
+    for note in (*measured.notes, *uncounted, *disagreements(measured, ranked)):
         say(f"note: {note}")
     if measured.instructions:
         show(instructions_table(measured.instructions))
@@ -136,7 +137,9 @@ def command(
     next_command(f"udacisense report {folders} -o report.md")
 
 
-def _count(bundles: tuple[BenchedBundle, ...], wanted: list[tuple[str, str]], form: str) -> None:
+def _count(
+    bundles: tuple[BenchedBundle, ...], wanted: list[tuple[str, str]], uncounted: tuple[str, ...], form: str
+) -> None:
     """Count, and print the table of counts."""
     import json
 
@@ -147,7 +150,8 @@ def _count(bundles: tuple[BenchedBundle, ...], wanted: list[tuple[str, str]], fo
     from udacisense.types import Outcome, to_json
 
     if not wanted:
-        raise InputError("There is nothing to count: the bundles hold no .ptl that was asked for.")
+        why = "; ".join(uncounted) or "the bundles hold no .ptl, .onnx or .ort that was asked for"
+        raise InputError(f"There is nothing to count: {why}.")
     made = []
     with progress("counting", len(wanted)) as advance:
         for found in count_variants(bundles, wanted):
@@ -157,6 +161,9 @@ def _count(bundles: tuple[BenchedBundle, ...], wanted: list[tuple[str, str]], fo
         emit_json([json.loads(to_json(found)) for found in made])
     else:
         render(instructions_table(made), form)
+    if form == "table":
+        for note in uncounted:
+            say(f"note: {note}")
     if any(found.outcome is not Outcome.PASSED for found in made):
         raise click.exceptions.Exit(1)
 

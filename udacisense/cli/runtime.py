@@ -15,7 +15,7 @@ def command() -> None:
     """Run PyTorch Mobile's official Android library on this Linux machine.
 
     'android-x86_64' is what an emulator on a PC runs; 'android-arm64' is the phone's own binary, under qemu. 'verify'
-    uses each as a runner once it is set up.
+    uses each as a runner once it is set up. 'onnxruntime-arm64' only counts instructions, of .onnx and .ort files.
     """
 
 
@@ -39,13 +39,14 @@ def list_command() -> None:
 
 @command.command("add")
 @click.argument("name")
-@click.option("--library-version", help="Release of org.pytorch:pytorch_android_lite.")
+@click.option("--library-version", help="Another release of the library than the one known to work.")
 @click.option("--offline", "offline_dir", type=click.Path(path_type=Path), help="Folder that holds the downloads.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and stop.")
 def add_command(*, name: str, library_version: str | None, offline_dir: Path | None, dry_run: bool) -> None:
     """Set up NAME under the user's cache folder, and prove it by running a small file."""
-    from harness.android.catalogue import DEFAULT_LIBRARY_VERSION, cache_root, cost
+    from harness.android.catalogue import cache_root, cost
     from harness.android.setup import add_runtime
+    from harness.runners import RUNNERS
     from udacisense.progress import progress
 
     disk_bytes, seconds = cost(name)
@@ -62,12 +63,13 @@ def add_command(*, name: str, library_version: str | None, offline_dir: Path | N
 
         made = add_runtime(
             name,
-            library_version=library_version or DEFAULT_LIBRARY_VERSION,
+            library_version=library_version,
             offline_dir=offline_dir,
             on_progress=on_progress,
         )
     say(f"{made.name} {made.library_version} is ready: a small file ran, max |Δ| {made.self_test_max_abs:.2g}.")
-    next_command(f"udacisense verify BUNDLE --runner {name}")
+    runs = name in RUNNERS
+    next_command(f"udacisense verify BUNDLE --runner {name}" if runs else "udacisense bench BUNDLE --only-instructions")
 
 
 @command.command("remove")

@@ -49,6 +49,11 @@ def arm64(in_users_cache: None) -> str:
     return _ready("android-arm64")
 
 
+@pytest.fixture
+def onnxruntime_arm64(in_users_cache: None) -> str:
+    return _ready("onnxruntime-arm64")
+
+
 class SmallNet(nn.Module):
     """Convolutions of every kind that the product's models have, but a 1×1 one on a 1×1 map."""
 

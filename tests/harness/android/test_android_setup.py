@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 
 from harness.android import catalogue, setup
-from harness.android.catalogue import JARS, library
+from harness.android.catalogue import JARS, ONNXRUNTIME, PYTORCH
 from udacisense.errors import InputError
 from udacisense.files import sha256_file
 
-PINNED = library(catalogue.DEFAULT_LIBRARY_VERSION)
+PINNED = PYTORCH.artifact(PYTORCH.default_version)
 
-pytestmark = pytest.mark.skipif(
-    catalogue.wrong_host() is not None or bool(catalogue.missing_tools("android-x86_64", offline=True)),
-    reason="needs Linux on x86_64 with a JDK 17 and gcc",
+MISSING = catalogue.wrong_host() or "; ".join(
+    f"{tool} is not on PATH ({command})" for tool, command in catalogue.missing_tools("android-x86_64", offline=True)
 )
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "nothing is missing")
 
 
 @pytest.fixture
@@ -77,6 +78,22 @@ def test_a_truncated_library_without_a_pin_is_refused(whole: Path, cache: Path) 
     with pytest.raises(InputError, match="not a whole AAR"):
         setup.add_runtime("android-x86_64", library_version="9.9.9", offline_dir=whole)
     _nothing_stands(cache, but=tuple(jar.file_name for jar in JARS))
+
+
+@pytest.mark.android
+def test_a_truncated_onnxruntime_without_a_pin_is_refused(
+    onnxruntime_arm64: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ONNXRUNTIME.artifact(ONNXRUNTIME.default_version).file_name
+    content = (catalogue.cache_root() / "downloads" / name).read_bytes()
+    offline, cache = tmp_path / "offline", tmp_path / "cache"
+    offline.mkdir()
+    _spoil(offline, "onnxruntime-9.9.9.jar", content[: len(content) // 2])
+    monkeypatch.setenv("UDACISENSE_CACHE", str(cache))
+    with pytest.raises(InputError, match="not a whole JAR"):
+        setup.add_runtime(onnxruntime_arm64, library_version="9.9.9", offline_dir=offline)
+    assert [path.name for path in (cache / "runtimes").iterdir()] == ["downloads"]
+    assert not list((cache / "runtimes" / "downloads").iterdir())
 
 
 @pytest.mark.android
@@ -199,16 +216,17 @@ def test_list_says_what_to_do(cache: Path) -> None:
 def test_a_runtime_of_other_sources_is_not_used(whole: Path, cache: Path) -> None:
     setup.add_runtime("android-x86_64", offline_dir=whole)
     made = cache / "android-x86_64-1.12.2" / "runtime.json"
-    made.write_text(made.read_text().replace(setup.sources_sha256(), "0" * 64))
+    made.write_text(made.read_text().replace(setup.sources_sha256("android-x86_64"), "0" * 64))
     assert "another version of udacisense" in str(setup.unusable("android-x86_64"))
 
 
 @pytest.mark.android
-def test_every_stated_cost_covers_what_stands(x86_64: str, arm64: str) -> None:
+def test_every_stated_cost_covers_what_stands(x86_64: str, arm64: str, onnxruntime_arm64: str) -> None:
     downloads = catalogue.cache_root() / "downloads"
-    names = {artifact.file_name for artifact in (PINNED, *JARS)}
     for state in setup.list_runtimes():
-        kept = [p for p in downloads.iterdir() if p.name in names or (p.suffix == ".deb" and state.name == arm64)]
+        row = catalogue.runtime(state.name)
+        names = {artifact.file_name for artifact in (row.library.artifact(str(state.library_version)), *row.jars)}
+        kept = [p for p in downloads.iterdir() if p.name in names or (p.suffix == ".deb" and row.emulator)]
         taken = (state.disk_bytes or 0) + sum(p.stat().st_size for p in kept)
         assert 0.7 * taken < catalogue.cost(state.name)[0] < 1.3 * taken
     assert sha256_file(downloads / PINNED.file_name) == PINNED.sha256
