@@ -90,4 +90,4 @@ def _holds_together(home: Path, verification: str, before: str, after: str, caps
     assert run(["report", str(home), "-o", str(home / "report.md")]) == 0
     report = (home / "report.md").read_text()
     assert "Android 15" in report
-    assert "tiny/ptl-fp32-xnnpack" in report
+    assert "/ptl-fp32-xnnpack t2 |" in report
