@@ -5,6 +5,7 @@ import android.content.Intent
 import android.net.Uri
 import android.widget.Button
 import java.io.File
+import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Assume.assumeNotNull
 import org.junit.Before
@@ -36,10 +37,10 @@ class PicturesTest {
         }
     }
 
-    private fun photo(): Intent =
+    private fun photo(name: String = "clock"): Intent =
         Intent(Intent.ACTION_SEND)
             .setClass(Screens.context, MainActivity::class.java)
-            .putExtra(Intent.EXTRA_STREAM, Uri.fromFile(Screens.fixtures.resolve("photos/clock.png")))
+            .putExtra(Intent.EXTRA_STREAM, Uri.fromFile(Screens.fixtures.resolve("photos/$name.png")))
 
     private fun save(
         activity: Activity,
@@ -87,8 +88,10 @@ class PicturesTest {
         Screens.settle()
         save(start, "start-light")
         Screens.phoneWith("tiny")
-        val doubtful = Robolectric.buildActivity(MainActivity::class.java, photo()).setup().get()
+        // Two labels of which none is ahead: nothing that the classes know.
+        val doubtful = Robolectric.buildActivity(MainActivity::class.java, photo("palette")).setup().get()
         Screens.settle()
+        assertEquals("Not sure", Screens.text(doubtful, R.id.label))
         save(doubtful, "not-sure-light")
         Screens.phoneWith("tiny") { it.resolve("model-ptl-fp32.ptl").appendText("x") }
         val broken = Robolectric.buildActivity(MainActivity::class.java, photo()).setup().get()
