@@ -38,10 +38,10 @@ def plans(options: ExportOptions) -> tuple[Plan, ...]:
 def export(plan: Plan, bench: Workbench) -> Product:
     """Trace, freeze, prepack where asked for, and save one precision.
 
-    XNNPACK has convolutions of its own, right on every map, and static int8 has QNNPACK's; see
-    :mod:`exporters.pointwise` for the others.
+    XNNPACK has convolutions of its own, right on every map, and so has QNNPACK; see :mod:`exporters.pointwise` for the
+    others, those of static int8's float32 blocks among them.
     """
-    is_plain = plan.detail != XNNPACK and plan.precision != "int8-static"  # as exporters.pointwise.is_plain_ptl
+    is_plain = plan.detail != XNNPACK  # as exporters.pointwise.is_plain_ptl
     scripted, batch = traced(plan, bench, rewrite=right_on_x86 if is_plain else None)
     if plan.detail == XNNPACK:
         scripted = _prepacked(scripted, bench.deployed(bench.model), bench)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from udacisense.errors import InputError
 from udacisense.stages.contract import Kind, kind_of
-from udacisense.stages.graph import RELATIVE_LIMIT_FP32, RELATIVE_LIMIT_INT8
+from udacisense.stages.graph import RELATIVE_LIMIT_FP32
 
 if TYPE_CHECKING:
     from exporters.manifest import Variant
@@ -33,8 +33,8 @@ NEVER_ON_X86 = (
 
 
 def is_plain_ptl(variant: Variant) -> bool:
-    """Tell whether a variant's convolutions run in float32 and outside XNNPACK, in PyTorch Mobile."""
-    return variant.format == "ptl" and not variant.id.endswith("xnnpack") and variant.precision != "int8-static"
+    """Tell whether convolutions of a variant may run in float32 and outside XNNPACK, in PyTorch Mobile."""
+    return variant.format == "ptl" and not variant.id.endswith("xnnpack")
 
 
 class PointwiseProduct(nn.Module):
@@ -131,7 +131,14 @@ def right_on_x86(model: nn.Module, example: Tensor) -> nn.Module:
         for child_name, child in list(parent._modules.items()):
             if child in replacements:
                 setattr(parent, child_name, replacements[child])
-    _prove(model, rewritten.eval(), example)
+    rewritten.eval()
+    if kind_of(model) is Kind.EAGER_FLOAT:
+        _prove(model, rewritten, example)
+    else:
+        # A rounding further on may turn another order of summation into a whole step: each convolution by itself.
+        for name in found:
+            convolution = model.get_submodule(name)
+            _prove(convolution, rewritten.get_submodule(name), _first_input(model, convolution, example))
     return rewritten
 
 
@@ -152,15 +159,26 @@ def _is_plain_pointwise(module: nn.Conv2d) -> bool:
     )
 
 
+def _first_input(model: nn.Module, convolution: nn.Module, example: Tensor) -> Tensor:
+    """Return the first map that a convolution of the model is given for the example."""
+    seen: list[Tensor] = []
+    hook = convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        with torch.inference_mode():
+            model(example)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
 def _prove(model: nn.Module, rewritten: nn.Module, example: Tensor) -> None:
-    """Hold the rewritten network against the model on the example, its negative and seeded noise."""
-    limit = RELATIVE_LIMIT_FP32 if kind_of(model) is Kind.EAGER_FLOAT else RELATIVE_LIMIT_INT8
+    """Hold what was rewritten (a network, or one convolution) against the original: example, its negative, noise."""
     noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         for probe in (example, -example, noise):
             expected, answered = model(probe), rewritten(probe)
             difference = (answered - expected).abs().max().item()
-            if not difference <= limit * expected.abs().max().item():  # also true for NaN
+            if not difference <= RELATIVE_LIMIT_FP32 * expected.abs().max().item():  # also true for NaN
                 raise InputError(
                     f"Written as products of matrices, the 1×1 convolutions on small maps changed the answers "
                     f"(max |Δ| {difference:.3g}); export fp32 through XNNPACK alone."

@@ -33,9 +33,6 @@ from udacisense.types import Artifact, read_json
 PRESETS = {"baseline": "baseline", "p1": "p1-student", "tiny": "tiny"}
 PRECISIONS = ("fp32", "int8-dynamic", "int8-static")
 EXPORT = ["-f", "ptl", "-f", "onnx", *(word for p in PRECISIONS for word in ("--precision", p)), "--calibration", "64"]
-# The x86_64 QNNPACK of PyTorch Mobile 1.12.2 answers otherwise than arm64's where a block with squeeze-and-excite stays
-# float32 between int8 ones (the baseline's features.1: max |Δ| 1.8 against 0.09); these tests run on x86_64.
-EXPORT += ["--float-blocks", "0"]
 
 
 def main(folder: Path, artifacts: dict[str, str]) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.jit import mobile
 
+from exporters.bundle import eager_source, opened
 from exporters.pointwise import PointwiseProduct, right_on_x86, small_pointwise
+from udacisense.cli import run
 from udacisense.errors import InputError
 
 
@@ -68,6 +73,20 @@ def test_one_convolution_at_two_places_is_replaced_in_both() -> None:
     rewritten = right_on_x86(model, EXAMPLE)
     assert not any(isinstance(module, nn.Conv2d) for module in rewritten.modules())
     assert torch.allclose(rewritten(EXAMPLE), model(EXAMPLE), rtol=1e-5, atol=1e-6)
+
+
+def test_the_float_blocks_of_a_static_int8_file_are_rewritten_too(tmp_path: Path) -> None:
+    """The shipped scales leave two squeeze-and-excitation blocks of the baseline in float32."""
+    line = f"--quiet export baseline -f ptl --precision int8-static -o {tmp_path / 'bundle'}"
+    assert run(line.split()) == 0
+    with opened(tmp_path / "bundle") as bundle:
+        variant = bundle.variant("ptl-int8-static-qnnpack")
+        assert variant.options["pointwise_as_products"] == 2
+        lite = mobile._load_for_lite_interpreter(str(bundle.path(variant.path or "")))
+        source = eager_source(bundle, variant)
+        inputs = torch.from_numpy(bundle.golden_inputs()[:4].copy())
+    with torch.inference_mode():
+        assert (lite(inputs) - source(inputs)).abs().max() < 0.5, "a few steps of its quantised output at most"
 
 
 def test_a_network_that_takes_its_weight_elsewhere_too_is_refused() -> None:
