@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from exporters.manifest import FileRecord, Manifest, Variant
+from exporters.manifest import FileRecord, Manifest, RecommendedSetting, Variant
 from udacisense.errors import InputError, LoadError, did_you_mean
 from udacisense.files import ZIP_ERRORS, atomic_path, sha256_file, sha256_path
-from udacisense.types import ModelSpec, Outcome, Signature, read_json, record
+from udacisense.types import ModelSpec, Outcome, Signature, read_json, record, to_json, write_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,6 +145,18 @@ def open_bundle(path: Path, *, unpack_to: Path | None = None) -> Bundle:
     for relative in _named_paths(manifest):
         inside(root, relative)
     return Bundle(root, manifest)
+
+
+def bundle_sha256(root: Path) -> str:
+    """Return what records of a bundle know it by: the SHA-256 of its manifest, the recommended setting left out."""
+    manifest = read_json(Manifest, root / Manifest.FILE_NAME)
+    return hashlib.sha256(to_json(replace(manifest, recommended=None)).encode()).hexdigest()
+
+
+def recommend_setting(root: Path, setting: RecommendedSetting) -> None:
+    """Write a setting into the manifest of a bundle's folder; everything else of it stays as it is."""
+    manifest = read_json(Manifest, root / Manifest.FILE_NAME)
+    write_record(root / Manifest.FILE_NAME, replace(manifest, recommended=setting))
 
 
 def check_bundle(path: Path) -> list[str]:

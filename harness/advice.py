@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from exporters.manifest import RecommendedSetting
 from harness.ranking import Row, is_tie, rank, reported_medians
 from harness.schedule import EAGER
 from harness.stats import Interval
@@ -51,6 +52,26 @@ def choose(measured: BenchSet, rows: Sequence[Row]) -> tuple[Row, list[Row]]:
     # Of variants that nobody can tell apart in time, the smallest file is the better one.
     chosen = min([best, *ties], key=lambda row: row.cell.file_bytes or 0)
     return chosen, [row for row in [best, *ties] if row is not chosen]
+
+
+def recommended_settings(measured: BenchSet, rows: Sequence[Row]) -> dict[str, RecommendedSetting]:
+    """Return bundle name → the setting that :func:`recommend` puts into words; a sweep cut short gives none."""
+    made = {}
+    for bundle in measured.bundles if measured.complete else ():
+        if found := eligible(rows, bundle.name):
+            chosen, _ = choose(measured, found)
+            spec = chosen.cell.spec
+            made[bundle.name] = RecommendedSetting(
+                variant_id=spec.variant_id,
+                runner=spec.runner,
+                engine=spec.engine,
+                threads=spec.threads,
+                median_ms=float(chosen.median_ms or 0.0),
+                noisy=chosen.noisy,
+                cpu=measured.host.cpu,
+                measured_utc=measured.created_utc,
+            )
+    return made
 
 
 def _sentence(measured: BenchSet, bundle: str, rows: Sequence[Row]) -> str:

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from exporters.bundle import ARTIFACT, Bundle, load_reference, open_bundle
-from exporters.manifest import Manifest
+from exporters.bundle import ARTIFACT, Bundle, bundle_sha256, load_reference, open_bundle
 from harness.advice import recommendations
 from harness.android.instructions import folder_that_counts
 from harness.cell import Cell, run_cell
@@ -39,7 +38,7 @@ from harness.types import (
     VariantInstructions,
 )
 from udacisense.errors import InputError
-from udacisense.files import locked, sha256_file
+from udacisense.files import locked
 from udacisense.models import count_parameters
 from udacisense.progress import Advance
 from udacisense.stages import STAGES, Kind
@@ -283,7 +282,7 @@ def describe_bundle(name: str, bundle: Bundle, *, allow_factory: str | None) -> 
     return BenchedBundle(
         name=name,
         path=str(bundle.root.resolve()),
-        sha256=sha256_file(bundle.root / Manifest.FILE_NAME),
+        sha256=bundle_sha256(bundle.root),
         parameters=count_parameters(model),
         flops=work.flops,
         moved_bytes=work.moved_bytes,

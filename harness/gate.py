@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from exporters.bundle import open_bundle
-from exporters.manifest import Manifest, Variant
+from exporters.bundle import bundle_sha256, open_bundle
+from exporters.manifest import Variant
 from harness.gate_config import GateConfig, Rules
 from harness.host import require_like
 from harness.ranking import Row, rank
 from harness.types import BenchSet, Check, Host, Measurement, MeasurementSet
 from udacisense.errors import InputError
-from udacisense.files import sha256_file
 from udacisense.types import Outcome, from_json, record
 
 
@@ -92,7 +91,7 @@ def gate_bundle(
         InputError: a record is of another bundle, or times of unlike hosts would be compared.
     """
     manifest = open_bundle(path).manifest
-    sha256 = sha256_file(path / Manifest.FILE_NAME)
+    sha256 = bundle_sha256(path)
     config = config or GateConfig()
     if verification.bundle_sha256 != sha256:
         raise InputError(f"The verification is of another bundle ({verification.bundle}); verify {path} again.")

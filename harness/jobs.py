@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bundle import Bundle, open_bundle
+from exporters.bundle import Bundle, bundle_sha256, open_bundle
 from exporters.manifest import Manifest, Variant
 from harness.cell import Job, Task
 from harness.floor import floor_variant, write_floor
@@ -20,7 +20,6 @@ from harness.runners.eager import ALLOW_FACTORY
 from harness.schedule import EAGER, FLOOR
 from harness.types import BenchCell, BenchedBundle, RunSpec
 from udacisense.errors import InputError
-from udacisense.files import sha256_file
 from udacisense.types import Scalar
 
 
@@ -96,7 +95,7 @@ class Jobs:
 
 def _open(bundle: BenchedBundle, folder: Path) -> _Opened:
     path = Path(bundle.path)
-    if sha256_file(path / Manifest.FILE_NAME) != bundle.sha256:
+    if bundle_sha256(path) != bundle.sha256:
         raise InputError(f"The bundle {path} was changed after the sweep was planned; start the sweep again.")
     opened = open_bundle(path)
     golden = golden_pack(path, opened.manifest)

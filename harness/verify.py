@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from exporters.bundle import LABELS, REFERENCE, Bundle, Reference, check_files, open_bundle
+from exporters.bundle import LABELS, REFERENCE, Bundle, Reference, bundle_sha256, check_files, open_bundle
 from exporters.manifest import Manifest, Variant
 from harness.cell import Cell, end_running_cells, run_cell
 from harness.host import read_host
@@ -37,7 +37,6 @@ from harness.verify_judge import Answers, check_golden, judge_cell, reference_ou
 from harness.weights import check_weights
 from udacisense.data import DataSet
 from udacisense.errors import InputError, LoadError
-from udacisense.files import sha256_file
 from udacisense.types import Outcome, read_json
 
 OnProgress = Callable[[int, int, str], None]  # cells done, cells in all, which one ended
@@ -127,7 +126,7 @@ def verify_bundle(
         kind="verify",
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=str(path),
-        bundle_sha256=sha256_file(bundle.root / Manifest.FILE_NAME),
+        bundle_sha256=bundle_sha256(bundle.root),
         host=read_host(),
         inputs=inputs.description,
         seed=0,

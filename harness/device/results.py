@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from exporters.bundle import Bundle
+from exporters.bundle import Bundle, bundle_sha256
 from exporters.manifest import Manifest
 from harness.advice import recommendations
 from harness.bench import describe_bundle
@@ -55,7 +55,7 @@ def read_result(text: bytes, bundle: Bundle, *, source: str) -> MeasurementSet:
         problem = _problem(m, made.kind, exported)
         if problem is not None:
             raise InputError(f"{source}: the row of {m.spec.variant_id} {problem}; update the app and measure again.")
-    return made
+    return dataclasses.replace(made, bundle_sha256=bundle_sha256(bundle.root))
 
 
 def _problem(m: Measurement, kind: str, exported: set[str]) -> str | None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporters.bundle import bundle_sha256
 from exporters.manifest import Manifest
 from harness.gate import GateReport
 from harness.host import machine_differences
 from harness.types import BenchSet, Host, MeasurementSet
 from udacisense.errors import InputError
-from udacisense.files import sha256_file
 from udacisense.metrics import Evaluation
 from udacisense.pipeline import RunRecord
 from udacisense.techniques import TechniquesRecord
@@ -33,11 +33,11 @@ class Evidence:
 
     def bundle_of(self, sha256: str) -> tuple[Path, Manifest] | None:
         """Return the bundle whose manifest has this SHA-256, where it was found and is unchanged."""
-        return next(((path, made) for path, made in self.bundles if sha256_file(path) == sha256), None)
+        return next(((path, made) for path, made in self.bundles if bundle_sha256(path.parent) == sha256), None)
 
     def verifications_of(self, manifest_path: Path) -> list[MeasurementSet]:
         """Return what was verified of the bundle as it is now."""
-        sha256 = sha256_file(manifest_path)
+        sha256 = bundle_sha256(manifest_path.parent)
         return [made for _, made in self.verifications if made.bundle_sha256 == sha256]
 
 

@@ -10,7 +10,8 @@ import click
 from udacisense.cli.output import Cell, emit_json, next_command, render, say, say_cost, show, table
 
 if TYPE_CHECKING:
-    from harness.types import BenchedBundle
+    from harness.ranking import Row
+    from harness.types import BenchedBundle, BenchSet
 
 
 @click.command("bench", short_help="Time every exported file on this machine.")
@@ -70,7 +71,8 @@ def command(
 ) -> None:
     """Time the variants of BUNDLES, one process per cell, in shuffled rounds; ratios are to the eager baseline.
 
-    Several bundles in one run can be held against each other. Ctrl-C keeps what was measured; --resume goes on.
+    Several bundles in one run can be held against each other. Ctrl-C keeps what was measured; --resume goes on. At the
+    end each bundle's recommended setting is written into its manifest.
     """
     from harness.advice import recommend
     from harness.bench import plan_sweep, run_sweep
@@ -121,6 +123,7 @@ def command(
             measured, [read_json(MeasurementSet, p) for p in (*verifications, *_beside(bundles))]
         ),
     )
+    _write_settings(measured, ranked)
     made = latency_table(ranked, title="Latency (speed-up: against eager float32 on as many threads)")
     if form == "json":
         emit_json(measured)
@@ -135,6 +138,20 @@ def command(
     say(f"\n{recommend(measured, ranked)}\n\nKept in {path}.")
     folders = " ".join(dict.fromkeys(str(bundle.parent) for bundle in bundles))
     next_command(f"udacisense report {folders} -o report.md")
+
+
+def _write_settings(measured: BenchSet, ranked: list[Row]) -> None:
+    """Write the recommended setting of each bundle into its manifest, where one may write there."""
+    from exporters.bundle import recommend_setting
+    from harness.advice import recommended_settings
+
+    settings = recommended_settings(measured, ranked)
+    for bundle in measured.bundles:
+        if bundle.name in settings:
+            try:
+                recommend_setting(Path(bundle.path), settings[bundle.name])
+            except OSError as exc:
+                click.echo(f"note: {bundle.path} cannot take its recommended setting: {exc.strerror}", err=True)
 
 
 def _count(

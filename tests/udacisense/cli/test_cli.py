@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from exporters.bundle import bundle_sha256
 from exporters.manifest import Manifest
 from harness.types import BenchSet, MeasurementSet
 from udacisense.cli import COMMANDS, run
@@ -85,7 +86,15 @@ def test_verify_then_bench_then_report(
     bench = tmp_path / "run.bench.json"
     line = ["bench", str(bundle), "--quick", "--variant", "onnx-fp32", "--threads", "1", "-o", str(bench)]
     assert run(line) == 0
-    assert any(r.measurement.timing is not None for r in read_json(BenchSet, bench).runs)
+    timed = read_json(BenchSet, bench)
+    assert any(r.measurement.timing is not None for r in timed.runs)
+    recommended = read_json(Manifest, bundle / Manifest.FILE_NAME).recommended
+    assert recommended is not None, "the setting to ship belongs into the bundle's manifest"
+    assert (recommended.variant_id, recommended.runner, recommended.threads) == ("onnx-fp32", "onnxruntime", 1)
+    assert recommended.median_ms > 0
+    assert bundle_sha256(bundle) == measured.bundle_sha256 == timed.bundles[0].sha256, "its records are still its own"
+    assert run(["inspect", str(bundle)]) == 0
+    assert "recommended: onnx-fp32 on onnxruntime, threads: 1" in capsys.readouterr().out
 
     assert run(["report", str(bundle), str(tmp_path), "-o", str(tmp_path / "report.md")]) == 0
     text = (tmp_path / "report.md").read_text()

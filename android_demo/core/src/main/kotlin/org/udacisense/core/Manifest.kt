@@ -14,7 +14,8 @@ data class Manifest(
     val signature: Signature,
     val golden: Golden,
     val variants: List<Variant>,
-    val files: List<FileRecord>
+    val files: List<FileRecord>,
+    val recommended: RecommendedSetting?
 ) {
     /** The variants that [formats] covers, in the manifest's order. */
     fun runnable(formats: Set<Format>): List<Variant> = variants.filter { it.outcome == Outcome.PASSED && it.format in formats }
@@ -106,6 +107,19 @@ data class Signature(
 data class Resize(
     val method: String,
     val antialias: Boolean
+)
+
+/** What a desk's `bench` would ship; on this phone the benchmark screen may find another answer. */
+@Serializable
+data class RecommendedSetting(
+    val variantId: String,
+    val runner: String,
+    val engine: String?,
+    val threads: Int,
+    val medianMs: Double,
+    val noisy: Boolean,
+    val cpu: String,
+    val measuredUtc: String
 )
 
 @Serializable
