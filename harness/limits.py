@@ -40,7 +40,8 @@ class Limit:
 #                 an int8 border. Trained networks are at 92 dB or more; one layer that is off by 1 % leaves 50 dB.
 # int8-weights    8-bit weights by channel and float16 activations: some 55 dB from the float32 master itself.
 # palette6, 4     64 and 16 weight values a tensor, made without retraining: what they keep of the master is the
-#                 user's decision, so the limits only catch a network that no longer is the same classifier.
+#                 user's decision, so the limits only catch a network that no longer is the same classifier. (What
+#                 is not the weights' doing is found with them in the source: harness/own_weights.py.)
 LIMITS: dict[str, Limit] = {
     name: Limit(
         rtol=1e-3,

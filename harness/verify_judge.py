@@ -260,7 +260,7 @@ def _weights(answers: Answers, variant: Variant) -> tuple[list[str], list[str]]:
     found = answers.weights.get(variant.id)
     if found is None:
         return [], []
-    more = f" (and {len(found.problems) - 2} layers more)" if len(found.problems) > 2 else ""
+    more = f" (and {len(found.problems) - 2} more)" if len(found.problems) > 2 else ""
     return [*found.problems[:1], *(p + more for p in found.problems[1:2])], [found.note] if found.note else []
 
 

@@ -9,7 +9,6 @@ Run as a process of its own (``python -m harness.weights FOLDER``): the files ma
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from harness.cell import run_process
+from harness.own_weights import compare_own, fused_reference, layers_in_order, program_weights
 from harness.runners import first_line
 from harness.verify_input import compare_input, reference_input
+from harness.verify_ranges import zero_point_problems
 from udacisense.types import read_json, record, write_record
 
 if TYPE_CHECKING:
-    from exporters.bundle import Bundle
+    from torch import Tensor, nn
+
     from exporters.manifest import Variant
 
 Weights = list[tuple[str, NDArray[np.float64]]]  # name, (out channels, everything else)
@@ -135,27 +138,17 @@ def _layer_problem(source: NDArray[np.float64], stored: NDArray[np.float64]) -> 
     return f"channels {', '.join(map(str, strange[:4]))} are others" if strange.size else None
 
 
-def reference_weights(bundle: Bundle, variant: Variant, allow_factory: str | None) -> Weights:
-    """Return the reference's weights in execution order, BatchNorm folded into the layer before it."""
-    import torch
-    from torch import nn
+def reference_weights(reference: nn.Module, example: Tensor) -> Weights:
+    """Return the reference's weights in execution order.
 
-    from harness.locate.ladder import STEPS, Context
-    from harness.locate.points import is_layer
-
-    plain = dataclasses.replace(variant, input_kind="normalized", output_kind="logits")
-    example = torch.from_numpy(bundle.golden_inputs()[:1])
-    context = Context(bundle=bundle, variant=plain, example=example, allow_factory=allow_factory)
-    model = STEPS["eager"](nn.Identity(), context)
-    assert model is not None
-    model = STEPS["fused"](model, context) or model
-    order: list[tuple[str, nn.Module]] = []
-    for name, module in model.named_modules():
-        if is_layer(module):
-            module.register_forward_hook(lambda m, _g, _o, n=name: order.append((n, m)))
-    with torch.no_grad():
-        model(example)
-    return [(name, _rows(module.weight.detach().numpy())) for name, module in order]  # type: ignore[operator]
+    Args:
+        reference: of :func:`harness.own_weights.fused_reference`.
+        example: float32 (1, 3, H, W).
+    """
+    return [
+        (name, _rows(module.weight.detach().numpy()))  # type: ignore[operator]
+        for name, module in layers_in_order(reference, example)
+    ]
 
 
 def _rows(weight: Any) -> NDArray[np.float64]:
@@ -168,11 +161,7 @@ def mil_weights(package: Path) -> Weights:
     """Return the weights of a Core ML package, expanded by coremltools."""
     from harness.runners.mil import read_program
 
-    return [
-        (step.outputs[0][0], _rows(step.arguments["weight"]))
-        for step in read_program(package).steps
-        if step.operator in {"conv", "linear"}
-    ]
+    return [(name, _rows(weight)) for name, weight in program_weights(read_program(package))]
 
 
 def onnx_weights(path: Path) -> Weights:
@@ -260,17 +249,20 @@ def main(folder: Path) -> None:
     job = read_json(WeightsJob, folder / WeightsJob.FILE_NAME)
     bundle = open_bundle(Path(job.bundle))
     variants = [bundle.variant(name) for name in job.variant_ids]
-    expected = reference_weights(bundle, variants[0], job.allow_factory)
+    reference = fused_reference(bundle, variants[0], job.allow_factory)
+    expected = reference_weights(reference, torch.from_numpy(bundle.golden_inputs()[:1]))
     expected_input = reference_input(bundle, variants[0], job.allow_factory)
     found: dict[str, WeightsFound] = {}
     for variant in variants:
         path = bundle.path(str(variant.path))
         try:
             got = mil_weights(path) if variant.format == "coreml" else onnx_weights(path)
-            weights, (problem, note) = compare_weights(expected, got), compare_input(bundle, variant, expected_input)
+            weights, front = compare_weights(expected, got), compare_input(bundle, variant, expected_input)
+            own = compare_own(bundle, variant, reference)
+            points = zero_point_problems(path) if variant.format == "onnx" else ()
             found[variant.id] = WeightsFound(
-                problems=(*((problem,) if problem else ()), *weights.problems),
-                note="; ".join(text for text in (weights.note, note) if text) or None,
+                problems=tuple(p for p in (front[0], own[0], *points, *weights.problems) if p),
+                note="; ".join(text for text in (weights.note, front[1], own[1]) if text) or None,
             )
         # Whatever a parser raises on a damaged file, this variant's weights are not known to be right.
         except Exception as exc:

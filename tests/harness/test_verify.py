@@ -168,6 +168,22 @@ def test_faulty_files_fail_each_with_its_reason(damaged: Path) -> None:
     assert exit_code(result) == 3
 
 
+@pytest.mark.parametrize(("psnr_db", "outcome"), [(50.0, Outcome.PASSED), (35.0, Outcome.FAILED)])
+def test_golden_logits_are_held_to_what_an_int8_batch_allows(damaged: Path, psnr_db: float, outcome: Outcome) -> None:
+    """They were written image by image; a batch rounds some activations over an int8 border, and is not equal."""
+    variant = open_bundle(damaged).variant("torchscript-int8-static-qnnpack")
+    path = damaged / str(variant.golden_logits_path)
+    logits = np.fromfile(path, dtype="<f4")
+    noise = np.random.default_rng(0).choice([-1.0, 1.0], logits.size)
+    (logits + noise * np.ptp(logits) * 10 ** (-psnr_db / 20)).astype("<f4").tofile(path)
+    rehash(damaged)
+    (found,) = verify_bundle(
+        damaged, variants=[variant.id], runners=["torchscript"], limits=LIMITS | LENIENT
+    ).measurements[:1]
+    assert found.outcome is outcome
+    assert outcome is Outcome.PASSED or "its golden logits are not its eager source's" in (found.reason or "")
+
+
 def test_the_golden_pack_stands_in_for_a_data_set_and_tolerances_are_options(small_bundle: Path) -> None:
     result = verify_bundle(small_bundle, variants=["torchscript-fp32"], rtol=0.0, atol=0.0)
     (found,) = result.measurements

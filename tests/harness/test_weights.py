@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from damage import copied
 from numpy.typing import NDArray
 
 from exporters.bundle import Bundle, open_bundle
 from harness import weights
+from harness.own_weights import fused_reference
 from harness.weights import Weights, check_weights, compare_weights, onnx_weights, reference_weights
 
 Change = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -94,7 +96,8 @@ def test_onnx_weights_are_read_from_every_precision(bundle: Bundle, name: str) -
     variant = bundle.variant(name)
     if variant.path is None:
         pytest.skip(f"{name}: {variant.reason}")
-    expected: Weights = reference_weights(bundle, variant, None)
+    example = torch.from_numpy(bundle.golden_inputs()[:1])
+    expected: Weights = reference_weights(fused_reference(bundle, variant, None), example)
     got = onnx_weights(bundle.path(variant.path))
     assert [w.shape for _, w in got] == [w.shape for _, w in expected]
     for (_, source), (_, stored) in zip(expected, got, strict=True):
