@@ -162,7 +162,7 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
 
     prepared = _preprocessed(base, bench)
     outside = "/classifier" if bench.options.normalize or bench.options.softmax else ""  # what Deployed calls it
-    scopes = tuple(outside + _scope(module) for module in bench.float_modules())
+    scopes = tuple(outside + _scope(module) for module in bench.float_modules(torch.backends.quantized.engine))
     quantize_static(
         prepared,
         path,

@@ -74,22 +74,21 @@ class Workbench:
             else:
                 yield normalise(pixels, mean=self.signature.mean, std=self.signature.std)
 
-    def float_modules(self) -> tuple[str, ...]:
-        """Return the blocks that static int8 leaves in float32; they are the network's, so one search serves all."""
+    def float_modules(self, engine: str) -> tuple[str, ...]:
+        """Return the blocks that static int8 leaves in float32; QNNPACK has the full range and needs fewer of them."""
 
         def make() -> tuple[str, ...]:
             images = torch.cat(list(self.calibration_batches(as_fed=False)))[:_CHOICE_IMAGES]
-            engine = torch.backends.quantized.engine
             return choose_float_modules(self.model, engine, images, most=self.options.float_blocks)
 
-        return self.once("float modules", make)
+        return self.once(f"float modules {engine}", make)
 
     def activations(self, engine: str) -> dict[str, Tensor]:
         """Return the calibrated activations of static int8 for an engine."""
 
         def make() -> dict[str, Tensor]:
             batches = self.calibration_batches(as_fed=False)
-            return calibrate(self.model, engine, batches, float_modules=self.float_modules())
+            return calibrate(self.model, engine, batches, float_modules=self.float_modules(engine))
 
         return self.once(f"activations {engine}", make)
 
