@@ -203,6 +203,6 @@ def test_int8_of_another_toolkit_is_held_to_decisions_only() -> None:
     assert limit_for({}, variant()).min_psnr_db is None
     assert limit_for({}, variant(format="ptl", engine="qnnpack")).min_psnr_db is not None
     assert limit_for({}, variant(precision="fp16")).min_psnr_db is not None
-    # An .ort is held against its .onnx, loosely enough for fused operators and far above one layer that is off by 1 %.
-    assert limit_for({}, variant(format="ort")).min_psnr_db == 55.0
+    # An .ort is held against its .onnx, loosely enough for fused operators, which round at other places.
+    assert limit_for({}, variant(format="ort")).min_psnr_db == 50.0
     assert limit_for({}, variant(format="ort", precision="int8-dynamic")).min_psnr_db == 60.0

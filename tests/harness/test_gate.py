@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bench_records import LABELS, make_source, make_variant, plan_of, runs_of, set_of
 
+from exporters.bundle import bundle_sha256
 from exporters.manifest import Manifest
 from harness.compare import compare
 from harness.gate import GateReport, exit_code, gate_bundle, read_baseline
@@ -19,7 +20,6 @@ from harness.host import read_host
 from harness.sweep import Source
 from harness.types import BenchSet, Check, Comparison, Measurement, MeasurementSet, RunSpec
 from udacisense.errors import InputError
-from udacisense.files import sha256_file
 from udacisense.types import Outcome, to_json, write_record
 
 N = 100
@@ -37,7 +37,7 @@ def source(tmp_path: Path) -> Source:
     made = make_source("small", *variants)
     folder = tmp_path / "bundle"
     write_record(folder / Manifest.FILE_NAME, made.manifest)
-    sha256 = sha256_file(folder / Manifest.FILE_NAME)
+    sha256 = bundle_sha256(folder)
     return dataclasses.replace(made, bundle=dataclasses.replace(made.bundle, path=str(folder), sha256=sha256))
 
 
