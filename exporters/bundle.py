@@ -147,9 +147,8 @@ def open_bundle(path: Path, *, unpack_to: Path | None = None) -> Bundle:
     return Bundle(root, manifest)
 
 
-def bundle_sha256(root: Path) -> str:
+def bundle_sha256(manifest: Manifest) -> str:
     """Return what records of a bundle know it by: the SHA-256 of its manifest, the recommended setting left out."""
-    manifest = read_json(Manifest, root / Manifest.FILE_NAME)
     return hashlib.sha256(to_json(replace(manifest, recommended=None)).encode()).hexdigest()
 
 

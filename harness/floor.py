@@ -39,8 +39,8 @@ def write_floor(format_name: str, folder: Path, *, shape: tuple[int, int, int, i
     return path
 
 
-def floor_variant(variant_id: str, format_name: str, path: Path) -> Variant:
-    """Describe an identity model as the runners want it."""
+def bare_variant(variant_id: str, format_name: str, path: Path) -> Variant:
+    """Describe a float32 file as the runners want it: normalised images to logits, any batch."""
     return Variant(
         id=variant_id,
         format=format_name,  # type: ignore[arg-type]  # one of FLOOR_FORMATS

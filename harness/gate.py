@@ -91,7 +91,7 @@ def gate_bundle(
         InputError: a record is of another bundle, or times of unlike hosts would be compared.
     """
     manifest = open_bundle(path).manifest
-    sha256 = bundle_sha256(path)
+    sha256 = bundle_sha256(manifest)
     config = config or GateConfig()
     if verification.bundle_sha256 != sha256:
         raise InputError(f"The verification is of another bundle ({verification.bundle}); verify {path} again.")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from exporters.bundle import Bundle, bundle_sha256, open_bundle
 from exporters.manifest import Manifest, Variant
 from harness.cell import Job, Task
-from harness.floor import floor_variant, write_floor
+from harness.floor import bare_variant, write_floor
 from harness.inputs import GoldenPack, golden_pack, normalized
 from harness.runners import FloatArray
 from harness.runners.eager import ALLOW_FACTORY
@@ -76,7 +76,7 @@ class Jobs:
             return self._floor(cell, opened)
         if cell.format == EAGER:
             # The runner opens the bundle itself; the record says which eager model: the float32 master.
-            variant = floor_variant(EAGER, "torchscript", opened.bundle.root / Manifest.FILE_NAME)
+            variant = bare_variant(EAGER, "torchscript", opened.bundle.root / Manifest.FILE_NAME)
             return dataclasses.replace(variant, options=self._eager_options), opened.bundle.root
         variant = next(v for v in opened.bundle.manifest.variants if v.id == cell.spec.variant_id)
         if variant.path is None:
@@ -89,15 +89,15 @@ class Jobs:
             path = write_floor(
                 cell.format, self._folder, shape=signature.input_shape, classes=signature.output_shape[1]
             )
-            self._floors[cell.format] = floor_variant(f"{FLOOR}-{cell.format}", cell.format, path), path
+            self._floors[cell.format] = bare_variant(f"{FLOOR}-{cell.format}", cell.format, path), path
         return self._floors[cell.format]
 
 
 def _open(bundle: BenchedBundle, folder: Path) -> _Opened:
     path = Path(bundle.path)
-    if bundle_sha256(path) != bundle.sha256:
-        raise InputError(f"The bundle {path} was changed after the sweep was planned; start the sweep again.")
     opened = open_bundle(path)
+    if bundle_sha256(opened.manifest) != bundle.sha256:
+        raise InputError(f"The bundle {path} was changed after the sweep was planned; start the sweep again.")
     golden = golden_pack(path, opened.manifest)
     arrays: dict[str, NDArray[np.float32]] = {
         "normalized": normalized(golden.inputs.pixels, opened.manifest.signature),

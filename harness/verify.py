@@ -126,7 +126,7 @@ def verify_bundle(
         kind="verify",
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=str(path),
-        bundle_sha256=bundle_sha256(bundle.root),
+        bundle_sha256=bundle_sha256(bundle.manifest),
         host=read_host(),
         inputs=inputs.description,
         seed=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from harness.android.catalogue import RUNTIMES
 from harness.android.setup import unusable
 from harness.cell import Cell, Job, run_cell
 from harness.compare import FloatArray
+from harness.floor import bare_variant
 from harness.types import RunSpec
 from udacisense.data import normalise
 from udacisense.errors import InputError
@@ -87,26 +89,16 @@ def _inputs(path: Path, metadata: Metadata | None, size_px: int | None) -> Float
 
 
 def _variant(path: Path, metadata: Metadata | None) -> Variant:
-    return Variant(
-        id=path.stem,
-        format="ptl",
-        precision=metadata.precision if metadata else "fp32",
-        engine=metadata.engine if metadata else None,
-        path=path.name,
-        sha256=None,
-        file_bytes=None,
-        input_kind=metadata.input_kind if metadata else "normalized",
-        output_kind=metadata.output_kind if metadata else "logits",
-        batch=metadata.batch if metadata else None,
-        coverage=None,
-        precision_note="",
-        golden_logits_path=None,
-        options={},
-        toolchain={},
-        deterministic=True,
-        outcome=Outcome.PASSED,
-        reason=None,
-        duration_s=0.0,
+    bare = bare_variant(path.stem, "ptl", path)
+    if metadata is None:
+        return bare
+    return dataclasses.replace(
+        bare,
+        precision=metadata.precision,
+        engine=metadata.engine,
+        input_kind=metadata.input_kind,
+        output_kind=metadata.output_kind,
+        batch=metadata.batch,
     )
 
 

@@ -55,7 +55,7 @@ def read_result(text: bytes, bundle: Bundle, *, source: str) -> MeasurementSet:
         problem = _problem(m, made.kind, exported)
         if problem is not None:
             raise InputError(f"{source}: the row of {m.spec.variant_id} {problem}; update the app and measure again.")
-    return dataclasses.replace(made, bundle_sha256=bundle_sha256(bundle.root))
+    return dataclasses.replace(made, bundle_sha256=bundle_sha256(bundle.manifest))
 
 
 def _problem(m: Measurement, kind: str, exported: set[str]) -> str | None:

@@ -33,11 +33,11 @@ class Evidence:
 
     def bundle_of(self, sha256: str) -> tuple[Path, Manifest] | None:
         """Return the bundle whose manifest has this SHA-256, where it was found and is unchanged."""
-        return next(((path, made) for path, made in self.bundles if bundle_sha256(path.parent) == sha256), None)
+        return next(((path, made) for path, made in self.bundles if bundle_sha256(made) == sha256), None)
 
-    def verifications_of(self, manifest_path: Path) -> list[MeasurementSet]:
+    def verifications_of(self, manifest: Manifest) -> list[MeasurementSet]:
         """Return what was verified of the bundle as it is now."""
-        sha256 = bundle_sha256(manifest_path.parent)
+        sha256 = bundle_sha256(manifest)
         return [made for _, made in self.verifications if made.bundle_sha256 == sha256]
 
 

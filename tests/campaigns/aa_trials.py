@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.cell import Job, run_cell
-from harness.floor import floor_variant
+from harness.floor import bare_variant
 from harness.host import read_host, usable_cores
 from harness.stats import ratio
 from harness.types import Host, RunSpec
@@ -111,7 +111,7 @@ def make_job(path: Path, inputs: Path, *, threads: int, min_s: float) -> Job:
     return Job(
         task="time",
         spec=spec,
-        variant=floor_variant(path.stem, "onnx", path),
+        variant=bare_variant(path.stem, "onnx", path),
         model_path=str(path),
         inputs_path=str(inputs),
         others=(),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from exporters.manifest import Variant
 from harness.cell import Job, Setting, run_cell
-from harness.floor import floor_variant
+from harness.floor import bare_variant
 from harness.types import RunSpec
 from udacisense.types import Outcome
 
@@ -54,7 +54,7 @@ def saved(module: nn.Module, folder: Path) -> Path:
 
 
 def lite_variant(path: Path, *, batch: int | None = None) -> Variant:
-    return dataclasses.replace(floor_variant("ptl-fp32", "ptl", path), batch=batch)
+    return dataclasses.replace(bare_variant("ptl-fp32", "ptl", path), batch=batch)
 
 
 def job_for(

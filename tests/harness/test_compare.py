@@ -11,7 +11,7 @@ import pytest
 
 from exporters.manifest import Variant
 from harness.compare import FloatArray, compare, margins, softmax
-from harness.floor import floor_variant
+from harness.floor import bare_variant
 from harness.limits import LIMITS, Limit, judge, limit_for, read_limits
 from harness.types import Comparison
 from udacisense.errors import InputError
@@ -186,7 +186,7 @@ def test_a_gain_never_fails() -> None:
 
 
 def variant(**changes: object) -> Variant:
-    base = dataclasses.replace(floor_variant("v", "onnx", Path(__file__)), precision="int8-static")
+    base = dataclasses.replace(bare_variant("v", "onnx", Path(__file__)), precision="int8-static")
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from harness.cell import Job, run_cell
 from harness.energy import energy_mj_per_call
-from harness.floor import floor_variant, write_floor
+from harness.floor import bare_variant, write_floor
 from harness.runners import FloatArray
 from harness.timing import measure_memory, measure_time, peak_rss_bytes, take_batch
 from harness.types import RunSpec, Timing
@@ -60,7 +60,7 @@ def make_job(folder: Path, *, format_name: str = "onnx", runner: str = "onnxrunt
     return Job(
         task=task,  # type: ignore[arg-type]
         spec=spec,
-        variant=floor_variant("floor", format_name, path),
+        variant=bare_variant("floor", format_name, path),
         model_path=str(path),
         inputs_path=str(folder / "inputs.npy"),
         others=(),

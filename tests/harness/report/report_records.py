@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from bench_records import make_source, make_variant, plan_of, run_of, runs_of, set_of
 
-from exporters.bundle import bundle_sha256
+from exporters.bundle import bundle_sha256, open_bundle
 from exporters.manifest import Coverage, Golden, GoldenImage, Manifest
 from harness.host import read_host
 from harness.inputs import normalized
@@ -189,7 +189,7 @@ def write_verification(bundle: Path, *, labels: tuple[str, ...], reason: str, in
             kind="verify",
             created_utc="2026-01-01T00:00:00+00:00",
             bundle=str(bundle),
-            bundle_sha256=bundle_sha256(bundle),
+            bundle_sha256=bundle_sha256(open_bundle(bundle).manifest),
             host=read_host(),
             inputs=inputs,
             seed=0,
@@ -206,7 +206,7 @@ def write_verification(bundle: Path, *, labels: tuple[str, ...], reason: str, in
 def bench_set(bundle: Path, manifest: Manifest, *, host: Host | None = None, factor: float = 1.0) -> BenchSet:
     """A sweep at one and two threads: onnx in a quarter of eager's time, a tie with nothing."""
     source = make_source(manifest.name, *manifest.variants)
-    named = dataclasses.replace(source.bundle, path=str(bundle), sha256=bundle_sha256(bundle), top1_fraction=1.0)
+    named = dataclasses.replace(source.bundle, path=str(bundle), sha256=bundle_sha256(manifest), top1_fraction=1.0)
     plan = plan_of(dataclasses.replace(source, bundle=named))
     times = {
         cell.id: factor * {"onnx": 2.0, "ptl": 4.0}.get(cell.format, 8.0) / cell.spec.threads**0.5

@@ -88,11 +88,12 @@ def test_verify_then_bench_then_report(
     assert run(line) == 0
     timed = read_json(BenchSet, bench)
     assert any(r.measurement.timing is not None for r in timed.runs)
-    recommended = read_json(Manifest, bundle / Manifest.FILE_NAME).recommended
+    manifest = read_json(Manifest, bundle / Manifest.FILE_NAME)
+    recommended = manifest.recommended
     assert recommended is not None, "the setting to ship belongs into the bundle's manifest"
     assert (recommended.variant_id, recommended.runner, recommended.threads) == ("onnx-fp32", "onnxruntime", 1)
     assert recommended.median_ms > 0
-    assert bundle_sha256(bundle) == measured.bundle_sha256 == timed.bundles[0].sha256, "its records are still its own"
+    assert bundle_sha256(manifest) == measured.bundle_sha256 == timed.bundles[0].sha256, "its records are still its own"
     assert run(["inspect", str(bundle)]) == 0
     assert "recommended: onnx-fp32 on onnxruntime, threads: 1" in capsys.readouterr().out
 
