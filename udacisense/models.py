@@ -96,11 +96,11 @@ def build_mobilenet_v3_small(
     return ConvClassifier(features, classifier, resolution_px=resolution_px, size_px=size_px)
 
 
-# (output channels, stride) of the six depthwise-separable blocks behind the 16-channel stem.
-_TINY_STEM = 16
-# The stem and the first block bring 128 px to 32 x 32, the grain of the household photos, at once: at 64 x 64 a second
-# block would cost half of the network's time and see nothing more.
-_TINY_BLOCKS = ((24, 2), (32, 1), (64, 2), (96, 1), (112, 2), (128, 1))
+_TINY_STEM = 32
+# (output channels, stride) of the six depthwise-separable blocks behind the stem. Maps of 32 x 32, the grain of the
+# household photos, are costly and see little: one block stays there, three work at 16 x 16.
+_TINY_BLOCKS = ((32, 1), (48, 2), (64, 1), (96, 1), (96, 2), (128, 1))
+_TINY_FIRST_MAP = 4  # the first block's map is so many times smaller than the resolution
 
 
 def build_depthwise_separable(
@@ -108,14 +108,22 @@ def build_depthwise_separable(
 ) -> nn.Module:
     """A small network of depthwise-separable blocks (Howard et al. 2017, "MobileNets", section 3.1).
 
-    Stem 3→16 with stride 2, six blocks (depthwise 3×3 → pointwise 1×1) growing to 128 channels, global average
-    pool, Dropout, Linear. Each convolution is followed by BatchNorm and ReLU, and so has no bias: the three fuse
-    into one int8 operation, which Hardswish would not.
+    Stem 3→32, six blocks (depthwise 3×3 → pointwise 1×1) growing to 128 channels, global average pool, Dropout,
+    Linear. Each convolution is followed by BatchNorm and ReLU, and so has no bias: the three fuse into one int8
+    operation, which Hardswish would not.
+
+    The first block's map is a quarter of ``resolution_px``. An image no larger than that is not enlarged first:
+    bilinear enlargement by 4 and a convolution of stride 4 are together one 3×3 convolution of the image as it is (its
+    polyphase form: Vaidyanathan 1990, "Multirate digital filters"), and its weights are what is trained. A larger
+    image is resized to ``resolution_px`` and halved by the stem and by the first block.
     """
-    layers: list[nn.Module] = [_conv_bn_relu(3, _TINY_STEM, kernel=3, stride=2)]
+    map_px = resolution_px // _TINY_FIRST_MAP
+    first_stride = 1 if size_px <= map_px else 2
+    layers: list[nn.Module] = [_conv_bn_relu(3, _TINY_STEM, kernel=3, stride=first_stride)]
     channels = _TINY_STEM
-    for out_channels, stride in _TINY_BLOCKS:
-        depthwise = _conv_bn_relu(channels, channels, kernel=3, stride=stride, groups=channels)
+    for index, (out_channels, stride) in enumerate(_TINY_BLOCKS):
+        depthwise_stride = first_stride if index == 0 else stride
+        depthwise = _conv_bn_relu(channels, channels, kernel=3, stride=depthwise_stride, groups=channels)
         layers.append(nn.Sequential(depthwise, _conv_bn_relu(channels, out_channels, kernel=1)))
         channels = out_channels
     features = nn.Sequential(*layers)
@@ -124,7 +132,8 @@ def build_depthwise_separable(
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     classifier = nn.Sequential(nn.Dropout(p=dropout), nn.Linear(channels, num_classes))
     _init_linear(classifier)
-    return ConvClassifier(features, classifier, resolution_px=resolution_px, size_px=size_px)
+    seen_px = map_px if first_stride == 1 else resolution_px
+    return ConvClassifier(features, classifier, resolution_px=seen_px, size_px=size_px)
 
 
 def _conv_bn_relu(inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

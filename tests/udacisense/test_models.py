@@ -20,7 +20,7 @@ from udacisense.models import (
 )
 from udacisense.types import ModelSpec, from_json, to_json
 
-PARAMETERS = {"baseline": 1_528_106, "p1-student": 1_077_290, "p1-slim": 444_706, "tiny": 40_882}
+PARAMETERS = {"baseline": 1_528_106, "p1-student": 1_077_290, "p1-slim": 444_706, "tiny": 40_474}
 IMAGES = (2, 3, 32, 32)
 
 
@@ -106,7 +106,36 @@ def test_the_resize_is_bilinear_without_aligned_corners():
 
 def test_there_is_no_resize_where_the_images_have_the_resolution():
     assert isinstance(build_model(preset("tiny", resolution_px=64, size_px=64)).resize, nn.Identity)
+    assert isinstance(build_model(preset("baseline")).resize, Resize)
     assert isinstance(build_model(preset("tiny", resolution_px=64)).resize, Resize)
+
+
+def test_tiny_sees_small_images_as_they_are_and_large_ones_at_its_resolution():
+    """Its first block works on a quarter of the resolution, whatever the image's size."""
+    for size_px, resolution_px, resized_px in ((32, 128, None), (224, 128, 128), (32, 256, 64), (32, 96, 96)):
+        model = build_model(preset("tiny", size_px=size_px, resolution_px=resolution_px)).eval()
+        assert getattr(model.resize, "resolution_px", None) == resized_px
+        first_map = model.features[:2](model.resize(torch.zeros(1, 3, size_px, size_px)))
+        assert first_map.shape[-1] == resolution_px // 4
+
+
+def test_enlarging_and_striding_are_one_small_convolution():
+    """What tiny's stem stands on: enlargement by 4 and stride 4 see 3×3 pixels of the image, alike everywhere."""
+    torch.manual_seed(0)
+    kernel = torch.randn(5, 3, 5, 5, dtype=torch.float64)
+
+    def strided(image: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(Resize(4 * image.shape[-1])(image), kernel, stride=4, padding=1)
+
+    impulses = torch.zeros(3, 3, 9, 9, dtype=torch.float64)
+    for channel in range(3):
+        impulses[channel, channel, 4, 4] = 1
+    answers = strided(impulses)
+    assert answers[:, :, 3:6, 3:6].abs().sum() == answers.abs().sum()
+    folded = answers[:, :, 3:6, 3:6].flip(2, 3).transpose(0, 1)
+    image = torch.randn(1, 3, 9, 9, dtype=torch.float64)
+    inner = torch.nn.functional.conv2d(image, folded)
+    torch.testing.assert_close(strided(image)[:, :, 1:-1, 1:-1], inner)
 
 
 def test_width_mult_really_narrows_the_features():
@@ -124,8 +153,8 @@ def test_macs_of_a_hand_counted_network():
 
 
 def test_macs_count_the_networks_own_resolution():
-    assert count_macs(build_model(preset("tiny")), (1, 3, 32, 32)) == 7_362_816
-    assert count_macs(build_model(preset("tiny", resolution_px=64)), (1, 3, 32, 32)) < 7_362_816 / 3.9
+    assert count_macs(build_model(preset("tiny")), (1, 3, 32, 32)) == 6_800_640
+    assert count_macs(build_model(preset("tiny", resolution_px=256)), (1, 3, 32, 32)) > 6_800_640 * 3.9
 
 
 @pytest.mark.parametrize(

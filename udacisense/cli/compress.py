@@ -27,6 +27,9 @@ from udacisense.cli.output import dry_run_option, emit_json, json_option, next_c
 )
 @click.option("--transfer", type=click.Path(path_type=Path), help="Folder of unlabelled images to distil on as well.")
 @click.option("--transfer-ratio", default=3.0, show_default=True, help="Transfer images for each labelled one.")
+@click.option(
+    "--mix", default=0.0, show_default=True, help="Fraction of images blended with another; needs --transfer."
+)
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--engine", help="Quantised engine of dynamic int8: fbgemm, x86 or qnnpack.")
 @click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
@@ -49,6 +52,7 @@ def command(
     teacher: Path | None,
     transfer: Path | None,
     transfer_ratio: float,
+    mix: float,
     batch_size: int,
     engine: str | None,
     device: str,
@@ -102,6 +106,7 @@ def command(
         teacher=teacher,
         transfer=transfer,
         transfer_ratio=transfer_ratio,
+        mix=mix,
         batch_size=batch_size,
         seed=seed,
         device=device,

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from udacisense.data import DataSet
+from udacisense.errors import InputError
 from udacisense.pipeline.recipes import PIPELINES, PipelineRecipe, find_pipeline
 from udacisense.pipeline.requirements import Requirement, check_requirements
 from udacisense.pipeline.run import OptimizationPipeline, PipelineResult, RunRecord
@@ -51,6 +52,7 @@ def run_pipeline(
     teacher: Path | None = None,
     transfer: Path | None = None,
     transfer_ratio: float = 3.0,
+    mix: float = 0.0,
     resume: bool = True,
     allow_factory: str | None = None,
 ) -> Artifact:
@@ -73,6 +75,7 @@ def run_pipeline(
             :func:`udacisense.training.teachers.load_teacher`.
         transfer: a folder of unlabelled images that the teacher speaks about as well.
         transfer_ratio: transfer images for each labelled one in an epoch.
+        mix: fraction of the images that are blended with another one; it needs ``transfer``.
         engine: quantised engine to pack int8 weights for; None takes the one that PyTorch prefers here.
         resume: take finished steps and checkpoints of the same configuration from ``output_dir``.
         allow_factory: the one ``package.module:factory`` that the baseline's record may import.
@@ -89,6 +92,8 @@ def run_pipeline(
     if engine is not None:
         with quantized_engine(engine):
             pass  # refused here, before hours of training
+    if mix and transfer is None:
+        raise InputError("Mixing needs transfer images too; give a folder of unlabelled images, or mix 0.")
     start = load_baseline(baseline, dataset, allow_factory=allow_factory)
     pipeline = start_pipeline(
         recipe.full_name,
@@ -98,6 +103,7 @@ def run_pipeline(
         seed=seed,
         transfer=load_transfer(transfer, size_px=start.signature.size_px) if transfer is not None else None,
         transfer_ratio=transfer_ratio,
+        mix=mix,
     )
     changes: dict[StepFunction, dict[str, object]] = {
         apply_knowledge_distillation: {

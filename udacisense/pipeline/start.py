@@ -74,6 +74,7 @@ def start_pipeline(
     seed: int,
     transfer: Images | None = None,
     transfer_ratio: float = 3.0,
+    mix: float = 0.0,
 ) -> OptimizationPipeline:
     """Return a pipeline without steps: the training images split 9 : 1 for selection, the test images for figures.
 
@@ -85,6 +86,7 @@ def start_pipeline(
         seed: of the run.
         transfer: unlabelled images that are mixed into the training batches.
         transfer_ratio: of them, for each labelled image in an epoch.
+        mix: fraction of these batches' images that are blended with another one; it needs ``transfer``.
     """
     signature = baseline.signature
     scaled = partial(Batches, mean=signature.mean, std=signature.std)
@@ -92,12 +94,13 @@ def start_pipeline(
     train: Batches | TransferBatches = scaled(images, batch_size=batch_size, shuffle=True, augment=True, seed=seed)
     identity = f"{dataset.fingerprint} batch_size={batch_size}"
     if transfer is not None:
-        identity += f" transfer={images_sha256(transfer)} ratio={transfer_ratio}"
+        identity += f" transfer={images_sha256(transfer)} ratio={transfer_ratio}" + (f" mix={mix}" if mix else "")
         train = TransferBatches(
             images,
             transfer,
             batch_size=batch_size,
             ratio=transfer_ratio,
+            mix=mix,
             seed=seed,
             mean=signature.mean,
             std=signature.std,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from training_cases import SIZE_PX, coloured
 
-from udacisense.data import Images
+from udacisense.data import MEAN, STD, Images
 from udacisense.errors import InputError
 from udacisense.training.losses import NO_LABEL, distillation_loss
 from udacisense.training.transfer import TransferBatches, load_transfer
@@ -106,3 +106,48 @@ def test_images_without_a_label_count_for_the_teacher_alone() -> None:
     nobody = distillation_loss(student, teacher, torch.full((2,), NO_LABEL), temperature=2.0, alpha=0.5)
     everybody = distillation_loss(student, teacher, labels, temperature=2.0, alpha=1.0)
     assert nobody.item() == pytest.approx(0.5 * everybody.item(), rel=1e-6)
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    return (images * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)) * 255
+
+
+def test_blended_images_lie_between_two_others_and_have_no_label() -> None:
+    """All images are of one colour each, so that a blend is a colour on the line between two of them."""
+    colours = torch.tensor([[0, 0, 0], [200, 100, 0], [0, 0, 250]], dtype=torch.uint8)
+    flat = Images(colours.view(3, 3, 1, 1).expand(-1, -1, 8, 8).contiguous(), torch.arange(3))
+    others = Images(torch.full((3, 3, 8, 8), 255, dtype=torch.uint8), torch.full((3,), NO_LABEL))
+    batches = TransferBatches(flat, others, batch_size=6, ratio=1.0, mix=0.5)
+    ends = torch.cat([colours, torch.full((1, 3), 255)]).double()
+    n_blended = 0
+    for number in range(20):
+        images, labels = epoch(batches, number)
+        for colour, label in zip(pixels(images).mean((2, 3)).double(), labels.tolist(), strict=True):
+            if label != NO_LABEL:
+                torch.testing.assert_close(colour, ends[label], rtol=0, atol=0.01)
+                continue
+            n_blended += bool(((colour - ends).abs().amax(1) > 1).all())
+            on_a_line = [
+                bool(((colour - torch.lerp(a, b, _share(colour, a, b))).abs() <= 1).all()) for a in ends for b in ends
+            ]
+            assert any(on_a_line)
+    assert 20 <= n_blended <= 80  # about half of 120, less those whose partner was the same or whose λ was near 0 or 1
+
+
+def _share(colour: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> float:
+    length = float(((b - a) ** 2).sum())
+    return float(((colour - a) * (b - a)).sum()) / length if length else 0.0
+
+
+def test_blended_views_come_round_again_too() -> None:
+    batches = mixed(mix=1.0)
+    images, labels = epoch(batches, 1)
+    again = epoch(batches, 1 + 3 * 2 * 2)[0]  # 3 labelled views, 2 turns of the transfer images, 2 views of those
+    assert set(labels.tolist()) == {NO_LABEL}
+    assert {row.numpy().tobytes() for row in images} & {row.numpy().tobytes() for row in again}
+
+
+@pytest.mark.parametrize("mix", [-0.1, 1.5, float("nan")])
+def test_a_fraction_to_mix_outside_0_to_1_is_refused(mix: float) -> None:
+    with pytest.raises(InputError, match="0 to 1 to mix"):
+        mixed(mix=mix)
