@@ -15,12 +15,18 @@ from exporters.manifest import Coverage, Precision
 from exporters.metadata import KEY, metadata_text
 from exporters.workbench import Workbench, versions
 from udacisense.errors import InputError
+from udacisense.resizing import ProductsForBilinear
 
 if TYPE_CHECKING:
     import onnx
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8-dynamic", "int8-static")
+#: How the names of products begin that resize (:mod:`udacisense.resizing`).
+RESIZING = "resize_by_product"
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# The quantiser lets a layer's output take the place of what these clip, so that both are one int8 operation. Left out,
+# each layer's output is quantised, widened, clipped and quantised once more.
+_CLIPS = ("Relu", "Clip")
 
 NOTES = {
     "fp32": "none: the float32 weights, BatchNorm folded into the convolutions",
@@ -98,7 +104,7 @@ def _trace(path: Path, bench: Workbench) -> None:
     names = (signature.input_name, signature.output_name)
     axes = {name: {0: "batch"} for name in names} if bench.options.batch is None else None
     model = bench.deployed(bench.model)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ProductsForBilinear():
         # The exporter by tracing is called legacy; it is the one that all of our other formats share a graph with.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -111,6 +117,19 @@ def _trace(path: Path, bench: Workbench) -> None:
             dynamic_axes=axes,
             dynamo=False,
         )
+    _name_resizing(path)
+
+
+def _name_resizing(path: Path) -> None:
+    """Mark the products that resize, by name: their matrix is a constant of the graph, and no weight."""
+    import onnx
+
+    model = onnx.load(path)
+    constants = {output for node in model.graph.node if node.op_type == "Constant" for output in node.output}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and constants & set(node.input):
+            node.name = f"{RESIZING}{node.name}"
+    path.write_bytes(_serialized(model))
 
 
 def _to_float16(base: Path, path: Path, bench: Workbench) -> None:
@@ -122,7 +141,9 @@ def _to_float16(base: Path, path: Path, bench: Workbench) -> None:
     with warnings.catch_warnings():
         # Weights below float16's smallest step become zero; the converter announces each.
         warnings.simplefilter("ignore")
-        converted = convert_float_to_float16(onnx.load(base), keep_io_types=True)
+        converted = convert_float_to_float16(
+            onnx.load(base), keep_io_types=True, node_block_list=_resizing_products(base)
+        )
     # The converter appends its casts at the end, where the specification wants every node after its inputs.
     ordered = ONNXModel(converted)
     ordered.topological_sort()
@@ -132,11 +153,22 @@ def _to_float16(base: Path, path: Path, bench: Workbench) -> None:
 def _to_dynamic_int8(base: Path, path: Path, bench: Workbench) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    if not any(node.op_type in {"Gemm", "MatMul"} for node in _graph(base).node):
+    resizing = _resizing_products(base)
+    if not any(node.op_type in {"Gemm", "MatMul"} and node.name not in resizing for node in _graph(base).node):
         raise NotPossibleError("Dynamic int8 is for linear layers, and this model has none.")
     quantize_dynamic(
-        _preprocessed(base, bench), path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"]
+        _preprocessed(base, bench),
+        path,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=["MatMul"],
+        nodes_to_exclude=resizing,
     )
+
+
+def _resizing_products(base: Path) -> list[str]:
+    """Return the names of the products that resize, which no precision touches."""
+    return [node.name for node in _graph(base).node if node.name.startswith(RESIZING)]
 
 
 def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
@@ -173,8 +205,9 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
-        op_types_to_quantize=list(_LAYERS),
-        nodes_to_exclude=[n.name for n in _graph(prepared).node if n.name.startswith(scopes)],
+        op_types_to_quantize=[*_LAYERS, *_CLIPS],
+        nodes_to_exclude=[n.name for n in _graph(prepared).node if n.name.startswith(scopes)]
+        + _resizing_products(base),
         extra_options={"CalibMovingAverage": True},
     )
 
@@ -280,6 +313,8 @@ def _layer_costs(bench: Workbench) -> dict[str, tuple[int, int]]:
         }
         costs: dict[str, tuple[int, int]] = {}
         for node in graph.node:
+            if node.name.startswith(RESIZING):
+                continue
             if node.op_type not in _LAYERS or node.input[1] not in shapes or node.output[0] not in outputs:
                 continue
             weight = shapes[node.input[1]]

@@ -169,12 +169,14 @@ def onnx_weights(path: Path) -> Weights:
     import onnx
     from onnx import numpy_helper
 
+    from exporters.onnx import RESIZING
+
     graph = onnx.load(path).graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     found: Weights = []
     for node in graph.node:
-        reader = _ONNX_READERS.get(node.op_type)
+        reader = None if node.name.startswith(RESIZING) else _ONNX_READERS.get(node.op_type)
         weight = None if reader is None else reader(node, constants, producers)
         if weight is not None:
             found.append((node.name or node.output[0], _rows(weight)))

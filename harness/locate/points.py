@@ -193,11 +193,17 @@ def trace_onnx(path: Path, images: Tensor) -> Trace:
     import onnx
     import onnxruntime as ort
 
+    from exporters.onnx import RESIZING
+
     model = onnx.load(path)
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {o for node in graph.node if _is_constant(node, constants) for o in node.output}
-    nodes = [n for n in graph.node if n.op_type in _ONNX_LAYERS and n.input[1] in constants]
+    nodes = [
+        n
+        for n in graph.node
+        if n.op_type in _ONNX_LAYERS and n.input[1] in constants and not n.name.startswith(RESIZING)
+    ]
     wanted = [(_first_float(graph, node), _last_of(graph, node)) for node in nodes]
     present = {output.name for output in graph.output}
     for name in dict.fromkeys(name for pair in wanted for name in pair):

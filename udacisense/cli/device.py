@@ -268,10 +268,11 @@ def pull_command(
         phones = choose(connect(), serials=serials, every=every)
         answers = on_each(
             phones,
-            lambda phone, _: pull_results(
+            lambda phone, stop: pull_results(
                 phone,
                 opened,
                 place=lambda name, kind: _place(bundle, output, f"{phone.label}.{name}", kind),
+                stop=stop,
                 allow_factory=allow_factory,
             ),
         )

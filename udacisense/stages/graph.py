@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from udacisense.errors import StageError
+from udacisense.resizing import ProductsForBilinear
 from udacisense.stages.contract import Kind, StepContext, StepResult, kind_of
 
 RELATIVE_LIMIT_FP32 = 1e-4
@@ -71,11 +72,7 @@ def _traced(model: nn.Module, example: Tensor) -> tuple[torch.jit.ScriptModule, 
             warnings.filterwarnings("ignore", message="Converting a tensor to a Python")
         try:
             # PyTorch's own check of the trace compares one input with itself; ours below uses unseen ones too.
-            scripted = (
-                source
-                if isinstance(source, torch.jit.ScriptModule)
-                else torch.jit.trace(source, example, check_trace=False)  # type: ignore[no-untyped-call]
-            )
+            scripted = source if isinstance(source, torch.jit.ScriptModule) else _trace(source, example)
             frozen = torch.jit.freeze(scripted)
         except (RuntimeError, TypeError, ValueError) as exc:
             raise StageError(
@@ -84,6 +81,11 @@ def _traced(model: nn.Module, example: Tensor) -> tuple[torch.jit.ScriptModule, 
             ) from exc
         difference = _max_difference(source, frozen, example)
     return frozen, difference
+
+
+def _trace(source: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
+    with ProductsForBilinear():
+        return torch.jit.trace(source, example, check_trace=False)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _max_difference(source: nn.Module, frozen: torch.jit.ScriptModule, example: Tensor) -> float:

@@ -17,6 +17,7 @@ from torch.ao.quantization.qconfig_mapping import get_default_qat_qconfig_mappin
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 
 from udacisense.errors import InputError
+from udacisense.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.stages.quantize import quantized_engine, supported_engines
 from udacisense.stages.static import choose_float_modules, first_images, quiet
@@ -91,7 +92,7 @@ def apply_quantization_aware_training(
             resume=context.resume,
             before_epoch=lambda training, epoch: _settle(training, fixed=epoch >= epochs // 2),
         )
-        packed = convert_fx(cast("fx.GraphModule", trained.model.eval()))
+        packed = resize_by_products(convert_fx(cast("fx.GraphModule", trained.model.eval())))
     notes: dict[str, Scalar] = {
         "engine": chosen,
         "epochs": epochs,

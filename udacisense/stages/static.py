@@ -27,6 +27,7 @@ from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from udacisense.errors import InputError
+from udacisense.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.stages.quantize import quantized_engine, supported_engines
 
@@ -103,7 +104,7 @@ def static_int8(model: nn.Module, engine: str, *, example: Tensor, activations: 
                 quant_max=observer.quant_max,
             )
             setattr(prepared.get_submodule(parent), attribute, fixed)
-        return convert_fx(prepared)
+        return resize_by_products(convert_fx(prepared))
 
 
 def stays_float(activations: Mapping[str, Tensor]) -> tuple[str, ...]:
