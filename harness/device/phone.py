@@ -128,14 +128,18 @@ class Phone:
         if reason is not None:
             raise RefusedError(f"{self} could not write {target}: {reason}.")
 
-    def read(self, path: str) -> bytes:
-        """Return a file's bytes.
+    def read(self, path: str, *, on_bytes: OnBytes = lambda _: None) -> bytes:
+        """Return a file's bytes; ``on_bytes`` is told of every block that came.
 
         Raises:
             InputError: it cannot be read, or the phone went away.
         """
+        blocks = []
         with self._talking(f"sent {path.rsplit('/', 1)[1]}"):
-            return b"".join(self._device.sync.iter_content(path))
+            for block in self._device.sync.iter_content(path):
+                on_bytes(len(block))
+                blocks.append(block)
+        return b"".join(blocks)
 
     @contextmanager
     def _talking(self, doing: str) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,12 @@ class PulledFile:
 
 
 def pull_results(
-    phone: Phone, bundle: Bundle, *, place: Callable[[str, str], Path], allow_factory: str | None = None
+    phone: Phone,
+    bundle: Bundle,
+    *,
+    place: Callable[[str, str], Path],
+    stop: threading.Event,
+    allow_factory: str | None = None,
 ) -> list[PulledFile]:
     """Read every result on a phone and keep those of ``bundle``; the phone keeps its own.
 
@@ -35,23 +41,44 @@ def pull_results(
         phone: where to look.
         bundle: results of others are left alone.
         place: from a file's name without its ending, and ``verify`` or ``bench``, to where it is kept.
+        stop: where it is set, the pulling ends; what was kept stays.
         allow_factory: see :func:`exporters.bundle.load_reference`.
 
     Raises:
-        InputError: the phone went away, or there is no result at all.
+        InputError: the phone went away, there is no result at all, or ``stop`` was set.
     """
     names = result_names(phone)
     if not names:
         raise InputError(
             f"There is no result on {phone}; measure in the app, or with 'udacisense device selftest {bundle.root}'."
         )
-    return [_pull(phone, name, bundle, place, allow_factory) for name in names]
+
+    def came(n_bytes: int) -> None:  # noqa: ARG001 - a reader's hook
+        if stop.is_set():
+            raise InputError("The pulling was ended.")
+
+    return [
+        _keep(
+            phone,
+            name,
+            phone.read(f"{RESULTS}/{name}", on_bytes=came),
+            bundle,
+            place=place,
+            allow_factory=allow_factory,
+        )
+        for name in names
+    ]
 
 
-def _pull(
-    phone: Phone, name: str, bundle: Bundle, place: Callable[[str, str], Path], allow_factory: str | None
+def _keep(
+    phone: Phone,
+    name: str,
+    text: bytes,
+    bundle: Bundle,
+    *,
+    place: Callable[[str, str], Path],
+    allow_factory: str | None,
 ) -> PulledFile:
-    text = phone.read(f"{RESULTS}/{name}")
     source = f"{name} on {phone}"
 
     def left(outcome: Outcome, reason: str, code: int) -> PulledFile:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fault_damage import damaged
+from fault_device import pull_on_full_disk, pull_stopped, two_pulls
 from fault_scene import Answer, Scene
 from fault_stops import clock_jumps, full_disk, interrupt, interrupted, kill, read_only, two_at_once
 
@@ -96,4 +97,8 @@ KINDS: dict[str, Kind] = {
     # Not `export`: it waits for its workers, and under libfaketime Python's sleep itself fails (EINVAL).
     "clock-compress": Kind("the clock jumps, `compress`", 2, clock_jumps("compress")),
     "clock-report": Kind("the clock jumps, `report`", 1, clock_jumps("report")),
+    "kill-pull": Kind("kill -9, `device pull`", 40, pull_stopped(kill)),
+    "sigint-pull": Kind("Ctrl-C once or twice, `device pull`", 10, pull_stopped(interrupt)),
+    "full-pull": Kind("full disk, `device pull`", 8, pull_on_full_disk),
+    "two-pull": Kind("two runs on one folder, `device pull`", 4, two_pulls),
 }

@@ -85,7 +85,7 @@ def _traced(model: nn.Module, example: Tensor) -> tuple[torch.jit.ScriptModule, 
 
 def _trace(source: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
     if kind_of(source) is Kind.EAGER_FLOAT:
-        # A twelfth to an eighth faster on a desk, and no instruction more on ARM. What comes in may be in either layout.
+        # A twelfth to an eighth faster on a desk, no instruction more on ARM; what comes in may be in either layout.
         for parameter in source.parameters():
             if parameter.dim() == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

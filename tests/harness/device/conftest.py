@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import small_bundle as small
 import torch
-from scripted_phone import AdbServer, ScriptedPhone, why_not
+from scripted_phone import ADBD, AdbServer, ScriptedPhone, why_not
 
 from exporters.formats import ExportOptions
 from harness.bench import plan_sweep, run_sweep
@@ -18,8 +17,6 @@ from harness.device.contract import RUNNER
 from harness.types import Host, Measurement, MeasurementSet
 from harness.verify import verify_bundle
 from udacisense.data import DataSet
-
-ADBD = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udacisense" / "adbd" / "adbd"
 
 PHONE_HOST = Host(
     system="Android 14 (API 34), desk/phone/1",

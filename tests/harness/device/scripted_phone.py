@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.device.contract import FILES, PACKAGE
 
 ADB = shutil.which("adb") or "/usr/bin/adb"
+ADBD = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udacisense" / "adbd" / "adbd"
 SERVER_S = 20.0
 _SCRIPTS = {
     "getprop": 'cat "/phone/properties/$1" 2>/dev/null || echo',
@@ -200,4 +201,4 @@ def why_not(adbd: Path) -> str | None:
     return None
 
 
-__all__ = ["PACKAGE", "AdbServer", "ScriptedPhone", "why_not"]
+__all__ = ["ADBD", "PACKAGE", "AdbServer", "ScriptedPhone", "why_not"]

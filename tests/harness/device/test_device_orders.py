@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +15,11 @@ import pytest
 from scripted_phone import ScriptedPhone
 
 from exporters.bundle import open_bundle
-from harness.device.contract import ACTIVITY
+from harness.device.contract import ACTIVITY, RESULTS
 from harness.device.orders import place_order
 from harness.device.phones import choose, connect
 from harness.types import BenchSet, MeasurementSet
-from udacisense.cli import run
+from udacisense.cli import INTERRUPTED, run
 from udacisense.errors import InferenceError, InputError
 from udacisense.types import Outcome, read_json, to_json
 
@@ -213,6 +216,45 @@ def test_pull_takes_home_what_is_sound_and_names_the_rest(
     told = capsys.readouterr().out
     assert "Out of memory." in told
     assert "cut.json" in told
+
+
+def test_a_pull_ends_at_ctrl_c(
+    phone: ScriptedPhone, phone_bundle: Path, selftest_answer: MeasurementSet, tmp_path: Path, capsys: Told
+) -> None:
+    results, home = phone.files / "results", tmp_path / "home"
+    for number in range(60):
+        (results / f"{number:03}.json").write_text(to_json(selftest_answer))
+
+    def press() -> None:
+        while not list(home.glob("small.*.json")):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    hand = threading.Thread(target=press)
+    hand.start()
+    assert run(["device", "pull", str(phone_bundle), "-o", str(home)]) == INTERRUPTED
+    hand.join()
+    assert capsys.readouterr().err.strip() == "interrupted"
+    few = list(home.iterdir())
+    assert 1 <= len(few) < 30
+    assert all(read_json(MeasurementSet, path) == selftest_answer for path in few)
+    assert len(list(results.iterdir())) == 60
+    assert run(["device", "pull", str(phone_bundle), "-o", str(home)]) == 0
+    assert len(list(home.iterdir())) == 60
+
+
+def test_a_pull_ends_within_a_file(phone: ScriptedPhone) -> None:
+    (phone.files / "results" / "long.json").write_bytes(bytes(10**6))
+    (chosen,) = choose(connect(), serials=(), every=False)
+    blocks = []
+
+    def end(n_bytes: int) -> None:
+        blocks.append(n_bytes)
+        raise InputError("ended")
+
+    with pytest.raises(InputError, match="ended"):
+        chosen.read(f"{RESULTS}/long.json", on_bytes=end)
+    assert len(blocks) == 1
 
 
 def test_two_phones_answer_at_once(
