@@ -125,18 +125,29 @@ def state_bytes(module: nn.Module) -> int:
     return stream.getbuffer().nbytes
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: on several, threads that wait for a busy core make a call many times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def median_latency_ms(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     """Return the median time of one call on the CPU, in milliseconds, in this process.
 
-    Ten warm-up calls, then at least 30 samples over at least 0.5 s (at most 10 s) with torch's current threads: a
-    quick figure for a stage table. The harness measures in processes of their own.
+    Ten warm-up calls, then at least 30 samples over at least 0.5 s (at most 10 s) on one thread: a quick figure for a
+    stage table. The harness measures in processes of their own.
 
     Args:
         module: on the CPU; its training mode is left as it was.
         input_shape: (N, 3, H, W); the values fed are seeded standard normal.
     """
     images = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
-    with inference(module):
+    with inference(module), one_thread():
         samples = collect_samples(lambda: module(images), warmup=10, min_samples=30, min_s=0.5, max_s=10.0)
     return statistics.median(samples.samples_ms)
 

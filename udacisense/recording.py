@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from udacisense.metrics import evaluate, inference, median_latency_ms, state_bytes
+from udacisense.metrics import evaluate, inference, median_latency_ms, one_thread, state_bytes
 from udacisense.timing import collect_samples
 from udacisense.types import Scalar, StageRecord
 
@@ -79,14 +79,14 @@ def record_stage(
 
 
 def paired_latency_ms(first: nn.Module, second: nn.Module, input_shape: tuple[int, ...]) -> tuple[float, float]:
-    """Return the median latency of two models, timed by turns, so that a busy minute slows both.
+    """Return the median latency of two models on one thread, timed by turns, so that a busy minute slows both.
 
     Ten rounds of at least five samples each; every second round starts with the other model.
     """
     images = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
     calls = (lambda: first(images), lambda: second(images))
     samples: tuple[list[float], list[float]] = ([], [])
-    with inference(first), inference(second):
+    with inference(first), inference(second), one_thread():
         for turn in range(_ROUNDS):
             for which in (0, 1) if turn % 2 == 0 else (1, 0):
                 found = collect_samples(calls[which], warmup=2, min_samples=5, min_s=0.0, max_s=1.0)

@@ -160,9 +160,16 @@ def test_quantising_makes_the_state_smaller():
     assert state_bytes(smaller) < state_bytes(layers) / 3
 
 
-def test_latency_is_a_positive_time_and_leaves_the_mode():
-    model = network().train()
-    assert median_latency_ms(model, (1, 3, 8, 8)) > 0
+def test_latency_is_a_positive_time_on_one_thread_and_leaves_mode_and_threads():
+    model, seen, threads = network().train(), set(), torch.get_num_threads()
+    model.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        assert median_latency_ms(model, (1, 3, 8, 8)) > 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == {1}
     assert model.training
 
 
