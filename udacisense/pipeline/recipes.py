@@ -56,7 +56,7 @@ _P2_DISTILL = _distill(
     alpha=0.7,
     epochs=80,
     learning_rate=4e-3,
-    config=TrainConfig(channels_last=True, weight_decay=1e-3, ema_decay=0.995),
+    config=TrainConfig(channels_last=True, weight_decay=1e-3, ema_decay=0.995, select_by="loss"),
 )
 
 PIPELINES: dict[str, PipelineRecipe] = {

@@ -198,13 +198,17 @@ class TrainingRun:
 
     # ---- what an epoch leaves
 
+    @property
+    def _best_epoch(self) -> int:
+        return best_epoch(self.history, select_by=self.config.select_by) or 0
+
     def _candidate(self) -> nn.Module:
         return self.model if self.ema is None else self.ema.module
 
     def _finish(self, epoch: EpochRecord) -> None:
         """Keep the epoch's record, its weights if they are the best, and the checkpoint."""
         self.history.append(epoch)
-        if best_epoch(self.history) == epoch.epoch:
+        if self._best_epoch == epoch.epoch:
             self.best = {k: v.detach().cpu().clone() for k, v in self._candidate().state_dict().items()}
         if not is_live(sys.stderr):
             log.info("%s (%.1f s)", describe([epoch], of=self.config.epochs), epoch.duration_s)
@@ -213,13 +217,13 @@ class TrainingRun:
 
     def _is_stopped(self) -> bool:
         patience = self.config.early_stopping_patience
-        return patience is not None and len(self.history) - (best_epoch(self.history) or 0) >= patience
+        return patience is not None and len(self.history) - self._best_epoch >= patience
 
     def result(self) -> TrainResult:
         """Return the best weights in a module on the CPU."""
         self.model.load_state_dict(self.best)
         trained = laid_out(self.model.cpu().eval(), torch.contiguous_format)
-        return TrainResult(trained, History(epochs=tuple(self.history), best_epoch=best_epoch(self.history) or 0))
+        return TrainResult(trained, History(epochs=tuple(self.history), best_epoch=self._best_epoch))
 
     # ---- checkpoints
 
@@ -249,7 +253,7 @@ class TrainingRun:
             schema_version=1,
             identity=dict(self.identity),
             history=tuple(self.history),
-            best_epoch=best_epoch(self.history) or 0,
+            best_epoch=self._best_epoch,
             lr=self._lr,
             scheduler=plateau_state(self.plateau),
         )

@@ -43,6 +43,9 @@ class TrainConfig:
     plateau_patience: int = 2  # ... after more than so many epochs without a lower loss
     label_smoothing: float = 0.0
     early_stopping_patience: int | None = None  # epochs without a better validation result; None: never
+    # Which validation figure chooses the epoch. A few hundred images tell 75 from 77 % no better than chance; the loss
+    # of a student falls steadily, where that of a network trained on labels grows with its certainty.
+    select_by: Literal["top1", "loss"] = "top1"
     ema_decay: float | None = None  # per step, of the averaged weights that are then validated and returned
     channels_last: bool = False
     device: str = "cpu"  # cpu, cuda, mps or auto
@@ -65,6 +68,7 @@ class TrainConfig:
                 self.early_stopping_patience is None or self.early_stopping_patience >= 1,
                 "1 or more",
             ),
+            "select_by": (self.select_by in ("top1", "loss"), "top1 or loss"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1"),
             "device": (self.device in ("cpu", "cuda", "mps", "auto"), "cpu, cuda, mps or auto"),
             "seed": (self.seed >= 0, "0 or more"),
@@ -126,17 +130,21 @@ class TrainResult:
     history: History
 
 
-def best_epoch(history: Iterable[EpochRecord]) -> int | None:
-    """Return the epoch with the highest validation top-1, then the lowest loss, then the first; else the last."""
+def best_epoch(history: Iterable[EpochRecord], *, select_by: str = "top1") -> int | None:
+    """Return the epoch that the validation images choose; without them the last.
+
+    By ``top1``: the highest top-1, then the lowest loss, then the first. By ``loss``: the other way round.
+    """
     best: EpochRecord | None = None
     for epoch in history:
-        if best is None or _rank(epoch) > _rank(best) or epoch.validation_loss is None:
+        if best is None or _rank(epoch, select_by) > _rank(best, select_by) or epoch.validation_loss is None:
             best = epoch
     return best.epoch if best is not None else None
 
 
-def _rank(epoch: EpochRecord) -> tuple[float, float]:
-    return (epoch.validation_top1_fraction or 0.0, -(epoch.validation_loss or 0.0))
+def _rank(epoch: EpochRecord, select_by: str) -> tuple[float, float]:
+    by_top1 = (epoch.validation_top1_fraction or 0.0, -(epoch.validation_loss or 0.0))
+    return by_top1 if select_by == "top1" else by_top1[::-1]
 
 
 def describe(last: Sequence[EpochRecord], *, of: int | None = None) -> str:

@@ -342,6 +342,7 @@ def epoch(number: int, top1: float | None, loss: float | None) -> EpochRecord:
 def test_the_best_epoch_has_the_highest_top1_then_the_lowest_loss_then_is_the_first() -> None:
     assert best_epoch([epoch(1, 0.5, 1.0), epoch(2, 0.6, 2.0), epoch(3, 0.6, 1.5), epoch(4, 0.6, 1.5)]) == 3
     assert best_epoch([epoch(1, None, None), epoch(2, None, None)]) == 2
+    assert best_epoch([epoch(1, 0.7, 1.0), epoch(2, 0.6, 0.5), epoch(3, 0.5, 0.9)], select_by="loss") == 2
     assert best_epoch([]) is None
 
 
