@@ -1,21 +1,28 @@
-"""Reads ``.onnx`` and ``.ort`` files: metadata, opset and operators."""
+"""Reads ``.onnx`` and ``.ort`` files: metadata, opset and operators.
+
+An ``.ort`` is read in a process of its own, for onnxruntime may crash on a damaged one:
+``python -m exporters.onnx_facts FILE.ort`` prints one JSON record.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.metadata import KEY, Metadata
 from udacisense.errors import LoadError
-from udacisense.types import from_json
+from udacisense.types import from_json, record, to_json
 
 if TYPE_CHECKING:
     import onnx
 
+_TIMEOUT_S = 120.0
 
-@dataclass(frozen=True)
+
+@record
 class OnnxFacts:
     """What a file needs of its runtime."""
 
@@ -79,6 +86,21 @@ def _onnx_facts(path: Path) -> OnnxFacts:
 
 
 def _ort_facts(path: Path) -> OnnxFacts:
+    command = [sys.executable, "-m", "exporters.onnx_facts", str(path)]
+    advice = "export or copy it again"
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired as exc:
+        raise LoadError(f"{path} kept onnxruntime busy for {_TIMEOUT_S:g} s; {advice}.") from exc
+    if done.returncode < 0:
+        raise LoadError(f"{path} makes onnxruntime crash (signal {-done.returncode}); {advice}.")
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        raise LoadError(f"{path} is no readable .ort model ({(lines or ['no reason given'])[-1]}); {advice}.")
+    return from_json(OnnxFacts, done.stdout, source=f"what was read from {path}")
+
+
+def _read_ort(path: Path) -> OnnxFacts:
     import onnxruntime
     from onnxruntime.tools.ort_format_model import OrtFormatModelProcessor
 
@@ -89,27 +111,22 @@ def _ort_facts(path: Path) -> OnnxFacts:
     found: dict[str, dict[int, set[str]]] = {}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    try:
-        # Loaded first: the runtime verifies the file, the reader of its operators does not.
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        with warnings.catch_warnings():
-            # It leaves the file for the garbage collector to close.
-            warnings.simplefilter("ignore", ResourceWarning)
-            OrtFormatModelProcessor(str(path), found, None).process()
-        model = Schema.GetRootAsInferenceSession(path.read_bytes(), 0).Model()
-        graph = model.Graph()
-        values = (graph.NodeArgs(index).Type() for index in range(graph.NodeArgsLength()))
-        element_types = frozenset(FbsTypeInfo.typeinfo_to_str(kind) for kind in values if kind is not None)
-        imports = (model.OpsetImport(index) for index in range(model.OpsetImportLength()))
-        opsets = {entry.Domain().decode(): entry.Version() for entry in imports}
-    # onnxruntime raises classes of its own that share no base but Exception.
-    except Exception as exc:
-        raise LoadError(f"{path} is no readable .ort model ({_line(exc)}); export or copy it again.") from exc
+    # Loaded first: the runtime verifies the file, the reader of its operators does not.
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with warnings.catch_warnings():
+        # It leaves the file for the garbage collector to close.
+        warnings.simplefilter("ignore", ResourceWarning)
+        OrtFormatModelProcessor(str(path), found, None).process()
+    model = Schema.GetRootAsInferenceSession(path.read_bytes(), 0).Model()
+    graph = model.Graph()
+    values = (graph.NodeArgs(index).Type() for index in range(graph.NodeArgsLength()))
+    imports = (model.OpsetImport(index) for index in range(model.OpsetImportLength()))
+    opsets = {entry.Domain().decode(): entry.Version() for entry in imports}
     return OnnxFacts(
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
         ir_version=None,
         operators={domain: frozenset().union(*by_opset.values()) for domain, by_opset in found.items()},
-        element_types=element_types,
+        element_types=frozenset(FbsTypeInfo.typeinfo_to_str(kind) for kind in values if kind is not None),
         metadata=_metadata(path, dict(session.get_modelmeta().custom_metadata_map)),
     )
 
@@ -120,3 +137,17 @@ def _metadata(path: Path, entries: dict[str, str]) -> Metadata | None:
 
 def _line(exc: Exception) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+
+
+def _main(path: Path) -> int:
+    try:
+        sys.stdout.write(to_json(_read_ort(path)))
+    # onnxruntime raises classes of its own that share no base but Exception.
+    except Exception as exc:
+        sys.stderr.write(f"{_line(exc)}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(Path(sys.argv[1])))

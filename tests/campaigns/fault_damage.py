@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fault_scene import Answer, Ended, Scene, is_rude
+from fault_scene import Answer, Ended, Scene, in_child, is_rude
 
 from udacisense.cli import run
 
@@ -100,14 +100,18 @@ def _json(content: bytearray, rng: random.Random) -> str:
     return f"{key} is {str(chosen)[:20]!r}"
 
 
-def damaged(relative: str, line: str, *, recorded: bool) -> Callable[[Scene, random.Random], Answer]:
+def damaged(
+    relative: str, line: str, *, recorded: bool, forks: bool = False
+) -> Callable[[Scene, random.Random], Answer]:
     """A kind: damage one file of the finished work, then run a command on it.
 
     Args:
         relative: of the work; a ``*`` stands for any file there.
         line: the command; ``{w}`` is the copy that holds the damage.
         recorded: every byte of the file is covered by a checksum, so exit code 0 is wrong.
+        forks: run the command in a process of its own: it reads the file with a library that may crash.
     """
+    start = in_child if forks else _in_process
 
     def inject(scene: Scene, rng: random.Random) -> Answer:
         with scene.scratch() as folder:
@@ -121,7 +125,7 @@ def damaged(relative: str, line: str, *, recorded: bool) -> Callable[[Scene, ran
             source = scene.work / top
             shutil.copytree(source, copy / top) if source.is_dir() else shutil.copy(source, copy / top)
             way = f"{found}: {damage(copy / found, rng)}"
-            return _judge_damage(_in_process(line.format(w=copy, o=folder)), way, recorded=recorded)
+            return _judge_damage(start(line.format(w=copy, o=folder)), way, recorded=recorded)
 
     return inject
 

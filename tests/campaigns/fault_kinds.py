@@ -54,6 +54,11 @@ KINDS: dict[str, Kind] = {
         60,
         damaged("bundle/*fp32.onnx", "preflight {w}/bundle/model-onnx-fp32.onnx", recorded=False),
     ),
+    "damage-ort": Kind(
+        "an ORT file, `preflight`",
+        60,
+        damaged("bundle/*fp32.ort", "preflight {w}/bundle/model-ort-fp32.ort", recorded=False, forks=True),
+    ),
     "damage-weights": Kind(
         "an artifact's weights, `evaluate`", 50, damaged("base/artifact/model.safetensors", _EVALUATE, recorded=True)
     ),

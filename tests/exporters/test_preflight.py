@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from exporters import onnx_facts
 from exporters import preflight as module
 from exporters.lite_facts import read_lite
 from exporters.preflight import (
@@ -126,6 +129,30 @@ def test_a_damaged_file_of_the_other_formats_is_one_sentence(tmp_path: Path, nam
     with pytest.raises(LoadError, match=name.replace(".", r"\.")) as caught:
         preflight(path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_ort_file_that_crashes_onnxruntime_is_one_sentence(exported, tmp_path: Path) -> None:
+    import onnxruntime.tools.ort_format_model.types  # noqa: F401 - makes the schema importable
+    from ort_flatbuffers_py.fbs.InferenceSession import InferenceSession as Schema
+
+    whole = (exported.bundle.root / "model-ort-int8-static.ort").read_bytes()
+    # Four zeros where a value's fields are found: it has none then, not even the name that onnxruntime reads unasked.
+    at = Schema.GetRootAsInferenceSession(whole, 0).Model().Graph().NodeArgs(0)._tab.Pos
+    path = tmp_path / "bad.ort"
+    path.write_bytes(whole[:at] + bytes(4) + whole[at + 4 :])
+    # In a process of its own: were it read there, this one would die with it.
+    command = [sys.executable, "-c", "from udacisense.cli import main; main()", "preflight", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == LoadError.exit_code, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {path} makes onnxruntime crash")
+    assert line.endswith("export or copy it again.")
+
+
+def test_an_ort_file_that_keeps_onnxruntime_busy_is_one_sentence(exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_facts, "_TIMEOUT_S", 0.001)
+    with pytest.raises(LoadError, match=r"model-ort-fp32\.ort kept onnxruntime busy for 0\.001 s.*again\."):
+        preflight(exported.bundle.root / "model-ort-fp32.ort")
 
 
 def test_onnx_is_held_against_opset_and_ir(exported, monkeypatch: pytest.MonkeyPatch) -> None:
