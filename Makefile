@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 # One OpenMP thread a process: on two cores, several pools stall each other.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: help setup demo test lint format docs audit android-test android-apk clean
+.PHONY: help setup demo test browser lint format docs audit android-test android-apk clean
 
 help:
 	@echo "make demo    set up and run the main job: compress, export, verify, bench, report"
 	@echo "make test    set up and run the tests"
+	@echo "make browser set up what the report's browser tests need beside Chromium; without it they skip"
 	@echo "make lint    ruff, mypy"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make docs    build the documentation into site/"
@@ -35,6 +36,15 @@ demo: $(STAMP)
 
 test: $(STAMP) lint
 	$(TEST_ENV) $(BIN)/python -m pytest -m "not runtime"
+
+browser: $(VENV)/.browser tests/.cache/axe.min.js
+
+$(VENV)/.browser: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	@touch $@
+
+tests/.cache/axe.min.js: tests/set_up_browser.py | $(STAMP)
+	$(BIN)/python tests/set_up_browser.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

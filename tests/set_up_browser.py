@@ -1,7 +1,7 @@
 """Fetch what the browser tests need and the machine does not bring: axe-core, through npm, into ``tests/.cache``.
 
-Run once: ``.venv/bin/python tests/set_up_browser.py``. Chromium comes from the machine's own packages (on Debian and
-Ubuntu: ``apt-get install chromium``), playwright from ``pip install -e '.[browser]'``.
+Run once: ``make browser``, which installs playwright (``pip install -e '.[browser]'``) as well. Chromium comes from the
+machine's own packages (on Debian: ``apt-get install chromium``), and so does npm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ def main() -> int:
     """Download, check and keep ``axe.min.js``; 0 where it is in place."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["npm", "pack", "--silent", f"axe-core@{VERSION}"]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        try:
+            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        except FileNotFoundError:
+            sys.stderr.write("npm is not on this machine (on Debian: apt-get install npm): axe-core was not fetched.\n")
+            return 1
+        except subprocess.CalledProcessError as exc:
+            sys.stderr.write(f"npm pack ended with exit code {exc.returncode}: axe-core was not fetched.\n")
+            return 1
         with tarfile.open(Path(folder) / f"axe-core-{VERSION}.tgz") as archive:
             member = archive.extractfile("package/axe.min.js")
             content = b"" if member is None else member.read()

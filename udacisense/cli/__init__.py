@@ -126,7 +126,7 @@ def _run(argv: list[str] | None) -> int:
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.ClickException as exc:
-        exc.show()
+        _with_its_place(exc).show()
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -138,6 +138,18 @@ def _run(argv: list[str] | None) -> int:
     except OSError as exc:
         return _report_os_error(exc)
     return result if isinstance(result, int) else 0
+
+
+def _with_its_place(exc: click.ClickException) -> click.ClickException:
+    """Say of an option that goes before the command, and was given behind it, where it goes."""
+    if not isinstance(exc, click.NoSuchOption) or exc.ctx is None:
+        return exc
+    if not any(exc.option_name in row.opts for row in cli.params if not row.is_eager):
+        return exc
+    program, _, command = exc.ctx.command_path.partition(" ")
+    right = f"{program} {exc.option_name} {command} ..."
+    message = f"{exc.option_name} goes before the command: {right}"
+    return click.NoSuchOption(exc.option_name, message=message, ctx=exc.ctx)
 
 
 def _report_os_error(exc: OSError) -> int:

@@ -1,12 +1,14 @@
-"""``udacisense completion``: the script that completes commands, options and paths in a shell."""
+"""``udacisense completion``: the script that completes commands, options, their values and paths in a shell."""
 
 from __future__ import annotations
 
 import click
 
+from udacisense.cli.output import Choice
+
 
 @click.command("completion", short_help="Print the script that completes commands and options in your shell.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 def command(*, shell: str) -> None:
     """Print the completion script of SHELL, to be read by the shell when it starts.
 

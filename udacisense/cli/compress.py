@@ -7,15 +7,32 @@ from typing import cast
 
 import click
 
-from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.completing import names_of
+from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
 
 
 @click.command("compress", short_help="Run a compression pipeline on a trained baseline.")
-@click.option("--pipeline", required=True, help="p1, p2 or p2-int8; or a full name, as distill_quantize_torchscript.")
-@click.option("--preset", "settings", default="default", show_default=True, help="default, or report: see the README.")
+@click.option(
+    "--pipeline",
+    required=True,
+    help="p1, p2 or p2-int8; or a full name, as distill_quantize_torchscript.",
+    shell_complete=names_of("udacisense.pipeline.recipes", "PIPELINES"),
+)
+@click.option(
+    "--preset",
+    "settings",
+    default="default",
+    show_default=True,
+    help="default, or report: see the README.",
+    shell_complete=names_of("udacisense.pipeline.recipes", "PRESETS"),
+)
 @click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Artifact folder that 'train' wrote.")
 @click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
-@click.option("--student", help="Preset of the student: p1-student, p1-slim or tiny; the pipeline's by default.")
+@click.option(
+    "--student",
+    help="Preset of the student: p1-student, p1-slim or tiny; the pipeline's by default.",
+    shell_complete=names_of("udacisense.models", "PRESETS"),
+)
 @click.option("--resolution", "resolution_px", type=int, help="Edge that the student sees; its preset's by default.")
 @click.option("--epochs", type=int, help="Epochs of distillation; the pipeline's by default.")
 @click.option("--lr", "learning_rate", type=float, help="Of distillation; the pipeline's by default.")
@@ -32,7 +49,7 @@ from udacisense.cli.output import dry_run_option, emit_json, json_option, next_c
 )
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--engine", help="Quantised engine of dynamic int8: fbgemm, x86 or qnnpack.")
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Take finished steps from OUTPUT.")

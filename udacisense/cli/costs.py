@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from udacisense.cli.output import duration, say_cost
 from udacisense.display import megabytes
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from exporters.bundle import Bundle
-    from exporters.formats import ExportOptions
+    from exporters.formats import ExportOptions, Plan
+    from exporters.manifest import Precision, Variant
+    from udacisense.data import DataSet
     from udacisense.pipeline import PipelineRecipe
+    from udacisense.techniques import Technique
     from udacisense.types import ModelSpec
 
 _PROBE_IMAGES = 8
@@ -31,6 +34,18 @@ _FILE_BYTES = 60_000  # code, metadata and operator tables of one exported file
 # Bytes a parameter. Dynamic int8 packs the linear layers alone: counted as if that were nothing.
 _PARAMETER_BYTES = {"fp16": 2.0, "int8-static": 1.0, "int8-weights": 1.0, "palette6": 0.8, "palette4": 0.5}
 _SLOWER = {"mil": 30.0, "android-arm64": 30.0}  # against the eager model, per image
+
+# What one technique takes beside its training: passes over the test images, latencies by turns, plots. Static int8 also
+# tries its blocks one by one, in so many answers; training with rounding in the graph takes so many times a plain step.
+_PASSES = 4
+_TECHNIQUE_S = 10.0
+_SEARCH_ANSWERS = 15_000
+_ROUNDED = 8.0
+# Of a quick sweep: five processes a variant; of the demo's reports: two documents, one with its plots.
+_TIMED_S = 12.0
+_TIMED_BYTES = 20_000
+_REPORTS_S = 20.0
+_REPORTS_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +70,18 @@ def announce(cost: Cost, folder: Path) -> None:
     )
 
 
+def total(what: str, costs: Iterable[Cost]) -> Cost:
+    """Return the sum of costs that are spent one after the other."""
+    made = list(costs)
+    return Cost(what=what, seconds=sum(c.seconds for c in made), disk_bytes=sum(c.disk_bytes for c in made))
+
+
 def training_cost(
     spec: ModelSpec, *, n_images: int, epochs: int, channels_last: bool = False, teacher: nn.Module | None = None
 ) -> Cost:
     """Estimate a training run on the CPU: one step on a few images is timed, nothing is kept of it."""
     import torch
 
-    from udacisense.metrics import median_latency_ms
     from udacisense.models import build_model, count_parameters
 
     with torch.random.fork_rng([]):
@@ -71,7 +91,7 @@ def training_cost(
             model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         seconds = min(_step_s(model, images) for _ in range(3)) / _PROBE_IMAGES
     if teacher is not None:
-        seconds += median_latency_ms(teacher, tuple(images.shape)) / 1e3 / _PROBE_IMAGES
+        seconds += _answer_s(teacher, tuple(images.shape))
     # The checkpoint holds the weights, the best ones and two moments of each, twice while it is replaced.
     disk_bytes = 9 * 4 * count_parameters(model)
     return Cost(
@@ -79,6 +99,13 @@ def training_cost(
         seconds=seconds * n_images * epochs,
         disk_bytes=disk_bytes,
     )
+
+
+def _answer_s(model: nn.Module, input_shape: tuple[int, ...]) -> float:
+    """Time a call; return the seconds an image."""
+    from udacisense.metrics import median_latency_ms
+
+    return median_latency_ms(model, input_shape) / 1e3 / input_shape[0]
 
 
 def _step_s(model: nn.Module, images: Tensor) -> float:
@@ -95,9 +122,115 @@ def compression_cost(
     from udacisense.models import preset
 
     options = recipe.steps[0].options
-    spec = student or preset(str(options["student"]))
+    spec = student or preset(
+        str(options["student"]), resolution_px=cast("int | None", options.get("student_resolution_px"))
+    )
     count = epochs if epochs is not None else int(str(options["epochs"]))
     return training_cost(spec, n_images=n_images, epochs=count, teacher=baseline)
+
+
+def techniques_cost(
+    rows: Sequence[Technique], spec: ModelSpec, baseline: nn.Module, dataset: DataSet, *, epochs: int | None
+) -> Cost:
+    """Estimate techniques that run one by one on a baseline: those that train by their epochs, all by their tests.
+
+    A row whose quantised engine this host lacks is left out, as when they run.
+    """
+    from udacisense.models import count_parameters, preset
+    from udacisense.stages import apply_quantization_aware_training, apply_static_quantization
+    from udacisense.stages.quantize import supported_engines
+    from udacisense.techniques import _EPOCHS
+    from udacisense.training import training_split
+
+    n_train, size_px = len(training_split(dataset)[0]), dataset.test.pixels.shape[-1]
+    count = _EPOCHS if epochs is None else epochs
+    answer_s = _answer_s(baseline, (_PROBE_IMAGES, 3, size_px, size_px))
+    tested_s = _TECHNIQUE_S + _PASSES * answer_s * len(dataset.test)
+    kept_bytes = 4 * count_parameters(baseline)
+    trained: dict[str, Cost] = {}  # several techniques train the same network
+    costs: list[Cost] = []
+    engines = supported_engines()
+    chosen = [row for row in rows if row.engine is None or row.engine in engines]
+    for row in chosen:
+        searched_s = _SEARCH_ANSWERS * answer_s if row.function is apply_static_quantization else 0.0
+        costs.append(Cost(what=row.name, seconds=tested_s + searched_s, disk_bytes=kept_bytes))
+        if not row.trains:
+            continue
+        student = row.options.get("student")
+        made = spec
+        if student is not None:
+            made = preset(
+                str(student),
+                num_classes=len(dataset.class_names),
+                resolution_px=cast("int | None", row.options.get("student_resolution_px")),
+                size_px=size_px,
+            )
+        key = f"{made}{student is None}"
+        if key not in trained:
+            trained[key] = training_cost(
+                made,
+                n_images=n_train,
+                epochs=count,
+                channels_last=student is not None,
+                teacher=None if student is None else baseline,
+            )
+        slower = _ROUNDED if row.function is apply_quantization_aware_training else 1.0
+        costs.append(replace(trained[key], seconds=slower * trained[key].seconds))
+    names = ", ".join(row.name for row in chosen)
+    n_trained = sum(row.trains for row in chosen)
+    length = f"{count} epoch{'' if count == 1 else 's'}"
+    training = f", {n_trained} of which with {length} of {n_train:,} images" if n_trained else ""
+    return total(f"{len(chosen)} technique{'' if len(chosen) == 1 else 's'} ({names}){training}", costs)
+
+
+def demo_cost(
+    models: Mapping[str, Sequence[Precision]],
+    *,
+    formats: Sequence[str],
+    timed: Sequence[str],
+    n_images: int | None,
+    cores: int,
+) -> Cost:
+    """Estimate the demo, whose bundles are not there yet: their variants are planned, their models built and timed.
+
+    Args:
+        models: name of a model that ships → precisions that it is exported in.
+        formats: that each is exported in.
+        timed: ids of the variants that are timed.
+        n_images: that each bundle is verified on; None: its golden images.
+        cores: of this machine.
+    """
+    import torch
+
+    from exporters.formats import FORMATS, ExportOptions
+    from exporters.source import GOLDEN_COUNT
+    from udacisense.models import build_model, count_parameters
+    from udacisense.types import Artifact, read_json
+    from udacisense.zoo import resolve_artifact
+
+    costs: list[Cost] = []
+    for name, precisions in models.items():
+        record = read_json(Artifact, resolve_artifact(Path(name)) / Artifact.FILE_NAME)
+        with torch.random.fork_rng([]):
+            model = build_model(record.model)
+        options = ExportOptions(formats=tuple(formats), precisions=tuple(precisions))
+        rows = [FORMATS[row] for row in options.formats]
+        plans = [plan for row in rows if row.unavailable() is None for plan in row.plans(options)]
+        image_s = _answer_s(model, (1, *record.signature.input_shape[1:]))
+        n_timed = 1 + sum(plan.id in timed for plan in plans)  # and the eager model
+        costs += [
+            export_cost(options, parameters=count_parameters(model), cores=cores),
+            _verification_cost(
+                plans,
+                image_s=image_s,
+                n_images=GOLDEN_COUNT if n_images is None else n_images,
+                emulated_images=GOLDEN_COUNT,
+                cores=cores,
+            ),
+            Cost(what="timing", seconds=_TIMED_S * n_timed, disk_bytes=_TIMED_BYTES * n_timed),
+        ]
+    costs.append(Cost(what="reports", seconds=_REPORTS_S, disk_bytes=_REPORTS_BYTES))
+    return total(f"The demo of {', '.join(models)}", costs)
 
 
 def export_cost(options: ExportOptions, *, parameters: int, cores: int) -> Cost:
@@ -134,19 +267,36 @@ def verification_cost(
     An emulated runner is fed ``emulated_images``.
     """
     from exporters.bundle import load_reference
-    from harness.runners import RUNNERS, runners_for
     from harness.verify_cells import check_runners, check_variants
-    from udacisense.metrics import median_latency_ms
     from udacisense.types import Outcome
 
     check_runners(runners)
     chosen = check_variants(bundle.manifest.variants, variants)
     model, _ = load_reference(bundle, allow_factory=allow_factory)
-    image_s = median_latency_ms(model, (1, *bundle.manifest.signature.input_shape[1:])) / 1e3
+    return _verification_cost(
+        [variant for variant in chosen if variant.outcome is Outcome.PASSED],
+        image_s=_answer_s(model, (1, *bundle.manifest.signature.input_shape[1:])),
+        n_images=n_images,
+        emulated_images=emulated_images,
+        runners=runners,
+        cores=cores,
+    )
+
+
+def _verification_cost(
+    variants: Sequence[Variant | Plan],
+    *,
+    image_s: float,
+    n_images: int,
+    emulated_images: int,
+    runners: Sequence[str] | None = None,
+    cores: int,
+) -> Cost:
+    from harness.runners import RUNNERS, runners_for
+
     cells = [
         (variant.id, row.name)
-        for variant in chosen
-        if variant.outcome is Outcome.PASSED
+        for variant in variants
         for row in runners_for(variant.format)
         if (runners is None or row.name in runners) and row.unavailable() is None
     ]

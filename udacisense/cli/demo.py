@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.output import next_command, say
+from udacisense.cli.output import dry_run_option, next_command, say, say_cost
+
+if TYPE_CHECKING:
+    from exporters.manifest import Precision
 
 _MODELS = ("baseline", "p1", "tiny")
 # float32 everywhere, and int8 where it is what would ship.
-_PRECISIONS = {"baseline": ("fp32",), "p1": ("fp32", "int8-static"), "tiny": ("fp32", "int8-static")}
+_PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "baseline": ("fp32",),
+    "p1": ("fp32", "int8-static"),
+    "tiny": ("fp32", "int8-static"),
+}
 _FORMATS = ("ptl", "onnx", "coreml")
 _TIMED = ("ptl-fp32", "ptl-fp32-xnnpack", "ptl-int8-static-qnnpack", "onnx-fp32")
 
@@ -20,17 +29,29 @@ _TIMED = ("ptl-fp32", "ptl-fp32-xnnpack", "ptl-int8-static-qnnpack", "onnx-fp32"
 @click.command("demo", short_help="Run the whole job in minutes on the trained models that ship.")
 @click.option("-o", "--output", default="demo", show_default=True, type=click.Path(path_type=Path))
 @click.option("--data", help="Verify on these images too: 'cifar100' (downloaded), or the household folder.")
-def command(*, output: Path, data: str | None) -> None:
+@dry_run_option
+def command(*, output: Path, data: str | None, dry_run: bool) -> None:
     """Export the three models that ship, prove every file equal to its source, time them, and report.
 
     Nothing is trained and nothing is downloaded: it takes some minutes. Without --data the files are compared on each
     bundle's own golden images; accuracy is then what the models' records say.
     """
     from udacisense.cli import INTERRUPTED
+    from udacisense.cli.costs import announce, demo_cost
+    from udacisense.data import load_dataset
     from udacisense.errors import UdacisenseError
 
+    n_images = None if data is None else len(load_dataset(data).test)
+    cores = os.cpu_count() or 1
+    cost = demo_cost(_PRECISIONS, formats=_FORMATS, timed=_TIMED, n_images=n_images, cores=cores)
+    lines = _commands(output, data)
+    if dry_run:
+        say_cost("\n".join(f"udacisense {line}" for line in lines))
+    announce(cost, output)
+    if dry_run:
+        return
     start = time.monotonic()
-    for line in _commands(output, data):
+    for line in lines:
         say(f"\n$ udacisense {line}")
         code = _run(line)
         if code == INTERRUPTED:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli.output import emit_json, json_option, next_command, say, table
+from udacisense.cli.output import Choice, emit_json, json_option, next_command, say, table
 from udacisense.display import percent
 
 
 @click.command("evaluate", short_help="Measure a trained model on the test images.")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="'cifar100', or a folder with {train,test}/<class>/*.")
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
 @click.option("--allow-factory", help="package.module:factory that this artifact's record may import.")
 @json_option
 def command(*, artifact: Path, data: str, device: str, allow_factory: str | None, as_json: bool) -> None:

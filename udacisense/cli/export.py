@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from udacisense.cli.completing import names_of
 from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
@@ -19,8 +20,21 @@ if TYPE_CHECKING:
 
 @click.command("export", short_help="Write a model in the formats that phones run, as one bundle.")
 @click.argument("model")
-@click.option("-f", "--format", "formats", multiple=True, help="ptl, torchscript, onnx, coreml, executorch or all.")
-@click.option("--precision", "precisions", multiple=True, help="fp32, fp16, int8 (all of them), int8-static, … or all.")
+@click.option(
+    "-f",
+    "--format",
+    "formats",
+    multiple=True,
+    help="ptl, torchscript, onnx, coreml, executorch or all.",
+    shell_complete=names_of("exporters.formats", "FORMATS", "all"),
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    help="fp32, fp16, int8 (all of them), int8-static, … or all.",
+    shell_complete=names_of("exporters.formats", "PRECISIONS", "int8", "all"),
+)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
 @click.option("--data", help="Images for calibration and the golden pack: 'cifar100' or a folder.")
 @click.option("--input-shape", help="Of a package.module:factory model, e.g. 1,3,224,224.")

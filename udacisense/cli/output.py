@@ -12,16 +12,32 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from udacisense.errors import did_you_mean
 from udacisense.progress import is_live, is_quiet
 
 if TYPE_CHECKING:
     from harness.tables import Table
+
+    _Choice = click.Choice[str]
+else:
+    _Choice = click.Choice  # which takes a type from click 8.2 on
 
 F = TypeVar("F", bound=Callable[..., Any])
 Cell = str | int | float | None
 
 _LEAST_WIDTH = 9  # of a column on a terminal, where its cells are as long
 _STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
+
+
+class Choice(_Choice):
+    """One of a few values; a near miss is answered with the one that may have been meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the value, or refuse it."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as exc:
+            self.fail(exc.message + did_you_mean(str(value), self.choices), param, ctx)
 
 
 def json_option(function: F) -> F:

@@ -6,18 +6,26 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli.output import emit_json, json_option, next_command, say, show
+from udacisense.cli.completing import names_of
+from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
 
 
 @click.command("techniques", short_help="Measure every compression technique on the same baseline.")
 @click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Artifact folder that 'train' wrote.")
 @click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
-@click.option("--technique", "names", multiple=True, help="Only this one; may be given again. All by default.")
+@click.option(
+    "--technique",
+    "names",
+    multiple=True,
+    help="Only this one; may be given again. All by default.",
+    shell_complete=names_of("udacisense.techniques", "TECHNIQUES"),
+)
 @click.option("--epochs", type=int, help="Of those that train; each technique's own by default.")
 @click.option("--batch-size", default=64, show_default=True)
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@dry_run_option
 @json_option
 def command(
     *,
@@ -29,6 +37,7 @@ def command(
     device: str,
     seed: int,
     output: Path,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Run each technique on the baseline, measure it on the test images, and write tables and plots to OUTPUT.
@@ -36,17 +45,21 @@ def command(
     A finished technique is kept: the same command goes on after Ctrl-C. OUTPUT/techniques.md has the tables.
     """
     from harness.techniques import as_markdown, per_class_table, techniques_table, write_plots
+    from udacisense.artifact import load_artifact
+    from udacisense.cli.costs import announce, techniques_cost
     from udacisense.data import load_dataset
     from udacisense.files import write_text
     from udacisense.techniques import find_techniques, run_techniques
-    from udacisense.types import Artifact, read_json
-    from udacisense.zoo import resolve_artifact
 
-    find_techniques(names)
-    size_px = read_json(Artifact, resolve_artifact(baseline) / Artifact.FILE_NAME).signature.size_px
+    chosen = find_techniques(names)
+    kept, model = load_artifact(baseline)
+    dataset = load_dataset(data, size_px=kept.signature.size_px)
+    announce(techniques_cost(chosen, kept.model, model, dataset, epochs=epochs), output)
+    if dry_run:
+        return
     found = run_techniques(
         baseline,
-        load_dataset(data, size_px=size_px),
+        dataset,
         output_dir=output,
         names=names,
         epochs=epochs,

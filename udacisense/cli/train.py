@@ -6,27 +6,35 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, table
+from udacisense.cli.completing import names_of
+from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, table
 from udacisense.display import megabytes, milliseconds, percent
 
 
 @click.command("train", short_help="Train a model on labelled images.")
 @click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
-@click.option("--model", "preset", default="baseline", show_default=True, help="baseline, p1-student, p1-slim or tiny.")
+@click.option(
+    "--model",
+    "preset",
+    default="baseline",
+    show_default=True,
+    help="baseline, p1-student, p1-slim or tiny.",
+    shell_complete=names_of("udacisense.models", "PRESETS"),
+)
 @click.option(
     "--init", default="none", show_default=True, help="'imagenet' (downloaded), 'none', or a .safetensors file."
 )
 @click.option("--epochs", default=30, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--lr", "learning_rate", default=1e-3, show_default=True)
-@click.option("--optimizer", default="adamw", show_default=True, type=click.Choice(["adamw", "sgd"]))
-@click.option("--schedule", default="cosine", show_default=True, type=click.Choice(["cosine", "plateau", "constant"]))
+@click.option("--optimizer", default="adamw", show_default=True, type=Choice(["adamw", "sgd"]))
+@click.option("--schedule", default="cosine", show_default=True, type=Choice(["cosine", "plateau", "constant"]))
 @click.option("--label-smoothing", default=0.0, show_default=True)
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation result.")
 @click.option("--ema", "ema_decay", type=float, help="Decay of averaged weights, e.g. 0.999.")
 @click.option("--resolution", "resolution_px", type=int, help="Edge that the network sees; its preset's by default.")
 @click.option("--image-size", "size_px", default=32, show_default=True, help="Edge of the images that are fed in.")
-@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
 @click.option("--channels-last", is_flag=True, help="Train with channels-last tensors.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
@@ -70,7 +78,7 @@ def command(
     config = TrainConfig(
         epochs=epochs,
         learning_rate=learning_rate,
-        optimizer=optimizer,  # type: ignore[arg-type]  # click.Choice allows nothing else
+        optimizer=optimizer,  # type: ignore[arg-type]  # Choice allows nothing else
         schedule=schedule,  # type: ignore[arg-type]
         label_smoothing=label_smoothing,
         early_stopping_patience=patience,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from udacisense.cli.output import Cell, dry_run_option, emit_json, json_option, next_command, say, show, table
+from udacisense.cli.completing import names_of, variants_of
+from udacisense.cli.output import Cell, Choice, dry_run_option, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
     from harness.locate.job import Found
@@ -17,8 +18,20 @@ if TYPE_CHECKING:
 @click.command("verify", short_help="Prove that every exported file answers as its source does.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", help="Verify on its test images: 'cifar100' or a folder. Default: the bundle's golden pack.")
-@click.option("--variant", "variants", multiple=True, help="Id of a variant; may be repeated. Default: all.")
-@click.option("--runner", "runners", multiple=True, help="Runner; may be repeated. Default: all that open the format.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    help="Id of a variant; may be repeated. Default: all.",
+    shell_complete=variants_of("bundle"),
+)
+@click.option(
+    "--runner",
+    "runners",
+    multiple=True,
+    help="Runner; may be repeated. Default: all that open the format.",
+    shell_complete=names_of("harness.runners", "RUNNERS"),
+)
 @click.option("--rtol", type=float, help="Relative tolerance, instead of each precision's own.")
 @click.option("--atol", type=float, help="Absolute tolerance, instead of each precision's own.")
 @click.option("--limits", "limits_path", type=click.Path(path_type=Path), help="TOML of other limits by precision.")
@@ -26,12 +39,18 @@ if TYPE_CHECKING:
 @click.option(
     "--arm64-images",
     "emulated_images",
-    type=click.Choice(["golden", "all"]),
+    type=Choice(["golden", "all"]),
     default="golden",
     show_default=True,
     help="What android-arm64 is fed; under qemu all test images take minutes.",
 )
-@click.option("--locate", "located", metavar="VARIANT", help="Find the first step and layer at which VARIANT broke.")
+@click.option(
+    "--locate",
+    "located",
+    metavar="VARIANT",
+    help="Find the first step and layer at which VARIANT broke.",
+    shell_complete=variants_of("bundle"),
+)
 @click.option("--reproducer", type=click.Path(path_type=Path), help="With --locate: new folder that reproduces it.")
 @click.option("--allow-factory", help="package.module:factory of the bundle's model that may be imported.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.verify.json.")

@@ -94,17 +94,57 @@ def test_a_completion_script_is_one_that_its_shell_reads(shell: str, tmp_path: P
     assert read.returncode == 0, read.stderr
 
 
+def complete(words: str, position: str) -> subprocess.CompletedProcess[str]:
+    """Ask for what can follow, as bash does."""
+    return udacisense(_UDACISENSE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=position)
+
+
+def completions(words: str, position: str) -> list[str]:
+    made = complete(words, position)
+    assert made.stderr == ""
+    return made.stdout.split()  # an answer without any is an empty line
+
+
 @pytest.mark.parametrize(
     ("words", "position", "wanted"),
     [
         ("udacisense co", "1", "compress"),
         ("udacisense bench --th", "2", "--threads"),
         ("udacisense runtime a", "2", "add"),
+        ("udacisense export x -f on", "4", "onnx"),
+        ("udacisense export x --format al", "4", "all"),
+        ("udacisense export x --precision int8-s", "4", "int8-static"),
+        ("udacisense compress --pipeline p2", "3", "p2-int8"),
+        ("udacisense compress --preset r", "3", "report"),
+        ("udacisense compress --student p1", "3", "p1-slim"),
+        ("udacisense train --model ti", "3", "tiny"),
+        ("udacisense train --device cu", "3", "cuda"),
+        ("udacisense techniques --technique gr", "3", "graph"),
+        ("udacisense verify x --runner li", "4", "lite"),
+        ("udacisense runtime add android-a", "3", "android-arm64"),
+        ("udacisense runtime remove android-x", "3", "android-x86_64"),
     ],
 )
 def test_completion_answers_with_what_can_follow(words: str, position: str, wanted: str) -> None:
-    made = udacisense(_UDACISENSE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=position)
-    assert f"plain,{wanted}" in made.stdout.splitlines()
+    made = completions(words, position)
+    assert f"plain,{wanted}" in made
+    last = words.rsplit(maxsplit=1)[-1]
+    assert all(line.split(",", 1)[1].startswith(last) for line in made)
+
+
+@pytest.mark.parametrize("words", ["bench", "verify", "device bench", "device selftest"])
+def test_completion_knows_the_variants_of_the_bundle_on_the_line(words: str, bundle: Path, tmp_path: Path) -> None:
+    line = f"udacisense {words} {bundle} --variant "
+    assert "plain,ptl-fp32-xnnpack" in completions(line, str(len(line.split())))
+    assert "plain,ptl-fp32" in completions(f"{line.strip()}=ptl-f", str(len(line.split()) - 1))
+    assert completions(f"udacisense {words} {tmp_path} --variant x", str(len(line.split()))) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"variants": 3}', '{"variants": [{}]}'])
+def test_completion_is_silent_about_a_manifest_that_is_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    made = complete(f"udacisense bench {tmp_path} --variant p", "4")
+    assert (made.stdout.strip(), made.stderr) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +167,16 @@ def test_completion_answers_with_what_can_follow(words: str, position: str, want
         ("bench {bundle} --engine qnnpak --dry-run", "qnnpack"),
         ("runtime add android-x86_46", "android-x86_64"),
         ("train --epoch 3", "--epochs"),
+        ("train --device cdua", "cuda"),
+        ("train --optimizer agd", "sgd"),
+        ("train --schedule plato", "plateau"),
+        ("evaluate {artifact} --device cup", "cpu"),
+        ("compress --device aut", "auto"),
+        ("techniques --device mpss", "mps"),
+        ("techniques --baseline {artifact} --data {shapes} --technique prunning-gradual -o {tmp}/o", "pruning-gradual"),
+        ("verify {bundle} --arm64-images goldn", "golden"),
+        ("bench --format markdwn", "markdown"),
+        ("completion bahs", "bash"),
     ],
 )
 def test_a_near_miss_is_answered_with_what_was_meant(
@@ -136,6 +186,31 @@ def test_a_near_miss_is_answered_with_what_was_meant(
     told = capsys.readouterr().err
     assert "Did you mean" in told
     assert meant in told.split("Did you mean")[1]
+
+
+def test_a_value_that_is_near_to_nothing_gets_the_list_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--format", "xyz"]) == 2
+    told = capsys.readouterr().err
+    assert "'table', 'markdown', 'csv', 'json'" in told
+    assert "Did you mean" not in told
+
+
+@pytest.mark.parametrize(
+    ("line", "right"),
+    [
+        ("inspect X --quiet", "udacisense --quiet inspect ..."),
+        ("bench X -v", "udacisense -v bench ..."),  # and not bench's own --variant
+        ("bench X --quiet", "udacisense --quiet bench ..."),  # and not bench's own --quick
+        ("runtime list --verbose", "udacisense --verbose runtime list ..."),
+    ],
+)
+def test_an_option_that_goes_before_the_command_is_told_where_to_go(
+    line: str, right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line.split()) == 2
+    told = capsys.readouterr().err
+    assert f"goes before the command: {right}" in told
+    assert "Did you mean" not in told
 
 
 def test_quiet_leaves_json_and_errors_alone(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,6 +236,17 @@ def test_verbose_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.C
     [
         ("train --data {shapes} --model tiny --resolution 32 --epochs 7 -o {tmp}/new/o", "7 epochs of 30 images"),
         ("compress --pipeline p2 --baseline {artifact} --data {shapes} --epochs 3 -o {tmp}/new/o", "3 epochs of 30"),
+        (
+            "techniques --baseline {artifact} --data {shapes} --epochs 3 --technique graph "
+            "--technique structured-pruning --technique distillation -o {tmp}/new/o",
+            "3 techniques (distillation, graph, structured-pruning), 2 of which with 3 epochs of 30 images: about",
+        ),
+        (
+            "techniques --baseline {artifact} --data {shapes} --technique graph -o {tmp}/new/o",
+            "1 technique (graph): about",
+        ),
+        ("demo -o {tmp}/new/o", "The demo of baseline, p1, tiny: about"),
+        ("demo -o {tmp}/new/o --data {shapes}", "udacisense verify {tmp}/new/o/tiny --data {shapes}\n"),
         ("export {artifact} -f onnx --precision fp32 -o {tmp}/new/o", "2 variants (onnx-fp32, ort-fp32)"),
         ("verify {bundle} -o {tmp}/new/o.json", "ptl-fp32 in lite"),
         ("bench {bundle} --quick --threads 1 -o {tmp}/new/o.json", "cells, about"),
@@ -173,7 +259,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(
     before = sorted(p.name for p in beside.iterdir())
     assert run([*line.format(**places).split(), "--dry-run"]) == 0
     told = capsys.readouterr()
-    assert words in told.err
+    assert words.format(**places) in told.err
     assert told.out == ""
     assert not list(places["tmp"].iterdir())
     assert sorted(p.name for p in beside.iterdir()) == before

@@ -1,0 +1,80 @@
+"""Estimates follow what will be done: more epochs, more techniques and larger students cost more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from udacisense.cli import costs
+from udacisense.data import DataSet, load_dataset
+from udacisense.models import build_model, preset
+from udacisense.pipeline import find_pipeline
+from udacisense.shapes import draw_dataset
+from udacisense.techniques import TECHNIQUES
+from udacisense.types import ModelSpec
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    folder = tmp_path_factory.mktemp("costs") / "shapes"
+    draw_dataset(folder, train_per_class=4, test_per_class=1, seed=0)
+    return load_dataset(str(folder))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ModelSpec, int, bool]]:
+    """What training was estimated of: (network, epochs, whether a teacher answers), for 10 s and 1,000 bytes each."""
+    made: list[tuple[ModelSpec, int, bool]] = []
+
+    def told(spec: ModelSpec, *, epochs: int, teacher: object = None, **_: object) -> costs.Cost:
+        made.append((spec, epochs, teacher is not None))
+        return costs.Cost(what="training", seconds=10.0, disk_bytes=1_000)
+
+    monkeypatch.setattr(costs, "training_cost", told)
+    monkeypatch.setattr(costs, "_answer_s", lambda *_: 0.0)
+    return made
+
+
+def test_techniques_cost_what_each_of_them_trains(shapes: DataSet, asked: list[tuple[ModelSpec, int, bool]]) -> None:
+    spec = preset("tiny", resolution_px=32)
+    baseline = build_model(spec)
+    names = ("graph", "pruning-gradual", "structured-pruning", "distillation", "resolution-96")
+    cost = costs.techniques_cost([TECHNIQUES[name] for name in names], spec, baseline, shapes, epochs=3)
+    untrained = costs.techniques_cost([TECHNIQUES["graph"]], spec, baseline, shapes, epochs=3)
+    assert cost.seconds == 5 * untrained.seconds + 40.0, "four of the five train"
+    assert cost.disk_bytes > 4_000
+    resolutions = {(made.options["resolution_px"], epochs, is_taught) for made, epochs, is_taught in asked}
+    assert resolutions == {(32, 3, False), (224, 3, True), (96, 3, True)}
+    assert len(asked) == 3, "one network is timed once"
+
+
+def test_a_technique_whose_engine_is_missing_costs_nothing(
+    shapes: DataSet, asked: list[tuple[ModelSpec, int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("udacisense.stages.quantize.supported_engines", lambda: ("qnnpack",))
+    spec = preset("tiny", resolution_px=32)
+    rows = [TECHNIQUES["qat-fbgemm"], TECHNIQUES["qat-qnnpack"]]
+    cost = costs.techniques_cost(rows, spec, build_model(spec), shapes, epochs=None)
+    assert cost.what.startswith("1 technique (qat-qnnpack), 1 of which with 4 epochs")
+    assert "fbgemm" not in cost.what
+
+
+def test_a_pipeline_is_estimated_at_its_own_students_resolution(asked: list[tuple[ModelSpec, int, bool]]) -> None:
+    baseline = build_model(preset("tiny", resolution_px=32))
+    costs.compression_cost(find_pipeline("p1"), None, baseline, n_images=10, epochs=None)
+    assert asked[0][0].options["resolution_px"] == 128
+
+
+def test_the_demo_costs_more_where_it_does_more() -> None:
+    few = costs.demo_cost({"p1": ("fp32",)}, formats=("onnx",), timed=(), n_images=None, cores=2)
+    more = costs.demo_cost(
+        {"p1": ("fp32", "int8-static")}, formats=("onnx",), timed=("onnx-fp32",), n_images=None, cores=2
+    )
+    assert more.disk_bytes > few.disk_bytes > 6_000_000, "two float32 files and the reference weigh this at least"
+    assert more.seconds > few.seconds
+
+
+def test_a_sum_of_costs(tmp_path: Path) -> None:
+    made = costs.total("both", [costs.Cost(what=w, seconds=2.0, disk_bytes=3) for w in "ab"])
+    assert made == costs.Cost(what="both", seconds=4.0, disk_bytes=6)

@@ -1,0 +1,46 @@
+"""What a shell offers for the value of an option: names out of the tables, read when TAB asks for them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+Complete = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def names_of(module: str, table: str, *others: str) -> Complete:
+    """Return a ``shell_complete`` that offers the rows of ``module.table`` and the other names.
+
+    The module is imported inside, so that ``--help`` stays fast.
+    """
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's
+        rows = getattr(importlib.import_module(module), table)
+        return [name for name in (*rows, *others) if name.startswith(incomplete)]
+
+    return complete
+
+
+def variants_of(argument: str) -> Complete:
+    """Return a ``shell_complete`` that offers the variants of the bundles that ``argument`` holds so far."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's
+        given = ctx.params.get(argument) or ()
+        folders = (given,) if isinstance(given, str | Path) else given
+        # Behind "--variant", whose value is still missing, click leaves the arguments among those that it did not read.
+        found = dict.fromkeys(name for folder in (*folders, *ctx.args) for name in _variants(Path(folder)))
+        return [name for name in found if name.startswith(incomplete)]
+
+    return complete
+
+
+def _variants(folder: Path) -> list[str]:
+    """Read the ids alone: whoever presses TAB gets no error, and no wait for the libraries."""
+    try:
+        return [str(row["id"]) for row in json.loads((folder / "manifest.json").read_bytes())["variants"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
