@@ -40,6 +40,11 @@ class Evidence:
         sha256 = bundle_sha256(manifest)
         return [made for _, made in self.verifications if made.bundle_sha256 == sha256]
 
+    def own_host_first(self, host: Host) -> list[MeasurementSet]:
+        """Return what was verified: on this machine first, then elsewhere."""
+        found = [made for _, made in self.verifications]
+        return sorted(found, key=lambda made: bool(machine_differences(host, made.host)))
+
 
 def collect(paths: Sequence[Path]) -> Evidence:
     """Read the records under the given folders (or the given files).

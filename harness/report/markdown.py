@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,12 +17,20 @@ from harness.report.text import visible
 from harness.types import BenchSet
 from udacisense import __version__
 
+# Whitespace apart, text falls into `code`, characters that are neither text nor code, and runs of the rest.
+_PIECE = re.compile(r"`[^`|<>&]+`|[`|<>&]|[^\s`|<>&]+")
+_CHARACTERS = {"`": "&#96;", "|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+# What becomes a link, a mention, a reference or a formula by itself, a backslash before it or not; in code it does not.
+_LIVE = re.compile(r"(?<![a-z0-9_])@|@[\w-]*\.|@[\da-f]{7}|[#!]\d|://|\$|www\.|GH-\d", re.IGNORECASE)
+_MARKUP = re.compile(r"[\\\[\]*~#]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is none
+_BLOCK = re.compile(r"^(\d{0,9})([-+=.)])(?=[-+=\s]|$)")  # begins a list, or makes a heading of the line above
+
 
 def to_markdown(evidence: Evidence, *, title: str) -> str:
     """Return the document as Markdown."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    # Markdown, not HTML: cells are escaped by the filter below.
+    # Markdown, not HTML: text is escaped by the filters below.
     environment = Environment(
         loader=PackageLoader("harness.report"),
         undefined=StrictUndefined,
@@ -29,19 +38,36 @@ def to_markdown(evidence: Evidence, *, title: str) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701
     )
-    environment.filters["cell"] = markdown_cell
+    environment.filters |= {"cell": markdown_cell, "line": _line, "prose": _prose}
     template = environment.get_template("report.md.j2")
-    return template.render(
-        title=markdown_cell(title), created_utc=now_utc(), version=__version__, sections=sections(evidence)
-    )
+    return template.render(title=title, created_utc=now_utc(), version=__version__, sections=sections(evidence))
 
 
 def markdown_cell(value: str | None) -> str:
-    """Return text that stays within its table cell and is no markup; None is a dash."""
-    if value is None:
-        return "-"
-    escaped = visible(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-    return escaped.replace("`", "'")
+    """Return text that stays within its table cell and is no markup but `code`; None is a dash.
+
+    Links, images, tags and mentions stay text too: a name out of a record must not fetch or call anybody.
+    """
+    return "-" if value is None else _PIECE.sub(_piece, " ".join(visible(value).split()))
+
+
+def _piece(found: re.Match[str]) -> str:
+    text = found[0]
+    if text in _CHARACTERS:
+        return _CHARACTERS[text]
+    if text.startswith("`"):
+        return text
+    return f"`{text}`" if _LIVE.search(text) else _MARKUP.sub(r"\\\g<0>", text)
+
+
+def _line(text: str) -> str:
+    """Return text that may stand at the beginning of a line."""
+    return _BLOCK.sub(r"\1\\\2", markdown_cell(text))
+
+
+def _prose(text: str) -> str:
+    """Return paragraphs and lists, as the HTML report has them; everything else stays text."""
+    return "\n".join(f"- {_line(line[2:])}" if line.startswith("- ") else _line(line) for line in text.split("\n"))
 
 
 def to_json_text(evidence: Evidence, *, title: str) -> str:

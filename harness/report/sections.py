@@ -89,7 +89,7 @@ def _pipelines(evidence: Evidence) -> tuple[Table, ...]:
 
 def ranked(evidence: Evidence, measured: BenchSet) -> list[Row]:
     """Return a sweep's rows, with the accuracy that was verified."""
-    return rank(measured, accuracy=verified_accuracy(measured, [found for _, found in evidence.verifications]))
+    return rank(measured, accuracy=verified_accuracy(measured, evidence.own_host_first(measured.host)))
 
 
 def host_name(host: Host) -> str:
@@ -102,7 +102,7 @@ def latency_text(measured: BenchSet) -> str:
     host = measured.host
     load = "not shown" if host.load_average is None else f"{host.load_average:.2f}"
     return (
-        f"{host_name(host)}, {host.system}, load {load}, {measured.created_utc}, budget "
+        f"Measured on {host_name(host)}, {host.system}, load {load}, {measured.created_utc}, budget "
         f"{measured.budget.name}{'' if measured.complete else ', interrupted'}. Batch 1 unless the cell says "
         "otherwise. A speed-up is against eager float32 on as many threads, with its bootstrap interval; a tie is an "
         "interval that spans 1."

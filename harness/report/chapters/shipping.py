@@ -7,22 +7,24 @@ from dataclasses import dataclass
 
 from exporters.manifest import Variant
 from harness.advice import choose, eligible
+from harness.host import machine_differences
 from harness.ranking import Row
 from harness.report.blocks import Grid
 from harness.report.collect import Evidence, by_host
 from harness.report.sections import host_name, ranked
-from harness.tables import Table
-from harness.types import BenchedBundle, BenchSet, Measurement
+from harness.tables import Table, verified_accuracy
+from harness.types import BenchedBundle, BenchSet
 from udacisense.display import megabytes, milliseconds, percent
 from udacisense.types import Outcome
 
+_COMPUTER = "server or desktop"  # the others are phones
 # Who can run what; a platform is left out where a bundle has nothing for it.
 PLATFORMS: dict[str, tuple[str, ...]] = {
     "Android app, PyTorch Mobile": ("ptl",),
     "Android or iOS app, ONNX Runtime": ("onnx", "ort"),
     "Android or iOS app, ExecuTorch": ("executorch",),
     "iOS app, Core ML": ("coreml",),
-    "server or desktop": ("torchscript", "onnx", "ort"),
+    _COMPUTER: ("torchscript", "onnx", "ort"),
 }
 
 
@@ -34,9 +36,9 @@ class _Known:
     name: str
     rows: tuple[Row, ...]  # that may be recommended, from fast to slow
     variants: tuple[Variant, ...]
-    passed: dict[str, str]  # variant id -> the first runner that it passed on
+    passed: dict[str, str]  # variant id -> the first runner that it passed on; another machine's with its name
     failed: frozenset[str]
-    top1: dict[str, float | None]
+    top1: dict[tuple[str, str], float]  # (bundle name, variant id) -> as verified
 
 
 def shipping_table(evidence: Evidence, measured: BenchSet) -> Iterator[Grid]:
@@ -53,7 +55,7 @@ def shipping_table(evidence: Evidence, measured: BenchSet) -> Iterator[Grid]:
         columns = ("bundle", "platform", "ship", "size", "top-1", "time here", "evidence")
         notes = (
             f"Times are of {host_name(measured.host)}; another machine's may rank otherwise. Among ties the smallest "
-            "file is chosen.",
+            "file is chosen. Where the platform is another kind of machine, the time says whose it is.",
         )
         where = f", by the times of {host_name(measured.host)}" if len(by_host(evidence)) > 1 else ""
         table = Table(title=f"What to ship where{where}", columns=columns, rows=tuple(found), notes=notes)
@@ -61,18 +63,24 @@ def shipping_table(evidence: Evidence, measured: BenchSet) -> Iterator[Grid]:
 
 
 def _known(evidence: Evidence, measured: BenchSet, bundle: BenchedBundle, rows: Sequence[Row]) -> _Known:
-    cells: list[Measurement] = [
-        m for _, made in evidence.verifications if made.bundle_sha256 == bundle.sha256 for m in made.measurements
-    ]
+    verified = [made for made in evidence.own_host_first(measured.host) if made.bundle_sha256 == bundle.sha256]
+    passed: dict[str, str] = {}
+    for made in verified:
+        elsewhere = f" ({host_name(made.host)})" if machine_differences(measured.host, made.host) else ""
+        for m in made.measurements:
+            if m.outcome is Outcome.PASSED:
+                passed.setdefault(m.spec.variant_id, f"{m.spec.runner}{elsewhere}")
     found = evidence.bundle_of(bundle.sha256)
     return _Known(
         measured=measured,
         name=bundle.name,
         rows=tuple(eligible(rows, bundle.name)),
         variants=() if found is None else found[1].variants,
-        passed={m.spec.variant_id: m.spec.runner for m in reversed(cells) if m.outcome is Outcome.PASSED},
-        failed=frozenset(m.spec.variant_id for m in cells if m.outcome is Outcome.FAILED),
-        top1={m.spec.variant_id: m.comparison.top1_fraction for m in reversed(cells) if m.comparison is not None},
+        passed=passed,
+        failed=frozenset(
+            m.spec.variant_id for made in verified for m in made.measurements if m.outcome is Outcome.FAILED
+        ),
+        top1=verified_accuracy(measured, verified),
     )
 
 
@@ -90,7 +98,7 @@ def _timed(known: _Known, platform: str, formats: tuple[str, ...]) -> tuple[str 
         name,
         megabytes(chosen.cell.file_bytes),
         percent(chosen.top1_fraction),
-        milliseconds(chosen.median_ms),
+        f"{milliseconds(chosen.median_ms)}{_whose(known, platform)}",
         f"{_proof(known, name)}, timed on {chosen.cell.spec.runner}{doubt}{tied}",
     )
 
@@ -108,10 +116,18 @@ def _untimed(known: _Known, platform: str, formats: tuple[str, ...]) -> tuple[st
         platform,
         best.id,
         megabytes(best.file_bytes),
-        percent(known.top1.get(best.id)),
+        percent(known.top1.get((known.name, best.id))),
         None,
         f"{_proof(known, best.id)}, not timed",
     )
+
+
+def _whose(known: _Known, platform: str) -> str:
+    """Return what keeps a computer's time from being taken for a phone's, and the other way round."""
+    is_phone = known.measured.host.system.startswith("Android")
+    if is_phone == (platform != _COMPUTER):
+        return ""
+    return " (a phone's)" if is_phone else " (not a phone's)"
 
 
 def _proof(known: _Known, variant_id: str) -> str:

@@ -155,52 +155,63 @@ def comparison(labels: tuple[str, ...], flips: tuple[Flip, ...], n: int = 4) -> 
     )
 
 
-def write_verification(bundle: Path, *, labels: tuple[str, ...], reason: str, inputs: str) -> None:
-    def cell(variant_id: str, runner: str, **changes: object) -> Measurement:
-        spec = RunSpec(
-            variant_id=variant_id,
-            runner=runner,
-            engine=None,
-            threads=1,
-            batch_size=1,
-            warmup=0,
-            min_samples=1,
-            min_s=0.0,
-            max_s=1.0,
-            timeout_s=1.0,
-            seed=0,
-        )
-        fields: dict[str, object] = {
-            "actual": {},
-            "comparison": comparison(labels, ()),
-            "timing": None,
-            "warnings": (reason,),
-            "outcome": Outcome.PASSED,
-            "reason": None,
-        }
-        return Measurement(spec=spec, **{**fields, **changes})  # type: ignore[arg-type]
-
-    flips = (Flip(index=2, reference_label=2, label=1, reference_margin=0.25),)
-    skipped = {"comparison": None, "outcome": Outcome.SKIPPED, "reason": reason}
-    write_record(
-        bundle.parent / "bundle.verify.json",
-        MeasurementSet(
-            schema_version=1,
-            kind="verify",
-            created_utc="2026-01-01T00:00:00+00:00",
-            bundle=str(bundle),
-            bundle_sha256=bundle_sha256(open_bundle(bundle).manifest),
-            host=read_host(),
-            inputs=inputs,
-            seed=0,
-            measurements=(
-                cell("onnx-fp32", "onnxruntime"),
-                cell("ptl-int8-dynamic-qnnpack", "lite", comparison=comparison(labels, flips)),
-                cell("coreml-fp32", "mil"),
-                cell("coreml-fp32", "coreml", **skipped),
-            ),
-        ),
+def verified_cell(variant_id: str, runner: str, **changes: object) -> Measurement:
+    spec = RunSpec(
+        variant_id=variant_id,
+        runner=runner,
+        engine=None,
+        threads=1,
+        batch_size=1,
+        warmup=0,
+        min_samples=1,
+        min_s=0.0,
+        max_s=1.0,
+        timeout_s=1.0,
+        seed=0,
     )
+    fields: dict[str, object] = {
+        "actual": {},
+        "timing": None,
+        "warnings": (),
+        "outcome": Outcome.PASSED,
+        "reason": None,
+    }
+    return Measurement(spec=spec, **{**fields, **changes})  # type: ignore[arg-type]
+
+
+def verification(bundle: Path, host: Host, inputs: str, *cells: Measurement) -> MeasurementSet:
+    return MeasurementSet(
+        schema_version=1,
+        kind="verify",
+        created_utc="2026-01-01T00:00:00+00:00",
+        bundle=str(bundle),
+        bundle_sha256=bundle_sha256(open_bundle(bundle).manifest),
+        host=host,
+        inputs=inputs,
+        seed=0,
+        measurements=cells,
+    )
+
+
+def write_verification(bundle: Path, *, labels: tuple[str, ...], reason: str, inputs: str) -> None:
+    flips = (Flip(index=2, reference_label=2, label=1, reference_margin=0.25),)
+    agreed = {"comparison": comparison(labels, ()), "warnings": (reason,)}
+    skipped = {"comparison": None, "outcome": Outcome.SKIPPED, "reason": reason, "warnings": (reason,)}
+    cells = (
+        verified_cell("onnx-fp32", "onnxruntime", **agreed),
+        verified_cell("ptl-int8-dynamic-qnnpack", "lite", **{**agreed, "comparison": comparison(labels, flips)}),
+        verified_cell("coreml-fp32", "mil", **agreed),
+        verified_cell("coreml-fp32", "coreml", **skipped),
+    )
+    write_record(bundle.parent / "bundle.verify.json", verification(bundle, read_host(), inputs, *cells))
+
+
+def write_phone_verification(bundle: Path, path: Path, *, runner: str = "android-app") -> None:
+    """A phone's own check on the golden pack, of whose images it hit one in four; with another runner, a machine's."""
+    compared = dataclasses.replace(comparison((), ()), top1_fraction=0.25)
+    names = ("onnx-fp32", "ptl-int8-dynamic-qnnpack", "coreml-fp32")
+    cells = [verified_cell(name, runner, comparison=compared) for name in names]
+    write_record(path, verification(bundle, phone_host(), "golden pack, 4 images", *cells))
 
 
 def bench_set(bundle: Path, manifest: Manifest, *, host: Host | None = None, factor: float = 1.0) -> BenchSet:

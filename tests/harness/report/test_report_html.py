@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_records import HOSTILE, golden_pixels, stage, write_records
+from report_records import HOSTILE, golden_pixels, stage, write_phone_verification, write_records
 
 from harness.report import collect, to_html
 from harness.report.requirements import lost_points_interval
@@ -105,6 +105,37 @@ def test_every_platform_gets_a_file_and_what_speaks_for_it(page: Page) -> None:
     assert not any(row[1:2] == ["Android or iOS app, ExecuTorch"] for row in page.rows), "it was never exported"
 
 
+def test_a_phones_check_stays_out_of_a_computers_figures(tmp_path: Path) -> None:
+    folder = write_records(tmp_path)
+    write_phone_verification(folder / "p1" / "bundle", folder / "a-phone.verify.json")
+    page = Page(to_html(collect([folder]), title="T"))
+    computer, phone = (row for row in page.rows if row[:2] == ["small", "Android app, PyTorch Mobile"])
+    assert [computer[4], phone[4]] == ["75.0 %", "75.0 %"], "of the whole test set, not of the golden pack"
+    assert computer[5].endswith(" ms (not a phone's)")
+    assert phone[5].endswith(" ms")
+    assert computer[6].startswith("verified on lite, timed on lite")
+    assert phone[6].startswith("verified on android-app, timed on lite")
+    computer, phone = (row for row in page.rows if row[:2] == ["small", "iOS app, Core ML"])
+    assert computer[4:] == ["75.0 %", "–", "verified on mil, not timed"]
+    assert phone[4:] == ["75.0 %", "–", "verified on android-app, not timed"]
+
+
+def test_each_machines_own_check_comes_first(tmp_path: Path) -> None:
+    folder = write_records(tmp_path)
+    write_phone_verification(folder / "p1" / "bundle", folder / "a-phone.verify.json", runner="lite")
+    page = Page(to_html(collect([folder]), title="T"))
+    for platform in ("Android app, PyTorch Mobile", "iOS app, Core ML"):
+        assert [row[4] for row in page.rows if row[:2] == ["small", platform]] == ["75.0 %", "25.0 %"]
+
+
+def test_a_check_elsewhere_is_told_with_its_machine(tmp_path: Path) -> None:
+    folder = write_records(tmp_path)
+    write_phone_verification(folder / "p1" / "bundle", folder / "p1" / "bundle.verify.json")  # nobody else checked
+    page = Page(to_html(collect([folder]), title="T"))
+    ship = page.row("small", "iOS app, Core ML")
+    assert ship[4:] == ["–", "–", "verified on android-app (Phone SoC, 8 cores, aarch64), not timed"]
+
+
 def test_what_nobody_checked_is_listed_with_its_reason(page: Page) -> None:
     assert page.row("not verified", "needs macOS")[3] == "small/coreml-fp32"
     assert page.row("not exported")[3] == "small/executorch-fp32"
@@ -146,7 +177,9 @@ def test_two_machines_have_a_part_and_a_ranking_each(html: str, page: Page) -> N
     assert [row[1] for row in cells] == ["2.21 ms", "6.62 ms"], "each in its own table"
     assert "2 machines measured" in page.text
     ship = [row[5] for row in page.rows if row[:2] == ["small", "Android or iOS app, ONNX Runtime"]]
-    assert ship == ["1.56 ms", "4.68 ms"]
+    assert ship == ["1.56 ms (not a phone's)", "4.68 ms"]
+    ship = [row[5] for row in page.rows if row[:2] == ["small", "server or desktop"]]
+    assert ship == ["1.56 ms", "4.68 ms (a phone's)"]
     assert "What to ship where, by the times of Phone SoC, 8 cores, aarch64" in page.text
 
 
