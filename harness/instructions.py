@@ -43,26 +43,31 @@ def count_variants(
 
 def countable(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None = None) -> list[tuple[str, str]]:
     """Return (bundle name, variant id) of everything that can be counted here; ``variants`` keeps these ids alone."""
-    return [
-        (name, variant.id)
-        for name, variant in _with_counter(bundles, variants)
-        if android.cannot_count(android.COUNTERS[variant.format]) is None
-    ]
+    return [(name, variant.id) for name, variant in _whole(bundles, variants) if _reason(variant.format) is None]
 
 
 def left_out(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Say which formats of the bundles are not counted because their runtime cannot, and what would help."""
-    formats = dict.fromkeys(variant.format for _, variant in _with_counter(bundles, variants))
-    reasons = {form: android.cannot_count(android.COUNTERS[form]) for form in formats}
-    return tuple(f".{form} is not counted: {reason}" for form, reason in reasons.items() if reason is not None)
+    """Say which formats of the bundles are not counted, and why: no counter, or one that cannot work here."""
+    formats = dict.fromkeys(variant.format for _, variant in _whole(bundles, variants))
+    return tuple(
+        f"{'.' if form in android.COUNTERS else ''}{form} is not counted: {reason}"
+        for form in formats
+        if (reason := _reason(form)) is not None
+    )
 
 
-def _with_counter(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None) -> Iterator[tuple[str, Variant]]:
-    """Yield the bundle's name and the variant of every whole file whose format has a counter."""
+def _reason(form: str) -> str | None:
+    """Return why files of a format cannot be counted here, or None where they can."""
+    if form not in android.COUNTERS:
+        return f"there is a counter for {', '.join(f'.{name}' for name in android.COUNTERS)} alone"
+    return android.cannot_count(android.COUNTERS[form])
+
+
+def _whole(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None) -> Iterator[tuple[str, Variant]]:
+    """Yield the bundle's name and the variant of every whole file that was asked for."""
     for benched in bundles:
         for variant in open_bundle(Path(benched.path)).manifest.variants:
-            wanted = variants is None or variant.id in variants
-            if wanted and variant.format in android.COUNTERS and variant.outcome is Outcome.PASSED:
+            if (variants is None or variant.id in variants) and variant.outcome is Outcome.PASSED:
                 yield benched.name, variant
 
 

@@ -1,4 +1,7 @@
-"""The two tasks of a worker that measure: times, and peak memory. Both run in the cell's own process."""
+"""The two tasks of a worker that measure: times, and peak memory. Both run in the cell's own process.
+
+A session whose model is held by another process names it in an attribute ``model_pid``; most have none.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 
 from harness.energy import energy_mj_per_call
 from harness.stats import NOISY_WAITED_FRACTION, summarise
+from udacisense.errors import InferenceError
 from udacisense.timing import collect_samples
 
 if TYPE_CHECKING:
@@ -48,7 +52,8 @@ def measure_time(job: Job, session: Session, folder: Path) -> dict[str, Any]:
     def call() -> object:
         return outputs(batch)
 
-    waited_ns, start = _waited_ns(), perf_counter_ns()
+    pid = model_pid(session)
+    waited_ns, start = _waited_ns(pid), perf_counter_ns()
     samples = collect_samples(
         call,
         warmup=max(0, spec.warmup - len(early_ms)),
@@ -57,7 +62,7 @@ def measure_time(job: Job, session: Session, folder: Path) -> dict[str, Any]:
         max_s=spec.max_s,
         min_sample_ms=max(1.0, spec.min_s * 1e3 / _MOST_SAMPLES),
     )
-    waited = _waited_fraction(waited_ns, _waited_ns(), perf_counter_ns() - start)
+    waited = _waited_fraction(waited_ns, _waited_ns(pid), perf_counter_ns() - start)
     energy, energy_reason = energy_mj_per_call(call)
     summary = summarise(samples.samples_ms)
     return {
@@ -78,14 +83,21 @@ def measure_time(job: Job, session: Session, folder: Path) -> dict[str, Any]:
 
 
 def measure_memory(job: Job, session: Session, folder: Path) -> dict[str, Any]:  # noqa: ARG001 - the tasks share one shape
-    """Run a few calls and return ``peak_rss_bytes``: the most memory that this process ever held resident.
+    """Run a few calls and return ``peak_rss_bytes``: the most memory that the model's process ever held resident.
 
-    Interpreter and runtime are part of it; the overhead floor's own peak says how much.
+    That is this process, or the one that the session names; the two are never added. Interpreter and runtime are part
+    of it; the overhead floor's own peak says how much.
     """
     batch = take_batch(Path(job.inputs_path), job.spec.batch_size)
     for _ in range(EARLY_CALLS):
         session.run(batch)
-    return {"peak_rss_bytes": peak_rss_bytes()}
+    return {"peak_rss_bytes": peak_rss_bytes(model_pid(session))}
+
+
+def model_pid(session: Session) -> int | None:
+    """Return the id of the process that holds a session's model; None where it is this one."""
+    pid: int | None = getattr(session, "model_pid", None)
+    return pid
 
 
 def take_batch(inputs_path: Path, batch_size: int) -> FloatArray:
@@ -95,10 +107,14 @@ def take_batch(inputs_path: Path, batch_size: int) -> FloatArray:
     return np.ascontiguousarray(np.concatenate([inputs] * repeats)[:batch_size], dtype=np.float32)
 
 
-def _waited_ns() -> dict[str, int]:
-    """Return thread id → nanoseconds that it was ready to run and waited for a core (Linux); empty elsewhere."""
+def _waited_ns(pid: int | None = None) -> dict[str, int]:
+    """Return thread id → nanoseconds that it was ready to run and waited for a core (Linux); empty elsewhere.
+
+    Of this process's threads, and of those of ``pid``.
+    """
     waited = {}
-    for task in Path("/proc/self/task").glob("*/schedstat"):
+    processes = ["self"] if pid is None else ["self", str(pid)]
+    for task in (path for name in processes for path in Path(f"/proc/{name}/task").glob("*/schedstat")):
         try:
             waited[task.parent.name] = int(task.read_text().split()[1])
         except (OSError, IndexError, ValueError):  # the thread has just ended, or the kernel does not count
@@ -113,17 +129,22 @@ def _waited_fraction(before: dict[str, int], after: dict[str, int], elapsed_ns: 
     return max(total - before.get(name, 0) for name, total in after.items()) / elapsed_ns
 
 
-def peak_rss_bytes() -> int:
-    """Return this process's peak resident memory.
+def peak_rss_bytes(pid: int | None = None) -> int:
+    """Return the peak resident memory of this process, or of ``pid``.
 
     Linux: ``VmHWM``. ``ru_maxrss`` would carry the parent's size over, because a process that was started by
     ``vfork`` and ``exec`` inherits the peak of the memory it was started from.
+
+    Raises:
+        InferenceError: ``pid`` has ended.
     """
-    status = Path("/proc/self/status")
+    status = Path(f"/proc/{'self' if pid is None else pid}/status")
     if status.exists():
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    if pid is not None:
+        raise InferenceError("The process that holds the model has ended; its memory is not known.")
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,7 +7,8 @@ import subprocess
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +20,7 @@ from harness.android import fetch, shim
 from harness.android.catalogue import Artifact, Runtime, cache_root
 from harness.android.session import LibrarySession, plugin_argument
 from udacisense.errors import InputError, UdacisenseError
-from udacisense.files import remove, sha256_file
+from udacisense.files import locked, remove, sha256_file
 
 OnProgress = Callable[[float, str], None]  # (fraction done, what is being done)
 
@@ -47,7 +48,8 @@ def make(row: Runtime, folder: Path, artifact: Artifact, *, offline_dir: Path | 
     """
     libraries = folder / "lib"
     libraries.mkdir(parents=True)
-    digest = _fetch(row, folder, artifact, offline_dir, on_progress)
+    with _alone(cache_root() / "downloads") as downloads:
+        digest = _fetch(row, folder, artifact, downloads, offline_dir=offline_dir, on_progress=on_progress)
     on_progress(0.7, "building the worker")
     symbols = shim.Symbols(own=(), forwarded=(), refused=())
     if (how := row.bionic) is not None:
@@ -65,9 +67,29 @@ def java_sources(row: Runtime) -> tuple[str, ...]:
     return f"{row.driver}.java", "Worker.java"
 
 
-def _fetch(row: Runtime, folder: Path, artifact: Artifact, offline_dir: Path | None, on_progress: OnProgress) -> str:
+@contextmanager
+def _alone(downloads: Path) -> Iterator[Path]:
+    """Keep other set-ups from the folder of the downloads, where apt's state is one for all."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(downloads))
+        except InputError as exc:
+            raise InputError(
+                f"Another `udacisense runtime add` fetches into {downloads} now; wait for its end and run this again."
+            ) from exc
+        yield downloads
+
+
+def _fetch(
+    row: Runtime,
+    folder: Path,
+    artifact: Artifact,
+    downloads: Path,
+    *,
+    offline_dir: Path | None,
+    on_progress: OnProgress,
+) -> str:
     """Fill ``lib``, ``classes`` and for arm64 ``jre``; return the SHA-256 of the library's artifact."""
-    downloads = cache_root() / "downloads"
     on_progress(0.0, f"getting {artifact.file_name}")
     archive = fetch.fetch_artifact(artifact, downloads, offline_dir=offline_dir)
     classes = folder / "classes"

@@ -30,7 +30,7 @@ _RELATIVE_LIMIT = 0.05
 
 @record
 class Proof:
-    """What came out of one runtime."""
+    """What came out of one runtime; SKIPPED, with the reason, where it is not set up."""
 
     runtime: str
     library: str | None
@@ -46,6 +46,8 @@ class Proof:
 def prove(path: Path, *, size_px: int | None = None) -> tuple[Proof, ...]:
     """Run a ``.ptl`` on drawn images in every Android runtime that is set up, each in a process of its own.
 
+    A runtime that cannot be used here has a proof too, which says why.
+
     Args:
         path: the file.
         size_px: edge of the images that it takes, where the file does not say so itself.
@@ -57,9 +59,9 @@ def prove(path: Path, *, size_px: int | None = None) -> tuple[Proof, ...]:
     if path.suffix != ".ptl":
         raise InputError(f"{path} is no .ptl: the Android runtimes here are PyTorch Mobile's.")
     names = [name for name, row in RUNTIMES.items() if "ptl" in row.formats]
-    ready = [name for name in names if unusable(name) is None]
-    if not ready:
-        raise InputError(f"Nothing can be proved here: {'; '.join(str(unusable(name)) for name in names)}.")
+    unready = {name: reason for name in names if (reason := unusable(name)) is not None}
+    if len(unready) == len(names):
+        raise InputError(f"Nothing can be proved here: {'; '.join(unready.values())}.")
     metadata = read_extra_file(path)
     images = _inputs(path, metadata, size_px)
     read_lite(path)
@@ -68,7 +70,26 @@ def prove(path: Path, *, size_px: int | None = None) -> tuple[Proof, ...]:
         inputs = Path(folder) / "inputs.npy"
         np.save(inputs, images)
         here = run_cell(_job("lite", path, inputs, variant)).outputs
-        return tuple(_judge(name, run_cell(_job(name, path, inputs, variant)), here, metadata) for name in ready)
+        return tuple(
+            _skipped(name, unready[name])
+            if name in unready
+            else _judge(name, run_cell(_job(name, path, inputs, variant)), here, metadata)
+            for name in names
+        )
+
+
+def _skipped(name: str, reason: str) -> Proof:
+    return Proof(
+        runtime=name,
+        library=None,
+        outcome=Outcome.SKIPPED,
+        reason=reason,
+        exit_code=0,
+        images=0,
+        max_abs=None,
+        flips=None,
+        labels=(),
+    )
 
 
 def _inputs(path: Path, metadata: Metadata | None, size_px: int | None) -> FloatArray:

@@ -29,6 +29,11 @@ class VariantSession:
         """Engine, threads, library, ABI."""
         return self._session.actual
 
+    @property
+    def model_pid(self) -> int:
+        """The library's own process; see :func:`harness.timing.model_pid`."""
+        return self._session.model_pid
+
     def run(self, batch: FloatArray) -> FloatArray:
         """Answer a batch; see :class:`harness.runners.Session`."""
         values = checked_input(batch, self._variant)

@@ -130,6 +130,11 @@ class LibrarySession:
         """Engine, threads (as set; the library has no way to ask), library and ABI."""
         return self._actual
 
+    @property
+    def model_pid(self) -> int:
+        """Process id of the JVM, which holds the model."""
+        return self._process.pid
+
     def run(self, batch: NDArray[np.float32], *, calls: int = 1) -> NDArray[np.float32]:
         """Answer a batch: float32 (n, 3, H, W) in, float32 (n, C) out; ``calls`` times, the last answer returned.
 

@@ -68,9 +68,11 @@ def list_runtimes() -> tuple[RuntimeState, ...]:
 
 
 def find_folder(name: str) -> Path | None:
-    """Return where a runtime is set up; of several library versions the newest. None where it is not."""
+    """Return where a runtime is set up; of several library versions the one added last. None where it is not."""
     found = [path.parent for path in cache_root().glob(f"{runtime(name).name}-*/{_RECORD}")]
-    return max(found, key=lambda path: [int(n) for n in library_version(path).split(".")], default=None)
+    if len(found) < 2:
+        return found[0] if found else None
+    return max(found, key=lambda path: datetime.fromisoformat(read_json(Installed, path / _RECORD).created_utc))
 
 
 def library_version(folder: Path) -> str:
@@ -114,7 +116,8 @@ def add_runtime(
     """Set a runtime up: fetch, verify, unpack, build, and prove it by running a small file.
 
     It is made beside its place and renamed into it. A set-up that was ended halfway leaves its whole downloads, which
-    the next one takes up, and nothing that is taken for a runtime. The downloads stay until the last runtime goes.
+    the next one takes up, and nothing that is taken for a runtime. The downloads stay until the last runtime goes, and
+    one set-up at a time fetches into them. Of several versions of a library the one added last is used.
 
     Args:
         name: a row of ``RUNTIMES``.

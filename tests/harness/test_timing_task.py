@@ -17,8 +17,9 @@ from harness.cell import Job, run_cell
 from harness.energy import energy_mj_per_call
 from harness.floor import bare_variant, write_floor
 from harness.runners import FloatArray
-from harness.timing import measure_memory, measure_time, peak_rss_bytes, take_batch
+from harness.timing import _waited_ns, measure_memory, measure_time, peak_rss_bytes, take_batch
 from harness.types import RunSpec, Timing
+from udacisense.errors import InferenceError
 from udacisense.types import Outcome, from_json
 
 SHAPE = (1, 3, 8, 8)
@@ -155,6 +156,72 @@ def test_peak_memory_grows_with_what_is_allocated(tmp_path: Path) -> None:
     measure_memory(job, Hungry(0, 0), tmp_path)
     assert peak_rss_bytes() >= before
     assert peak_rss_bytes() > 320_000_000
+
+
+class Remote(Sleeper):
+    """A session whose model is held by a child that allocates ``ballast_bytes`` and works 2 ms a call."""
+
+    _CODE = (
+        "import os, sys, time\n"
+        "os.sched_setaffinity(0, {int(sys.argv[2])})\n"
+        "ballast = bytearray(b'x') * int(sys.argv[1])\n"
+        "for line in sys.stdin.buffer:\n"
+        "    end = time.thread_time() + 0.002\n"
+        "    while time.thread_time() < end: pass\n"
+        "    os.write(1, line)\n"
+    )
+
+    def __init__(self, ballast_bytes: int, core: int) -> None:
+        super().__init__(0, 0)
+        words = [sys.executable, "-c", self._CODE, str(ballast_bytes), str(core)]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.model_pid = self.process.pid
+
+    def run(self, batch: FloatArray) -> FloatArray:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdout.read(1)
+        return super().run(batch)
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux shows another process's peak")
+def test_a_model_in_another_process_is_measured_there(tmp_path: Path) -> None:
+    job = make_job(tmp_path, task="memory")
+    np.ones(60_000_000)  # 480 MB here must not show
+    with Remote(200_000_000, min(os.sched_getaffinity(0))) as session:
+        assert 200_000_000 < measure_memory(job, session, tmp_path)["peak_rss_bytes"] < 300_000_000
+    with pytest.raises(InferenceError, match="has ended"):
+        peak_rss_bytes(session.model_pid)
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count waiting for a core")
+def test_a_neighbour_of_the_other_process_is_noise(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    job = make_job(tmp_path)
+    loop = subprocess.Popen(
+        [sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}}); print(flush=True)\nwhile True: pass"],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert loop.stdout is not None
+        loop.stdout.readline()
+        with Remote(1, core) as session:
+            assert str(session.model_pid) in _waited_ns(session.model_pid)
+            assert str(session.model_pid) not in _waited_ns()
+            values = measure_time(job, session, tmp_path)
+    finally:
+        loop.kill()
+        loop.communicate()
+    assert values["waited_fraction"] > 0.2
+    assert values["noisy"]
 
 
 def test_a_batch_larger_than_the_inputs_repeats_them(tmp_path: Path) -> None:

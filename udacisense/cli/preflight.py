@@ -92,7 +92,7 @@ def _print_proofs(proofs: tuple[Proof, ...]) -> None:
         for proof in proofs
     ]
     columns = ("runtime", "library", "outcome", "answers", "max |Δ| to this host", "flips", "why")
-    table(f"Run on {proofs[0].images} drawn images", columns, rows)
+    table(f"Run on {max(proof.images for proof in proofs)} drawn images", columns, rows)
 
 
 def _plain(value: object) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from udacisense.cli.completing import names_of
 from udacisense.cli.output import Cell, next_command, say, table
 from udacisense.display import megabytes
 
@@ -38,8 +39,8 @@ def list_command() -> None:
 
 
 @command.command("add")
-@click.argument("name")
-@click.option("--library-version", help="Another release of the library than the one known to work.")
+@click.argument("name", shell_complete=names_of("harness.android.catalogue", "RUNTIMES"))
+@click.option("--library-version", help="Another release than the one known to work; the one added last is used.")
 @click.option("--offline", "offline_dir", type=click.Path(path_type=Path), help="Folder that holds the downloads.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and stop.")
 def add_command(*, name: str, library_version: str | None, offline_dir: Path | None, dry_run: bool) -> None:
@@ -73,7 +74,7 @@ def add_command(*, name: str, library_version: str | None, offline_dir: Path | N
 
 
 @command.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("harness.android.catalogue", "RUNTIMES"))
 def remove_command(*, name: str) -> None:
     """Remove NAME, every version of it."""
     from harness.android.setup import remove_runtime

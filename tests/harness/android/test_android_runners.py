@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from harness.android.session import LibrarySession
 from harness.android.setup import find_folder
 from harness.cell import Job, run_cell
 from harness.runners import RUNNERS
+from harness.timing import _waited_ns, measure_memory, model_pid
 from harness.types import RunSpec
 from udacisense.errors import InferenceError, InputError, LoadError
 from udacisense.types import Outcome
@@ -111,6 +113,21 @@ def test_a_cell_runs_through_the_runners_table(
     assert cell.result.actual["library"] == "pytorch_android_lite 1.12.2"
     assert cell.outputs is not None
     np.testing.assert_allclose(cell.outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_and_waiting_are_of_the_process_that_holds_the_model(
+    x86_64: str, small_ptl: Saved, tmp_path: Path
+) -> None:
+    path, images, _ = small_ptl
+    np.save(tmp_path / "inputs.npy", images)
+    session = RUNNERS[x86_64].load(path, _variant(path), engine=None, threads=1)
+    pid = model_pid(session)
+    assert pid is not None
+    assert Path(f"/proc/{pid}/comm").read_text().strip() == "java"
+    ballast = np.ones(80_000_000)  # 640 MB here must not show in the JVM's peak
+    job = dataclasses.replace(_job(x86_64, path, tmp_path / "inputs.npy"), task="memory")
+    assert 50_000_000 < measure_memory(job, session, tmp_path)["peak_rss_bytes"] < ballast.nbytes
+    assert str(pid) in _waited_ns(pid).keys() - _waited_ns().keys()
 
 
 class Pointwise(nn.Module):

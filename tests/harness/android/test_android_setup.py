@@ -15,7 +15,8 @@ import pytest
 from harness.android import catalogue, setup
 from harness.android.catalogue import JARS, ONNXRUNTIME, PYTORCH
 from udacisense.errors import InputError
-from udacisense.files import sha256_file
+from udacisense.files import locked, sha256_file
+from udacisense.types import write_record
 
 PINNED = PYTORCH.artifact(PYTORCH.default_version)
 
@@ -218,6 +219,39 @@ def test_a_runtime_of_other_sources_is_not_used(whole: Path, cache: Path) -> Non
     made = cache / "android-x86_64-1.12.2" / "runtime.json"
     made.write_text(made.read_text().replace(setup.sources_sha256("android-x86_64"), "0" * 64))
     assert "another version of udacisense" in str(setup.unusable("android-x86_64"))
+
+
+def test_of_several_versions_the_one_added_last_is_used(cache: Path) -> None:
+    for version, day in (("1.13.0", 1), ("1.9.0", 3), ("1.12.2", 2)):
+        made = setup.Installed(
+            name="android-x86_64",
+            library_version=version,
+            library_sha256="0" * 64,
+            pinned=False,
+            sources_sha256=setup.sources_sha256("android-x86_64"),
+            created_utc=f"2026-11-0{day}T00:00:00+00:00",
+            own_symbols=0,
+            forwarded_symbols=0,
+            refused_symbols=(),
+            self_test_max_abs=0.0,
+            counts_instructions=False,
+        )
+        (cache / f"android-x86_64-{version}").mkdir(parents=True)
+        write_record(cache / f"android-x86_64-{version}" / "runtime.json", made)
+    assert setup.find_folder("android-x86_64") == cache / "android-x86_64-1.9.0"
+    assert setup.list_runtimes()[0].library_version == "1.9.0"
+
+
+def test_one_set_up_at_a_time_fetches(cache: Path, tmp_path: Path) -> None:
+    with (
+        locked(cache / "downloads"),
+        pytest.raises(InputError, match=r"Another `udacisense runtime add` fetches into .*/downloads now"),
+    ):
+        setup.add_runtime("android-x86_64", offline_dir=tmp_path)
+    _nothing_stands(cache)
+    with pytest.raises(InputError, match="does not hold"):  # it is free again
+        setup.add_runtime("android-x86_64", offline_dir=tmp_path)
+    _nothing_stands(cache)
 
 
 @pytest.mark.android

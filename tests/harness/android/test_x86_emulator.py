@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from exporters.pointwise import NEVER_ON_X86, right_on_x86, small_pointwise
 from exporters.preflight import preflight
 from exporters.source import make_source
 from harness.android.runner import open_session
+from harness.android.setup import find_folder
 from harness.types import Measurement
 from harness.verify import verify_bundle
 from udacisense.cli import run
@@ -150,6 +152,24 @@ def test_preflight_proves_a_file_of_others_by_running_it(
     assert "--size" in capsys.readouterr().err
     assert run(["preflight", str(path), "--prove", "--size", "32"]) == 0
     assert "android-x86_64" in capsys.readouterr().out
+
+
+def test_a_runtime_that_is_not_set_up_is_listed_as_skipped(
+    x86_64: str,
+    small_ptl: Saved,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = find_folder(x86_64)
+    assert folder is not None
+    (tmp_path / "cache" / "runtimes").mkdir(parents=True)
+    (tmp_path / "cache" / "runtimes" / folder.name).symlink_to(folder)
+    monkeypatch.setenv("UDACISENSE_CACHE", str(tmp_path / "cache"))
+    assert run(["preflight", str(small_ptl[0]), "--prove", "--size", "32", "--json"]) == 0
+    proofs = {proof["runtime"]: proof for proof in json.loads(capsys.readouterr().out)["proofs"]}
+    assert {name: proof["outcome"] for name, proof in proofs.items()} == {x86_64: "passed", "android-arm64": "skipped"}
+    assert "udacisense runtime add android-arm64" in proofs["android-arm64"]["reason"]
 
 
 def test_without_a_runtime_preflight_says_how_to_add_one(

@@ -7,6 +7,7 @@ import android.widget.Button
 import android.widget.LinearLayout
 import android.widget.TextView
 import java.io.File
+import org.udacisense.core.Emulator
 import org.udacisense.core.MeasurementSet
 import org.udacisense.core.Outcome
 import org.udacisense.core.Problem
@@ -50,16 +51,25 @@ class SelfTestActivity : Activity() {
     private fun run(): Pair<MeasurementSet, File?> {
         val bundle = app.bundle()
         app.release()
+        val host = app.phone.host()
+        val misleading = Emulator.misleading(app.runnable(bundle), host.machine).joinToString { it.id }
+        app.onMain { warn(misleading) }
         val inputs = SelfTest(bundle, app.runtimes).checkInputs()
         app.onMain {
             val detail = getString(R.string.selftest_tensor_detail, "${inputs.tensors.size}", digits(inputs.maxAbs), digits(SelfTest.MAX_INPUT_DELTA))
             val outcome = if (inputs.passed) Outcome.PASSED else Outcome.FAILED
             rows.addResult(getString(R.string.selftest_tensor), statusWord(this, outcome), detail, outcome)
         }
-        val session = Session(bundle, app.runtimes, app.phone.host())
+        val session = Session(bundle, app.runtimes, host)
         val result = session.selfTest(app.runnable(bundle), cancelled = { cancelled }) { measured -> app.onMain { rows.addSelfTest(measured) } }
         return result to if (cancelled) null else app.results.save(result)
     }
+
+    private fun warn(misleading: String) =
+        findViewById<TextView>(R.id.phone).run {
+            showOrHide(if (misleading.isEmpty()) null else getString(R.string.selftest_x86, misleading))
+            setTextColor(getColor(R.color.bad))
+        }
 
     private fun showSummary(
         result: MeasurementSet,
