@@ -2,43 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from exporters.manifest import RecommendedSetting
 from harness.ranking import Row, is_tie, rank, reported_medians
+from harness.runners import RUNNERS
 from harness.schedule import EAGER
 from harness.stats import Interval
-from harness.types import BenchSet, Recommendation
+from harness.types import BenchSet, Measurement, MeasurementSet, Recommendation
+from udacisense.types import Outcome
 
 # A tie on a noisy host may hide a large difference: only rows this close are offered in the fastest one's place.
 _CLOSE = 1.05
+# A file whose top-1 lost more than this against the float32 weights, on the same images, is not recommended.
+_MOST_LOST_FRACTION = 0.05
+_EMULATORS = ("android-x86_64",)  # the app's library as an Android emulator on a PC runs it: nobody's phone
+
+_Key = tuple[str, str]  # bundle name, variant id
 
 
-def recommend(measured: BenchSet, rows: Sequence[Row] | None = None) -> str:
-    """Say in words which variant of each bundle to ship on this kind of CPU, and what that gains."""
+@dataclass(frozen=True, kw_only=True)
+class Verdicts:
+    """What verification says of a sweep's variants."""
+
+    passed: frozenset[_Key]  # on one runner at least
+    failed: frozenset[_Key]  # on one runner at least
+    lost: Mapping[_Key, tuple[float, int]]  # too much top-1: the fraction lost, and on how many images
+
+
+def verdicts(measured: BenchSet, verifications: Iterable[MeasurementSet]) -> Verdicts:
+    """Return what the verification records of a sweep's own bundles say; records of others say nothing here.
+
+    Accuracy is that of the first cell of a variant that passed on a runner that is fed every image.
+    """
+    passed: set[_Key] = set()
+    failed: set[_Key] = set()
+    lost: dict[_Key, tuple[float, int]] = {}
+    for verification in verifications:
+        names = [bundle.name for bundle in measured.bundles if bundle.sha256 == verification.bundle_sha256]
+        for name in names:
+            for m in verification.measurements:
+                key = (name, m.spec.variant_id)
+                if m.outcome is Outcome.FAILED:
+                    failed.add(key)
+                elif m.outcome is Outcome.PASSED:
+                    passed.add(key)
+                    if (fraction := _lost_fraction(m)) is not None and m.comparison is not None:
+                        lost.setdefault(key, (fraction, m.comparison.n_inputs))
+    too_much = {key: value for key, value in lost.items() if value[0] > _MOST_LOST_FRACTION}
+    return Verdicts(passed=frozenset(passed), failed=frozenset(failed), lost=too_much)
+
+
+def _lost_fraction(m: Measurement) -> float | None:
+    runner, c = RUNNERS.get(m.spec.runner), m.comparison
+    if runner is None or runner.is_emulated or c is None:
+        return None  # it was fed a part of the images; a phone's app, the golden pack
+    if c.top1_fraction is None or c.reference_top1_fraction is None:
+        return None
+    return round(c.reference_top1_fraction - c.top1_fraction, 9)  # 1.0 - 0.95 is five points, and not more
+
+
+def recommend(
+    measured: BenchSet, rows: Sequence[Row] | None = None, verifications: Iterable[MeasurementSet] | None = None
+) -> str:
+    """Say in words which variant of each bundle to ship on this kind of CPU, and what that gains.
+
+    Args:
+        measured: the sweep.
+        rows: its ranked rows; None: they are made here.
+        verifications: records of ``verify``: what failed there is not recommended, and what no record names is called
+            not verified. None: verification is left out of account.
+    """
     ranked = list(rows) if rows is not None else rank(measured)
     if not any(row.median_ms is not None and row.cell.format != EAGER for row in ranked):
         return "Nothing was measured, so nothing can be recommended."
+    known = None if verifications is None else verdicts(measured, verifications)
     cores = measured.host.physical_cores
     sentences = [f"For a CPU like this one ({measured.host.cpu}, {cores} core{'s' if cores != 1 else ''}):"]
     for bundle in measured.bundles:
-        sentences.append(f"- {_sentence(measured, bundle.name, eligible(ranked, bundle.name))}")
+        sentences.append(f"- {_sentence(measured, bundle.name, ranked, known)}")
     return "\n".join(sentences)
 
 
-def eligible(ranked: Sequence[Row], bundle: str) -> list[Row]:
-    """Return a bundle's rows that may be recommended, from fast to slow: tuned, reported, true to the golden pack."""
+def eligible(ranked: Sequence[Row], bundle: str, known: Verdicts | None = None) -> list[Row]:
+    """Return a bundle's rows that may be recommended, from fast to slow.
+
+    They are tuned and reported, ran in every round, are true to the golden pack, were not timed on an emulator, and
+    nothing that is ``known`` of their verification speaks against them.
+    """
+    return [row for row in _reported(ranked, bundle) if _objection(row, known) is None]
+
+
+def _reported(ranked: Sequence[Row], bundle: str) -> list[Row]:
     return [
         row
         for row in ranked
-        if row.cell.bundle == bundle
-        and row.cell.format != EAGER
-        and row.is_tuned
-        and not row.is_tuning_only
-        and not any("golden pack" in warning for warning in row.warnings)
+        if row.cell.bundle == bundle and row.cell.format != EAGER and row.is_tuned and not row.is_tuning_only
     ]
+
+
+def _objection(row: Row, known: Verdicts | None) -> str | None:
+    """Return why a row may not be recommended, or None where nothing speaks against it."""
+    key = (row.cell.bundle or "-", row.cell.spec.variant_id)
+    if row.outcome is not Outcome.PASSED:
+        return f"{row.outcome}{' in a round' if row.median_ms is not None else ''}: {(row.reason or '-').rstrip('.')}"
+    if any("golden pack" in warning for warning in row.warnings):
+        return "its answers are not the golden pack's"
+    if row.cell.spec.runner in _EMULATORS:
+        return "timed on an emulator"
+    if known is not None and key in known.failed:
+        return "failed verification"
+    if known is not None and key in known.lost:
+        fraction, images = known.lost[key]
+        return f"lost {100 * fraction:.1f} points of top-1 on {images} image{'s' if images != 1 else ''}"
+    return None
 
 
 def choose(measured: BenchSet, rows: Sequence[Row]) -> tuple[Row, list[Row]]:
@@ -54,11 +134,14 @@ def choose(measured: BenchSet, rows: Sequence[Row]) -> tuple[Row, list[Row]]:
     return chosen, [row for row in [best, *ties] if row is not chosen]
 
 
-def recommended_settings(measured: BenchSet, rows: Sequence[Row]) -> dict[str, RecommendedSetting]:
+def recommended_settings(
+    measured: BenchSet, rows: Sequence[Row], verifications: Iterable[MeasurementSet] | None = None
+) -> dict[str, RecommendedSetting]:
     """Return bundle name → the setting that :func:`recommend` puts into words; a sweep cut short gives none."""
     made = {}
+    known = None if verifications is None else verdicts(measured, verifications)
     for bundle in measured.bundles if measured.complete else ():
-        if found := eligible(rows, bundle.name):
+        if found := eligible(rows, bundle.name, known):
             chosen, _ = choose(measured, found)
             spec = chosen.cell.spec
             made[bundle.name] = RecommendedSetting(
@@ -74,8 +157,31 @@ def recommended_settings(measured: BenchSet, rows: Sequence[Row]) -> dict[str, R
     return made
 
 
-def _sentence(measured: BenchSet, bundle: str, rows: Sequence[Row]) -> str:
+def cautions(measured: BenchSet, ranked: Sequence[Row]) -> tuple[str, ...]:
+    """Return what a reader of a sweep's figures should know of them, one line each."""
+    made = []
+    if any(row.cell.spec.runner in _EMULATORS and row.median_ms is not None for row in ranked):
+        made.append(
+            f"times on {' and '.join(_EMULATORS)} are those of an Android emulator on a PC, not of a phone: they are "
+            "shown and never recommended"
+        )
+    timings = [run.measurement.timing for run in measured.runs if run.measurement.timing is not None]
+    missing = [timing.energy_reason or "no reason was given" for timing in timings if timing.energy_mj is None]
+    if missing:
+        every = "energy" if len(missing) == len(timings) else f"energy of {len(missing)} of {len(timings)} runs"
+        reasons = dict.fromkeys(reason.removeprefix("unavailable: ") for reason in missing)
+        made.append(f"{every} was not measured: {'; '.join(reasons)}")
+    return tuple(made)
+
+
+def _sentence(measured: BenchSet, bundle: str, ranked: Sequence[Row], known: Verdicts | None) -> str:
+    rows = eligible(ranked, bundle, known)
     if not rows:
+        files = [row for row in ranked if row.cell.bundle == bundle and row.cell.format != EAGER]
+        failed = [row for row in files if row.outcome is Outcome.FAILED]
+        why = _objections([*_reported(ranked, bundle), *failed], known)
+        if why and measured.complete:
+            return f"{bundle}: no file can be recommended: {why}."
         return f"{bundle}: the sweep has no reported figures yet; let it run to its end."
     chosen, ties = choose(measured, rows)
     spec = chosen.cell.spec
@@ -91,7 +197,21 @@ def _sentence(measured: BenchSet, bundle: str, rows: Sequence[Row]) -> str:
         text += f"; a tie with {others}, and the smaller file"
     if chosen.noisy:
         text += "; NOISY, so measure again on a quiet host before relying on it"
+    if known is not None and (bundle, spec.variant_id) not in known.passed:
+        text += "; not verified, so run `udacisense verify` before shipping it"
+    faster = [row for row in _reported(ranked, bundle) if (row.median_ms or 0.0) < (chosen.median_ms or 0.0)]
+    if why := _objections(faster, known):
+        text += f"; faster, but not recommended: {why}"
     return text + "."
+
+
+def _objections(rows: Sequence[Row], known: Verdicts | None) -> str:
+    """Return why rows are not recommended, each reason behind the variants that it is said of."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if (why := _objection(row, known)) is not None:
+            names.setdefault(why, []).append(f"`{row.cell.spec.variant_id}`")
+    return "; ".join(f"{', '.join(dict.fromkeys(group))} ({why})" for why, group in names.items())
 
 
 def _times(gain: Interval) -> str:
@@ -105,9 +225,12 @@ def _times(gain: Interval) -> str:
 def recommendations(measured: BenchSet, leaders: Sequence[str]) -> tuple[Recommendation, ...]:
     """Return the leaders' settings with figures from rounds that did not choose them."""
     cells = {cell.id: cell for cell in measured.cells}
+    failed = {run.cell_id for run in measured.runs if run.measurement.outcome is Outcome.FAILED}
     tune_rounds = sorted({run.round for run in measured.runs if run.phase == "tune"})
     made = []
     for name in leaders:
+        if name in failed or cells[name].spec.runner in _EMULATORS:
+            continue
         medians = reported_medians(measured, name)
         if medians and not medians.is_tuning_only:
             made.append(

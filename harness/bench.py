@@ -18,7 +18,8 @@ from exporters.bundle import ARTIFACT, Bundle, bundle_sha256, load_reference, op
 from harness.advice import recommendations
 from harness.android.instructions import folder_that_counts
 from harness.cell import Cell, run_cell
-from harness.host import machine_differences, read_host, read_state, software_differences, usable_cores
+from harness.changes import plan_differences
+from harness.host import read_host, read_state, usable_cores
 from harness.instructions import count_variants, countable
 from harness.jobs import Jobs
 from harness.roofline import count_work, measure_ceilings
@@ -127,7 +128,8 @@ def run_sweep(
 
     Raises:
         InputError: another run writes there; ARM instructions were asked for and cannot be counted here; with
-            ``resume``, the file is of another plan, host or other bundles.
+            ``resume``, the file is of another plan, host or other bundles; without, it holds runs of this very plan,
+            which was interrupted.
     """
     if arm_instructions:
         folder_that_counts()
@@ -135,6 +137,8 @@ def run_sweep(
     with locked(out):
         if resume:
             sweep.take_over(read_json(BenchSet, out))
+        else:
+            sweep.refuse_unfinished()
         try:
             sweep.run()
             if arm_instructions:
@@ -167,15 +171,29 @@ class _Sweep:
         Raises:
             InputError: it measured something else, or elsewhere.
         """
-        differences = [*_plan_differences(self.plan, kept), *machine_differences(kept.host, self.host)]
-        differences += software_differences(kept.host, self.host)
-        if differences:
+        if differences := plan_differences(self.plan, self.host, kept):
             raise InputError(
                 f"{self.out} cannot be resumed, because this run differs from it in {'; '.join(differences)}. "
                 "Give the same options on the same host, or another file to start afresh."
             )
         self.created_utc, self.runs, self.ceilings = kept.created_utc, list(kept.runs), kept.ceilings
         self.instructions = list(kept.instructions)
+
+    def refuse_unfinished(self) -> None:
+        """Keep what an interrupted run of this plan measured from being overwritten unasked.
+
+        Raises:
+            InputError: the file holds such runs.
+        """
+        try:
+            kept = read_json(BenchSet, self.out)
+        except InputError:
+            return  # there is none, or it is no sweep
+        if kept.runs and not kept.complete and not plan_differences(self.plan, self.host, kept):
+            raise InputError(
+                f"{self.out} holds {len(kept.runs)} run{'s' if len(kept.runs) != 1 else ''} of this very sweep, "
+                "which was interrupted: go on with --resume, or start anew by deleting that file or giving another -o."
+            )
 
     def run(self) -> None:
         """Measure the ceilings, then every step that is not done yet."""
@@ -346,19 +364,6 @@ def _measurement(spec: RunSpec, cell: Cell, *, wrong_answers: str | None) -> Mea
         outcome=result.outcome,
         reason=result.reason,
     )
-
-
-def _plan_differences(plan: Plan, kept: BenchSet) -> list[str]:
-    found = []
-    if {b.name: b.sha256 for b in plan.bundles} != {b.name: b.sha256 for b in kept.bundles}:
-        found.append("the bundles or their manifests")
-    for name in ("budget", "seed", "reference", "sustained_s"):
-        if getattr(plan, name) != getattr(kept, name):
-            mine, theirs = getattr(plan, name), getattr(kept, name)
-            found.append(f"{name}: {getattr(mine, 'name', mine)} against {getattr(theirs, 'name', theirs)}")
-    if {cell.id for cell in plan.runnable} != {cell.id for cell in kept.cells if cell.skip_reason is None}:
-        found.append("the cells: other threads, engines, variants or batch sizes")
-    return found
 
 
 def _notes(host: Host) -> list[str]:

@@ -1,13 +1,14 @@
-"""Two sweeps of one host, held against each other."""
+"""Two sweeps of one host, held against each other; and a plan against the sweep that it may go on with."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from harness.host import require_like, software_differences
+from harness.host import machine_differences, require_like, software_differences
 from harness.ranking import reported_medians
+from harness.schedule import Plan
 from harness.stats import Interval, unpaired_ratio
-from harness.types import BenchSet
+from harness.types import BenchSet, Host
 from udacisense.errors import InputError
 from udacisense.types import record
 
@@ -31,6 +32,21 @@ class SetComparison:
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+def plan_differences(plan: Plan, host: Host, kept: BenchSet) -> list[str]:
+    """Return in what a plan on this host differs from a kept sweep; where in nothing, it can go on with that."""
+    found = []
+    if {b.name: b.sha256 for b in plan.bundles} != {b.name: b.sha256 for b in kept.bundles}:
+        found.append("the bundles or their manifests")
+    for name in ("budget", "seed", "reference", "sustained_s"):
+        if getattr(plan, name) != getattr(kept, name):
+            mine, theirs = getattr(plan, name), getattr(kept, name)
+            found.append(f"{name}: {getattr(mine, 'name', mine)} against {getattr(theirs, 'name', theirs)}")
+    if {cell.id for cell in plan.runnable} != {cell.id for cell in kept.cells if cell.skip_reason is None}:
+        found.append("the cells: other threads, engines, variants or batch sizes")
+    found += machine_differences(kept.host, host)
+    return found + software_differences(kept.host, host)
 
 
 def compare_sets(before: BenchSet, after: BenchSet) -> SetComparison:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from exporters.manifest import Variant
+from harness.changes import SetComparison
 from harness.ranking import Row
 from harness.runners import RUNNERS
 from harness.schedule import setting
@@ -15,6 +16,7 @@ from udacisense.pipeline.requirements import Requirement
 from udacisense.types import Outcome, StageRecord
 
 _PLAIN = "ptl-fp32"  # what instruction counts are held against
+_LIMITS = ("overhead floor", "of the roofline")
 _STALL = 2.0  # times as slow as on fewer threads
 
 
@@ -112,10 +114,11 @@ def verification_table(measured: MeasurementSet, *, title: str = "Verification")
     return Table(title=title, columns=columns, rows=tuple(rows), notes=grouped(notes))
 
 
-def latency_table(ranked: Sequence[Row], *, title: str = "Latency") -> Table:
+def latency_table(ranked: Sequence[Row], *, title: str = "Latency", with_limits: bool = False) -> Table:
     """One row a measured or failed cell, from fast to slow; below, why others were skipped.
 
-    ARM instructions, where they were counted, stand beside the times and order nothing.
+    ARM instructions, where they were counted, stand beside the times and order nothing. ``with_limits`` adds the
+    columns of :func:`limits_table`.
     """
     counted = any(row.instructions for row in ranked)
     stalled = _stalled(ranked)
@@ -141,14 +144,46 @@ def latency_table(ranked: Sequence[Row], *, title: str = "Latency") -> Table:
                 None if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:.0f} MiB",
                 _speedup(row),
                 percent(row.top1_fraction),
+                *((milliseconds(row.floor_ms), percent(row.limit_fraction)) if with_limits else ()),
                 *((_millions(row.instructions), _per_mac(row.instructions)) if counted else ()),
                 ", ".join(name for name, is_set in flags.items() if is_set) or None,
             )
         )
     notes = [(row.cell.id, f"{row.outcome}: {row.reason}") for row in ranked if row.reason]
     columns = ["cell", "median", "p90", "FPS", "first", "load", "peak memory", "speed-up", "top-1"]
+    columns += _LIMITS if with_limits else ()
     columns += [*(["ARM instructions", "per MAC"] if counted else []), "marks"]
     return Table(title=title, columns=tuple(columns), rows=tuple(rows), notes=grouped(notes))
+
+
+def limits_table(ranked: Sequence[Row], *, title: str = "Limits (floor: an empty model in the same runtime)") -> Table:
+    """One row a cell whose overhead floor or share of the roofline is known."""
+    rows = tuple(
+        (row.cell.id, milliseconds(row.median_ms), milliseconds(row.floor_ms), percent(row.limit_fraction))
+        for row in ranked
+        if row.median_ms is not None and (row.floor_ms is not None or row.limit_fraction is not None)
+    )
+    return Table(title=title, columns=("cell", "median", *_LIMITS), rows=rows)
+
+
+def comparison_table(made: SetComparison, *, title: str = "Change (after / before)") -> Table:
+    """One row a cell that both sweeps timed, then those that only one of them did."""
+    rows: list[tuple[str | None, ...]] = []
+    for changed in made.changes:
+        span = changed.ratio
+        is_known = span is not None and span.low is not None and span.high is not None
+        rows.append(
+            (
+                changed.cell_id,
+                milliseconds(changed.before_ms),
+                milliseconds(changed.after_ms),
+                f"{span.value:.3f} ({span.low:.3f}-{span.high:.3f})" if span is not None and is_known else None,
+                changed.verdict,
+            )
+        )
+    rows += [(name, None, None, None, "only before") for name in made.only_before]
+    rows += [(name, None, None, None, "only after") for name in made.only_after]
+    return Table(title=title, columns=("cell", "before", "after", "ratio", "verdict"), rows=tuple(rows))
 
 
 def instructions_table(

@@ -98,7 +98,7 @@ def _latency(evidence: Evidence, path: Path, measured: BenchSet) -> dict[str, An
         "path": str(path),
         "host": asdict(measured.host),
         "rows": [_latency_entry(row) for row in rows],
-        "recommendation": recommend(measured, rows),
+        "recommendation": recommend(measured, rows, evidence.own_host_first(measured.host)),
     }
 
 

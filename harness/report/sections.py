@@ -111,7 +111,7 @@ def latency_text(measured: BenchSet) -> str:
 
 def _latency(evidence: Evidence, path: Path, measured: BenchSet) -> Section:
     rows = ranked(evidence, measured)
-    text = f"{latency_text(measured)}\n\n{recommend(measured, rows)}"
+    text = f"{latency_text(measured)}\n\n{recommend(measured, rows, evidence.own_host_first(measured.host))}"
     title = "Latency" if len(by_host(evidence)) == 1 else f"Latency on {host_name(measured.host)}"
     return Section(title=title, text=text, tables=(latency_table(rows, title=f"Cells ({path})"),))
 

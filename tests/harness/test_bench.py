@@ -12,7 +12,7 @@ import pytest
 
 from exporters.bundle import bundle_sha256, open_bundle
 from harness import bench
-from harness.advice import recommend
+from harness.advice import recommend, recommended_settings
 from harness.bench import plan_sweep, run_sweep
 from harness.ranking import rank
 from harness.schedule import Plan
@@ -115,6 +115,15 @@ def test_an_interrupted_sweep_keeps_what_it_measured_and_goes_on(swept: Swept) -
     assert swept.measured.created_utc == swept.kept.created_utc
 
 
+def test_an_interrupted_sweep_is_not_overwritten_unasked(swept: Swept, tmp_path: Path) -> None:
+    out = tmp_path / "measurements.json"
+    bench.write_record(out, swept.kept)
+    before = out.read_bytes()
+    with pytest.raises(InputError, match=r"holds 3 runs of this very sweep, which was interrupted: .*--resume"):
+        run_sweep(swept.plan, out=out)
+    assert out.read_bytes() == before
+
+
 def test_resuming_something_else_says_what_differs(swept: Swept, tmp_path: Path) -> None:
     plan, measured = swept.plan, swept.measured
     out = tmp_path / "measurements.json"
@@ -177,7 +186,9 @@ def test_a_file_that_would_not_load_fails_its_cell_and_no_other(damaged: BenchSe
 def test_a_fast_file_with_wrong_answers_is_told_and_not_recommended(damaged: BenchSet) -> None:
     row = next(row for row in rank(damaged) if row.cell.id == "small/onnx-fp32 t1")
     assert row.warnings == ("1 of 1 answers differ from the golden pack's: verify the bundle",)
-    assert "onnx-fp32" not in recommend(damaged)
+    told = recommend(damaged)
+    assert "no file can be recommended: `onnx-fp32` (its answers are not the golden pack's); `ptl-fp32` (" in told
+    assert recommended_settings(damaged, rank(damaged)) == {}
 
 
 def test_a_sustained_run_lasts_and_shows_its_drift(damaged: BenchSet) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.output import Cell, emit_json, next_command, render, say, say_cost, show, table
+from udacisense.cli.completing import variants_of
+from udacisense.cli.output import Choice, emit_json, next_command, render, say, say_cost, show
 
 if TYPE_CHECKING:
     from harness.ranking import Row
-    from harness.types import BenchedBundle, BenchSet
+    from harness.types import BenchedBundle, BenchSet, MeasurementSet
 
 
 @click.command("bench", short_help="Time every exported file on this machine.")
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
 @click.option("--thorough", "budget", flag_value="thorough", help="More rounds: narrow intervals.")
 @click.option("--threads", help="Thread counts, e.g. 1,2,4. Default: 1 to the physical cores.")
 @click.option("--engine", "engines", multiple=True, help="Quantised engine for int8; may be repeated.")
-@click.option("--variant", "variants", multiple=True, help="Id of a variant; may be repeated. Default: all.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    help="Id of a variant; may be repeated. Default: all.",
+    shell_complete=variants_of("bundles"),
+)
 @click.option("--batch", "batch_sizes", multiple=True, type=int, help="Images a call; may be repeated. Default: 1.")
-@click.option("--sustained", "sustained_s", type=float, help="Also run each leader for so many seconds on end.")
+@click.option("--sustained", help="Also run each leader for so long on end: 60, 60s or 2m.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.bench.json.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep that the record holds.")
@@ -44,9 +51,7 @@ if TYPE_CHECKING:
     help="Record of 'verify': its accuracies.",
 )
 @click.option("--allow-factory", help="package.module:factory of a bundle's model that may be imported.")
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(["table", "markdown", "csv", "json"])
-)
+@click.option("--format", "form", default="table", show_default=True, type=Choice(["table", "markdown", "csv", "json"]))
 def command(
     *,
     bundles: tuple[Path, ...],
@@ -55,7 +60,7 @@ def command(
     engines: tuple[str, ...],
     variants: tuple[str, ...],
     batch_sizes: tuple[int, ...],
-    sustained_s: float | None,
+    sustained: str | None,
     seed: int,
     output: Path | None,
     resume: bool,
@@ -74,18 +79,15 @@ def command(
     Several bundles in one run can be held against each other. Ctrl-C keeps what was measured; --resume goes on. At the
     end each bundle's recommended setting is written into its manifest.
     """
-    from harness.advice import recommend
     from harness.bench import plan_sweep, run_sweep
-    from harness.instructions import ABOUT_S, countable, disagreements, left_out
-    from harness.ranking import rank
-    from harness.tables import instructions_table, latency_table, verified_accuracy
+    from harness.instructions import ABOUT_S, countable, left_out
     from harness.types import MeasurementSet
     from udacisense.errors import InputError
     from udacisense.progress import progress
     from udacisense.types import read_json
 
     if compare is not None:
-        _compare(*compare)
+        _compare(*compare, form)
         return
     if not bundles:
         raise InputError("No bundle was given; give the folder that 'udacisense export' wrote.")
@@ -97,7 +99,7 @@ def command(
         variants=variants or None,
         batch_sizes=batch_sizes or (1,),
         seed=seed,
-        sustained_s=sustained_s,
+        sustained_s=_seconds(sustained),
         graph_optimizations=graph_optimizations or None,
         reference=reference,
         allow_factory=allow_factory,
@@ -115,37 +117,52 @@ def command(
     if only_instructions:
         _count(plan.bundles, counted, uncounted, form)
         return
-    with progress("timing", plan.expected_s) as advance:
-        measured = run_sweep(plan, out=path, resume=resume, arm_instructions=arm_instructions, on_progress=advance)
-    ranked = rank(
-        measured,
-        accuracy=verified_accuracy(
-            measured, [read_json(MeasurementSet, p) for p in (*verifications, *_beside(bundles))]
-        ),
-    )
-    _write_settings(measured, ranked)
-    made = latency_table(ranked, title="Latency (speed-up: against eager float32 on as many threads)")
+    verified = [read_json(MeasurementSet, p) for p in (*verifications, *_beside(bundles))]
+    try:
+        with progress("timing", plan.expected_s) as advance:
+            measured = run_sweep(plan, out=path, resume=resume, arm_instructions=arm_instructions, on_progress=advance)
+    except KeyboardInterrupt:
+        _say_kept(path)
+        raise
+    _tell(measured, verified, uncounted, form)
+    if form == "table":
+        say(f"\nKept in {path}.")
+        folders = " ".join(dict.fromkeys(str(bundle.parent) for bundle in bundles))
+        next_command(f"udacisense report {folders} -o report.md")
+
+
+def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[str, ...], form: str) -> None:
+    """Write the recommended settings, and print what was measured."""
+    from harness.advice import cautions, recommend
+    from harness.instructions import disagreements
+    from harness.ranking import rank
+    from harness.tables import instructions_table, latency_table, limits_table, verified_accuracy
+
+    ranked = rank(measured, accuracy=verified_accuracy(measured, verified))
+    _write_settings(measured, ranked, verified)
     if form == "json":
         emit_json(measured)
         return
-    render(made, form)
+    title = "Latency (speed-up: against eager float32 on as many threads)"
+    render(latency_table(ranked, title=title, with_limits=form != "table"), form)
     if form != "table":
         return
-    for note in (*measured.notes, *uncounted, *disagreements(measured, ranked)):
+    if (limits := limits_table(ranked)).rows:  # apart, since two columns more would be too many for a terminal
+        say()
+        show(limits)
+    for note in (*measured.notes, *cautions(measured, ranked), *uncounted, *disagreements(measured, ranked)):
         say(f"note: {note}")
     if measured.instructions:
         show(instructions_table(measured.instructions))
-    say(f"\n{recommend(measured, ranked)}\n\nKept in {path}.")
-    folders = " ".join(dict.fromkeys(str(bundle.parent) for bundle in bundles))
-    next_command(f"udacisense report {folders} -o report.md")
+    say(f"\n{recommend(measured, ranked, verified)}")
 
 
-def _write_settings(measured: BenchSet, ranked: list[Row]) -> None:
+def _write_settings(measured: BenchSet, ranked: list[Row], verified: list[MeasurementSet]) -> None:
     """Write the recommended setting of each bundle into its manifest, where one may write there."""
     from exporters.bundle import recommend_setting
     from harness.advice import recommended_settings
 
-    settings = recommended_settings(measured, ranked)
+    settings = recommended_settings(measured, ranked, verified)
     for bundle in measured.bundles:
         if bundle.name in settings:
             try:
@@ -201,24 +218,51 @@ def _thread_counts(text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def _compare(before: Path, after: Path) -> None:
-    from harness.changes import compare_sets
+def _seconds(text: str | None) -> float | None:
+    """Return what --sustained says: seconds, or minutes where an m follows."""
+    import math
+
+    from udacisense.errors import InputError
+
+    if text is None:
+        return None
+    given = text.strip().lower()
+    scale = 60.0 if given.endswith("m") else 1.0
+    try:
+        seconds = scale * float(given[:-1] if given.endswith(("s", "m")) else given)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise InputError(f"--sustained is {text!r}; give seconds or minutes, for example 60, 60s or 2m.")
+    return seconds
+
+
+def _say_kept(path: Path) -> None:
+    """Say after Ctrl-C what the record holds, and how to go on."""
     from harness.types import BenchSet
-    from udacisense.display import milliseconds
+    from udacisense.errors import InputError
+    from udacisense.types import read_json
+
+    try:
+        runs = len(read_json(BenchSet, path).runs)
+    except InputError:
+        runs = 0
+    many = "1 run is" if runs == 1 else f"{runs} runs are"
+    told = f"{many} kept in {path}; the same command with --resume goes on." if runs else "Nothing was measured yet."
+    click.echo(told, err=True)
+
+
+def _compare(before: Path, after: Path, form: str) -> None:
+    from harness.changes import compare_sets
+    from harness.tables import comparison_table
+    from harness.types import BenchSet
     from udacisense.types import read_json
 
     made = compare_sets(read_json(BenchSet, before), read_json(BenchSet, after))
-    rows: list[list[Cell]] = []
-    for change in made.changes:
-        interval = change.ratio
-        span = (
-            None
-            if interval is None or interval.low is None or interval.high is None
-            else f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
-        )
-        rows.append(
-            [change.cell_id, milliseconds(change.before_ms), milliseconds(change.after_ms), span, change.verdict]
-        )
-    table("Change (after / before)", ("cell", "before", "after", "ratio", "verdict"), rows)
+    if form == "json":
+        emit_json(made)
+        return
+    render(comparison_table(made), form)
+    tell = say if form == "table" else say_cost  # beside a machine's answer, not in it
     for note in made.notes:
-        say(f"note: {note}")
+        tell(f"note: {note}")

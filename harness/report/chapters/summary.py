@@ -128,4 +128,4 @@ def _bundle_verdict(manifest: Manifest, verified: Sequence[MeasurementSet]) -> I
 
 
 def _advice(evidence: Evidence, measured: BenchSet) -> Prose:
-    return Prose(text=recommend(measured, ranked(evidence, measured)))
+    return Prose(text=recommend(measured, ranked(evidence, measured), evidence.own_host_first(measured.host)))

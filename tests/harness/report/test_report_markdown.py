@@ -102,7 +102,7 @@ def test_a_hostile_name_moves_nothing(records: Path, tmp_path: Path, name: str) 
 def test_our_own_markup_stays(records: Path) -> None:
     text = to_markdown(collect([records]), title="T")
     assert "The runner `mil` computes" in text
-    assert "\n- small: `onnx-fp32` on onnxruntime" in text
+    assert "\n- small: no file can be recommended: `onnx-fp32`, `ptl-int8-dynamic-qnnpack` (lost 25.0 points" in text
     assert "| -50.0 % |" in text
     assert "| small/ptl-int8-dynamic-qnnpack@qnnpack t1 |" in text, "an engine is nobody's name"
     assert markdown_cell("`make browser` of x86_64, see harness/report_x") == (
