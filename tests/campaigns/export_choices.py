@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from exporters.pointwise import right_on_x86
 from harness.stats import ratio
 from udacisense.artifact import load_artifact
+from udacisense.resizing import ProductsForBilinear
 from udacisense.stages.graph import trace_and_freeze
 
 CALLS = 10
@@ -56,7 +57,7 @@ def out_of_place(module: nn.Module) -> None:
         module.inplace = False  # type: ignore[assignment]
 
 
-def frozen_with_operator_resize(model: nn.Module, image: Tensor) -> nn.Module:
+def frozen(model: nn.Module, image: Tensor) -> nn.Module:
     return torch.jit.freeze(torch.jit.trace(model, image, check_trace=False))  # type: ignore[no-untyped-call]
 
 
@@ -65,14 +66,17 @@ def torch_ways(model: nn.Module, image: Tensor) -> dict[str, Way]:
 
     traced = torch.jit.trace(model, image, check_trace=False)  # type: ignore[no-untyped-call]
     ours = trace_and_freeze(model, image)
+    with ProductsForBilinear():
+        by_products = frozen(model, image)
     last = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     nhwc = image.to(memory_format=torch.channels_last)
     decomposed = replaced(model, lambda m: DecomposedHardswish() if isinstance(m, nn.Hardswish) else None)
     models = {
         "eager": model,
         "traced, BatchNorm apart": traced,
-        "traced and frozen: BatchNorm folded": frozen_with_operator_resize(model, image),
-        "the same, the resize as products (`torchscript-fp32`)": ours,
+        "traced and frozen: BatchNorm folded": frozen(model, image),
+        "the same, the resize as products": by_products,
+        "… and channels-last weights (`torchscript-fp32`)": ours,
         "… and small 1×1 convolutions as products (`ptl-fp32`)": trace_and_freeze(right_on_x86(model, image), image),
         "… through optimize_for_mobile (`ptl-fp32-xnnpack`)": optimize_for_mobile(ours),  # type: ignore[no-untyped-call]
         "… through optimize_for_inference (does not survive saving)": torch.jit.optimize_for_inference(copy.copy(ours)),
@@ -81,14 +85,12 @@ def torch_ways(model: nn.Module, image: Tensor) -> dict[str, Way]:
     }
     ways: dict[str, Way] = {name: (lambda m=m: m(image)) for name, m in models.items()}  # type: ignore[misc]
     frozen_last = trace_and_freeze(last, nhwc)
-    ways["… channels-last weights and input"] = lambda: frozen_last(nhwc)
+    ways["… channels-last input too"] = lambda: frozen_last(nhwc)
     return ways
 
 
 def onnx_ways(model: nn.Module, image: Tensor, folder: Path) -> dict[str, Way]:
     import onnxruntime
-
-    from udacisense.resizing import ProductsForBilinear
 
     plain, ours = folder / "plain.onnx", folder / "ours.onnx"
     with warnings.catch_warnings():
