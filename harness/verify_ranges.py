@@ -6,6 +6,7 @@ Relu leaves is never below 0, and a calibrated range of it starts there: at the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax"})
+# A quantiser may let a layer take over what its activation gave; that value's name then tells of it, and nothing else.
+_TAKEN_OVER = re.compile(rf"/({'|'.join(sorted(_NEVER_NEGATIVE))})_output_\d+$")
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"})
 # These give nothing below 0 where they are given nothing below 0.
 _KEEPS_SIGN = frozenset(
     {
@@ -52,9 +56,13 @@ def _never_negative(name: str, producers: Mapping[str, Any], constants: Mapping[
     """Return the operator that keeps a value from being negative; None where it may be."""
     node = producers.get(name)
     while node is not None and node.op_type in _KEEPS_SIGN:
-        node = producers.get(node.input[0])
+        name = node.input[0]
+        node = producers.get(name)
     if node is None:
         return None
+    taken_over = _TAKEN_OVER.search(name)
+    if node.op_type in _LAYERS and taken_over is not None:
+        return taken_over[1]
     if node.op_type == "Clip":
         lowest = constants.get(node.input[1]) if len(node.input) > 1 else None
         return "Clip" if lowest is not None and lowest.min() >= 0 else None

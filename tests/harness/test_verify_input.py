@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from damage import copied, rehash
 
 from exporters.bundle import Bundle, open_bundle
+from exporters.onnx import RESIZING
 from harness.verify import verify_bundle
 from harness.verify_input import LIMIT, compare_input, reference_input
 from harness.weights import FORMATS, PRECISIONS
@@ -42,9 +45,23 @@ def in_front(operator: str, value: list[float]) -> Callable[[Any], None]:
 
 
 def other_corners(model: Any) -> None:
-    resize = next(node for node in model.graph.node if node.op_type == "Resize")
-    mode = next(a for a in resize.attribute if a.name == "coordinate_transformation_mode")
-    mode.s = b"align_corners"
+    """Resize as with aligned corners: the matrices of both products are others."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    tensors = {t.name: t for t in graph.initializer}
+    tensors |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
+    casts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Cast"}
+    products = [n for n in graph.node if n.op_type == "MatMul" and n.name.startswith(RESIZING)]
+    assert len(products) == 2
+    for name in (casts.get(given, given) for node in products for given in node.input):
+        if name in tensors:
+            matrix = numpy_helper.to_array(tensors[name])
+            few, many = sorted(matrix.shape)
+            lines = torch.eye(few).view(1, few, few, 1)
+            aligned = F.interpolate(lines, size=(many, 1), mode="bilinear", align_corners=True).view(few, many).numpy()
+            turned = aligned if matrix.shape == aligned.shape else aligned.T
+            tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(turned, matrix.dtype), name))
 
 
 def edited(small_bundle: Path, folder: Path, name: str, edit: Callable[[Any], None]) -> Bundle:
