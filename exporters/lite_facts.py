@@ -12,10 +12,11 @@ import zipfile
 from pathlib import Path
 from typing import Any, cast
 
+from exporters.child import read_in_child
 from exporters.pointwise import SAFE_PLACES
 from udacisense.errors import LoadError
 from udacisense.files import ZIP_ERRORS
-from udacisense.types import from_json, record, to_json
+from udacisense.types import record, to_json
 
 _TIMEOUT_S = 120.0
 
@@ -41,20 +42,19 @@ def read_lite(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Lite
         LoadError: it is no lite interpreter file, or damaged.
     """
     shape = [",".join(str(n) for n in input_shape)] if input_shape else []
-    command = [sys.executable, "-m", "exporters.lite_facts", str(path), *shape]
-    advice = "export or copy it again"
     if not zipfile.is_zipfile(path):
-        raise LoadError(f"{path} is no file of the lite interpreter, or one that was cut short; {advice}.")
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired as exc:
-        raise LoadError(f"{path} kept the lite interpreter busy for {_TIMEOUT_S:g} s; {advice}.") from exc
-    if done.returncode < 0:
-        raise LoadError(f"{path} makes the lite interpreter crash (signal {-done.returncode}); {advice}.")
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise LoadError(f"{path} is no file of the lite interpreter ({(lines or ['no reason given'])[-1]}); {advice}.")
-    return from_json(LiteFacts, done.stdout, source=f"what was read from {path}")
+        raise LoadError(
+            f"{path} is no file of the lite interpreter, or one that was cut short; export or copy it again."
+        )
+    return read_in_child(
+        LiteFacts,
+        "exporters.lite_facts",
+        path,
+        *shape,
+        reader="the lite interpreter",
+        expected="file of the lite interpreter",
+        timeout_s=_TIMEOUT_S,
+    )
 
 
 def backport(path: Path, target: Path, bytecode_version: int) -> None:

@@ -141,9 +141,8 @@ def _to_float16(base: Path, path: Path, bench: Workbench) -> None:
     with warnings.catch_warnings():
         # Weights below float16's smallest step become zero; the converter announces each.
         warnings.simplefilter("ignore")
-        converted = convert_float_to_float16(
-            onnx.load(base), keep_io_types=True, node_block_list=_resizing_products(base)
-        )
+        model = onnx.load(base)
+        converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=_resizing_products(model.graph))
     # The converter appends its casts at the end, where the specification wants every node after its inputs.
     ordered = ONNXModel(converted)
     ordered.topological_sort()
@@ -153,8 +152,9 @@ def _to_float16(base: Path, path: Path, bench: Workbench) -> None:
 def _to_dynamic_int8(base: Path, path: Path, bench: Workbench) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    resizing = _resizing_products(base)
-    if not any(node.op_type in {"Gemm", "MatMul"} and node.name not in resizing for node in _graph(base).node):
+    graph = _graph(base)
+    resizing = _resizing_products(graph)
+    if not any(node.op_type in {"Gemm", "MatMul"} and node.name not in resizing for node in graph.node):
         raise NotPossibleError("Dynamic int8 is for linear layers, and this model has none.")
     quantize_dynamic(
         _preprocessed(base, bench),
@@ -166,9 +166,9 @@ def _to_dynamic_int8(base: Path, path: Path, bench: Workbench) -> None:
     )
 
 
-def _resizing_products(base: Path) -> list[str]:
+def _resizing_products(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the products that resize, which no precision touches."""
-    return [node.name for node in _graph(base).node if node.name.startswith(RESIZING)]
+    return [node.name for node in graph.node if node.name.startswith(RESIZING)]
 
 
 def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
@@ -194,7 +194,7 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
 
     prepared = _preprocessed(base, bench)
     outside = "/classifier" if bench.options.normalize or bench.options.softmax else ""  # what Deployed calls it
-    scopes = tuple(outside + _scope(module) for module in bench.float_modules(torch.backends.quantized.engine))
+    stay_float = (RESIZING, *(outside + _scope(m) for m in bench.float_modules(torch.backends.quantized.engine)))
     quantize_static(
         prepared,
         path,
@@ -206,8 +206,7 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         op_types_to_quantize=[*_LAYERS, *_CLIPS],
-        nodes_to_exclude=[n.name for n in _graph(prepared).node if n.name.startswith(scopes)]
-        + _resizing_products(base),
+        nodes_to_exclude=[n.name for n in _graph(prepared).node if n.name.startswith(stay_float)],
         extra_options={"CalibMovingAverage": True},
     )
 
@@ -313,9 +312,9 @@ def _layer_costs(bench: Workbench) -> dict[str, tuple[int, int]]:
         }
         costs: dict[str, tuple[int, int]] = {}
         for node in graph.node:
-            if node.name.startswith(RESIZING):
+            if node.name.startswith(RESIZING) or node.op_type not in _LAYERS:
                 continue
-            if node.op_type not in _LAYERS or node.input[1] not in shapes or node.output[0] not in outputs:
+            if node.input[1] not in shapes or node.output[0] not in outputs:
                 continue
             weight = shapes[node.input[1]]
             out = math.prod(outputs[node.output[0]])

@@ -6,12 +6,12 @@ An ``.ort`` is read in a process of its own, for onnxruntime may crash on a dama
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporters.child import read_in_child
 from exporters.metadata import KEY, Metadata
 from udacisense.errors import LoadError
 from udacisense.types import from_json, record, to_json
@@ -86,18 +86,14 @@ def _onnx_facts(path: Path) -> OnnxFacts:
 
 
 def _ort_facts(path: Path) -> OnnxFacts:
-    command = [sys.executable, "-m", "exporters.onnx_facts", str(path)]
-    advice = "export or copy it again"
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired as exc:
-        raise LoadError(f"{path} kept onnxruntime busy for {_TIMEOUT_S:g} s; {advice}.") from exc
-    if done.returncode < 0:
-        raise LoadError(f"{path} makes onnxruntime crash (signal {-done.returncode}); {advice}.")
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        raise LoadError(f"{path} is no readable .ort model ({(lines or ['no reason given'])[-1]}); {advice}.")
-    return from_json(OnnxFacts, done.stdout, source=f"what was read from {path}")
+    return read_in_child(
+        OnnxFacts,
+        "exporters.onnx_facts",
+        path,
+        reader="onnxruntime",
+        expected="readable .ort model",
+        timeout_s=_TIMEOUT_S,
+    )
 
 
 def _read_ort(path: Path) -> OnnxFacts:

@@ -9,9 +9,9 @@ import numpy as np
 
 from exporters.manifest import RecommendedSetting
 from harness.ranking import Row, is_tie, rank, reported_medians
-from harness.runners import RUNNERS
 from harness.schedule import EAGER
 from harness.stats import Interval
+from harness.tables import is_fed_every_image
 from harness.types import BenchSet, Measurement, MeasurementSet, Recommendation
 from udacisense.types import Outcome
 
@@ -57,9 +57,9 @@ def verdicts(measured: BenchSet, verifications: Iterable[MeasurementSet]) -> Ver
 
 
 def _lost_fraction(m: Measurement) -> float | None:
-    runner, c = RUNNERS.get(m.spec.runner), m.comparison
-    if runner is None or runner.is_emulated or c is None:
-        return None  # it was fed a part of the images; a phone's app, the golden pack
+    c = m.comparison
+    if c is None or not is_fed_every_image(m):
+        return None
     if c.top1_fraction is None or c.reference_top1_fraction is None:
         return None
     return round(c.reference_top1_fraction - c.top1_fraction, 9)  # 1.0 - 0.95 is five points, and not more

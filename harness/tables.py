@@ -10,7 +10,7 @@ from harness.changes import SetComparison
 from harness.ranking import Row
 from harness.runners import RUNNERS
 from harness.schedule import setting
-from harness.types import BenchSet, MeasurementSet, VariantInstructions
+from harness.types import BenchSet, Measurement, MeasurementSet, VariantInstructions
 from udacisense.display import change, megabytes, milliseconds, percent
 from udacisense.pipeline.requirements import Requirement
 from udacisense.types import Outcome, StageRecord
@@ -248,12 +248,16 @@ def verified_accuracy(measured: BenchSet, verifications: Iterable[MeasurementSet
     for verification in verifications:
         name = names.get(verification.bundle_sha256)
         for m in verification.measurements if name is not None else ():
-            row = RUNNERS.get(m.spec.runner)
-            if row is None or row.is_emulated:
-                continue  # it was fed a part of the images; a phone's app, the golden pack
-            if m.outcome is Outcome.PASSED and m.comparison is not None and m.comparison.top1_fraction is not None:
-                found.setdefault((name or "", m.spec.variant_id), m.comparison.top1_fraction)
+            top1 = m.comparison.top1_fraction if m.comparison is not None and is_fed_every_image(m) else None
+            if m.outcome is Outcome.PASSED and top1 is not None:
+                found.setdefault((name or "", m.spec.variant_id), top1)
     return found
+
+
+def is_fed_every_image(m: Measurement) -> bool:
+    """Tell whether a verification's cell saw all images: an emulated runner and a phone's app saw the golden pack."""
+    row = RUNNERS.get(m.spec.runner)
+    return row is not None and not row.is_emulated
 
 
 def grouped(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class Technique:
     engine: str | None = None  # that this host must have
 
 
-_EPOCHS = 4  # of a technique that trains, where none were asked for
+EPOCHS = 4  # of a technique that trains, where none were asked for
 _REPORT = TrainConfig(schedule="plateau", channels_last=True)
 
 
@@ -192,7 +192,7 @@ def run_techniques(
             continue
         options: dict[str, Any] = dict(row.options)
         if row.trains:
-            options["epochs"] = epochs if epochs is not None else _EPOCHS
+            options["epochs"] = epochs if epochs is not None else EPOCHS
         pipeline = start_pipeline(row.name, start, dataset, batch_size=batch_size, seed=seed)
         pipeline.add_step(step_name=row.name, step_function=row.function, **options)
         found = pipeline.run(device, output_dir=output_dir / row.name)

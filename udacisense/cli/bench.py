@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.completing import variants_of
+from udacisense.cli.completing import variant_option
 from udacisense.cli.output import Choice, emit_json, next_command, render, say, say_cost, show
 
 if TYPE_CHECKING:
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
 @click.option("--thorough", "budget", flag_value="thorough", help="More rounds: narrow intervals.")
 @click.option("--threads", help="Thread counts, e.g. 1,2,4. Default: 1 to the physical cores.")
 @click.option("--engine", "engines", multiple=True, help="Quantised engine for int8; may be repeated.")
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    help="Id of a variant; may be repeated. Default: all.",
-    shell_complete=variants_of("bundles"),
-)
+@variant_option("bundles")
 @click.option("--batch", "batch_sizes", multiple=True, type=int, help="Images a call; may be repeated. Default: 1.")
 @click.option("--sustained", help="Also run each leader for so long on end: 60, 60s or 2m.")
 @click.option("--seed", default=0, show_default=True)

@@ -6,9 +6,11 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+F = TypeVar("F", bound=Callable[..., Any])
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
@@ -36,6 +38,17 @@ def variants_of(argument: str) -> Complete:
         return [name for name in found if name.startswith(incomplete)]
 
     return complete
+
+
+def variant_option(argument: str) -> Callable[[F], F]:
+    """Add ``--variant``, which names some of the variants of the bundles in ``argument``."""
+    return click.option(
+        "--variant",
+        "variants",
+        multiple=True,
+        help="Id of a variant; may be repeated. Default: all.",
+        shell_complete=variants_of(argument),
+    )
 
 
 def _variants(folder: Path) -> list[str]:

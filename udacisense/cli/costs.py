@@ -139,11 +139,11 @@ def techniques_cost(
     from udacisense.models import count_parameters, preset
     from udacisense.stages import apply_quantization_aware_training, apply_static_quantization
     from udacisense.stages.quantize import supported_engines
-    from udacisense.techniques import _EPOCHS
+    from udacisense.techniques import EPOCHS
     from udacisense.training import training_split
 
     n_train, size_px = len(training_split(dataset)[0]), dataset.test.pixels.shape[-1]
-    count = _EPOCHS if epochs is None else epochs
+    count = EPOCHS if epochs is None else epochs
     answer_s = _answer_s(baseline, (_PROBE_IMAGES, 3, size_px, size_px))
     tested_s = _TECHNIQUE_S + _PASSES * answer_s * len(dataset.test)
     kept_bytes = 4 * count_parameters(baseline)

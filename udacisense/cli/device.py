@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from udacisense.cli.completing import variants_of
+from udacisense.cli.completing import variant_option
 from udacisense.cli.output import Cell, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
@@ -137,13 +137,7 @@ def push_command(*, bundle: Path, serials: tuple[str, ...], every: bool, as_json
 
 @command.command("selftest")
 @click.argument("bundle", type=PathArgument)
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    help="Id of a variant; may be repeated. Default: all.",
-    shell_complete=variants_of("bundle"),
-)
+@variant_option("bundle")
 @click.option("--timeout", "timeout_s", default=_SELFTEST_S, show_default=True, help="Longest wait, in seconds.")
 @click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
 @_phones
@@ -192,13 +186,7 @@ def selftest_command(
 
 @command.command("bench")
 @click.argument("bundle", type=PathArgument)
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    help="Id of a variant; may be repeated. Default: all.",
-    shell_complete=variants_of("bundle"),
-)
+@variant_option("bundle")
 @click.option("--threads", default="1,2,4", show_default=True, help="Thread counts.")
 @click.option("--timeout", "timeout_s", default=_BENCH_S, show_default=True, help="Longest wait, in seconds.")
 @click.option("--allow-factory", help="package.module:factory of the bundle's model that may be imported.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from udacisense.cli.completing import names_of, variants_of
+from udacisense.cli.completing import names_of, variant_option, variants_of
 from udacisense.cli.output import Cell, Choice, dry_run_option, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 @click.command("verify", short_help="Prove that every exported file answers as its source does.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", help="Verify on its test images: 'cifar100' or a folder. Default: the bundle's golden pack.")
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    help="Id of a variant; may be repeated. Default: all.",
-    shell_complete=variants_of("bundle"),
-)
+@variant_option("bundle")
 @click.option(
     "--runner",
     "runners",

@@ -54,9 +54,9 @@ def train(
     """Train a copy of ``model`` and return it with the weights of its best epoch.
 
     The best epoch is :func:`udacisense.training.types.best_epoch`; without ``validation`` it is the last. A run depends
-    on its arguments alone: on the CPU, with the same number of threads, the same call gives
-    the same weights bit by bit, interrupted and resumed or not (as long as ``batches`` draws its random numbers
-    from its own ``set_epoch`` or from torch).
+    on its arguments alone: on the CPU, with the same number of threads, the same call gives the same weights bit by
+    bit, interrupted and resumed or not (as long as ``batches`` draws its random numbers from its own ``set_epoch`` or
+    from torch).
 
     Args:
         model: eager and float32; it stays as it is.

@@ -6,24 +6,17 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from exporters.export import export_bundle
-from exporters.formats import ExportOptions
 from exporters.manifest import Manifest
-from exporters.source import make_source
 from harness import bench
 from harness.changes import SetComparison
 from harness.sweep import BUDGETS
 from harness.types import BenchSet, Measurement, MeasurementSet
 from udacisense.cli import run
-from udacisense.data import load_dataset, make_signature
-from udacisense.models import build_model, preset
-from udacisense.shapes import draw_dataset
 from udacisense.types import Outcome, from_json, read_json, write_record
 
 OPTIONS = ["--quick", "--threads", "1", "--variant", "ptl-fp32", "--variant", "onnx-fp32"]
@@ -51,23 +44,11 @@ def brief() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def original(brief: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    folder = tmp_path_factory.mktemp("staged")
-    draw_dataset(folder / "shapes", train_per_class=4, test_per_class=4, seed=0)
-    data = load_dataset(str(folder / "shapes"))
-    spec = preset("tiny", resolution_px=32)
-    torch.manual_seed(0)
-    source = make_source(
-        name="staged",
-        model=build_model(spec).eval(),
-        spec=spec,
-        signature=make_signature(data.class_names),
-        dataset=data,
-    )
-    export_bundle(source, folder / "bundle", ExportOptions(formats=("ptl", "onnx"), precisions=("fp32",)))
-    record = folder / "sweep.json"
-    assert run(["--quiet", "bench", str(folder / "bundle"), *OPTIONS, "-o", str(record)]) == 0
-    return Swept(folder / "bundle", record, read_json(BenchSet, record))
+def original(brief: None, stage: Callable[..., Path]) -> Swept:
+    bundle = stage("ptl", "onnx")
+    record = bundle.parent / "sweep.json"
+    assert run(["--quiet", "bench", str(bundle), *OPTIONS, "-o", str(record)]) == 0
+    return Swept(bundle, record, read_json(BenchSet, record))
 
 
 @pytest.fixture

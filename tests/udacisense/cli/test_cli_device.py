@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from exporters.bundle import check_bundle
-from exporters.export import export_bundle
-from exporters.formats import ExportOptions
-from exporters.source import make_source
 from udacisense.cli import run
-from udacisense.data import load_dataset, make_signature
-from udacisense.models import build_model, preset
-from udacisense.shapes import draw_dataset
 
 
 @pytest.fixture(scope="module")
-def staged_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("staged")
-    draw_dataset(folder / "shapes", train_per_class=4, test_per_class=4, seed=0)
-    data = load_dataset(str(folder / "shapes"))
-    spec = preset("tiny", resolution_px=32)
-    torch.manual_seed(0)
-    source = make_source(
-        name="staged",
-        model=build_model(spec).eval(),
-        spec=spec,
-        signature=make_signature(data.class_names),
-        dataset=data,
-    )
-    export_bundle(source, folder / "bundle", ExportOptions(formats=("ptl",), precisions=("fp32",)))
-    return folder / "bundle"
+def staged_bundle(stage: Callable[..., Path]) -> Path:
+    return stage("ptl")
 
 
 @pytest.fixture
