@@ -80,6 +80,29 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "Usage: udacisense" in done.stdout
 
 
+@pytest.mark.parametrize("runner", ["onnxruntime", "android_x86_64"])
+def test_a_worker_imports_its_own_runtime_alone(runner: str) -> None:
+    # PyTorch would cost a second of every process of a sweep, and some 370 MB of the peak memory that it reports.
+    code = (
+        "import sys\n"
+        f"import harness.worker, harness.runners.{runner}\n"
+        "print([m for m in ('torch', 'torchvision', 'coremltools') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_building_tiny_imports_no_torchvision() -> None:
+    code = (
+        "import sys\n"
+        "from udacisense.models import build_model, preset\n"
+        "build_model(preset('tiny'))\n"
+        "print('torchvision' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_no_pickle_is_loaded(repository: Path) -> None:
     for room in ROOMS:
         for path in sources(repository, room):

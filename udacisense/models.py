@@ -13,12 +13,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
 
 from udacisense.errors import InputError, LoadError, did_you_mean
+from udacisense.tensors import TENSOR_ERRORS
 from udacisense.types import ModelSpec, Scalar
 
 
@@ -81,6 +80,9 @@ def build_mobilenet_v3_small(
     The classifier is Linear(F, linear_size) → Hardswish → Dropout → Linear(linear_size, num_classes);
     ``width_mult`` scales the channels of the features.
     """
+    # Imported here, because it takes a second, which a process that times `tiny` can do without.
+    from torchvision.models import mobilenet_v3_small
+
     # torchvision's momentum of 0.01 suits ImageNet's hundreds of thousands of steps; after the few hundred of a small
     # data set the running statistics would still be those of the initialisation.
     norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)
@@ -298,7 +300,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is no file; give the path of a safetensors file with weights.")
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as exc:
+    except TENSOR_ERRORS as exc:
         raise LoadError(f"{path} is not a readable safetensors file ({_line(exc)}).") from exc
 
 
@@ -333,6 +335,8 @@ def _refuse_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 
 
 def _imagenet_features(model: nn.Module) -> dict[str, Tensor]:
+    from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
+
     with torch.device("meta"):
         reference = mobilenet_v3_small(weights=None).state_dict()
     wanted = {key: value.shape for key, value in reference.items() if key.startswith("features.")}

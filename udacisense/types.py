@@ -10,12 +10,15 @@ from __future__ import annotations
 import dataclasses
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from typing_extensions import dataclass_transform
 
 from udacisense.errors import InputError
 from udacisense.files import write_text
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 Scalar = str | int | float | bool | None
@@ -30,12 +33,21 @@ def record(cls: type[T]) -> type[T]:
     return made
 
 
-def to_json(value: object) -> str:
-    """Return a record as indented JSON text that ends with a newline."""
+# Made once for each type: a sweep writes its record after every process.
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _adapter(cls: type) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
-    adapter: TypeAdapter[Any] = TypeAdapter(type(value))
-    return adapter.dump_json(value, indent=2).decode() + "\n"
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
+
+
+def to_json(value: object) -> str:
+    """Return a record as indented JSON text that ends with a newline."""
+    return _adapter(type(value)).dump_json(value, indent=2).decode() + "\n"
 
 
 def from_json(cls: type[T], text: str | bytes, *, source: str) -> T:
@@ -46,10 +58,10 @@ def from_json(cls: type[T], text: str | bytes, *, source: str) -> T:
     Raises:
         InputError: the text is no JSON, or a key is missing, unknown or of another type (named).
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(cls).validate_json(text, strict=True)
+        return cast("T", _adapter(cls).validate_json(text, strict=True))
     except ValidationError as exc:
         problems = [f"{'.'.join(str(p) for p in e['loc']) or 'the file'}: {e['msg']}" for e in exc.errors()]
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
