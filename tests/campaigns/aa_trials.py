@@ -26,7 +26,7 @@ import numpy as np
 from harness.cell import Job, run_cell
 from harness.floor import bare_variant
 from harness.host import read_host, usable_cores
-from harness.stats import ratio
+from harness.stats import Interval, ratio
 from harness.types import Host, RunSpec
 from udacisense.types import Outcome, record, write_record
 
@@ -136,14 +136,19 @@ def run_trial(jobs: dict[str, Job], *, rounds: int, seed: int) -> Trial:
     slower = ratio(medians["slowed"], medians["first"], seed=seed)
     assert same is not None
     assert slower is not None
-    assert None not in (same.low, same.high, slower.low, slower.high), "an interval needs several rounds"
     return Trial(
         seed=seed,
-        same=(same.value, same.low, same.high),
-        slower=(slower.value, slower.low, slower.high),
+        same=bounds(same),
+        slower=bounds(slower),
         is_tie=same.is_tie,
-        is_found=slower.low is not None and slower.low > 1.0,
+        is_found=bounds(slower)[1] > 1.0,
     )
+
+
+def bounds(interval: Interval) -> tuple[float, float, float]:
+    assert interval.low is not None, "an interval needs several rounds"
+    assert interval.high is not None
+    return interval.value, interval.low, interval.high
 
 
 def run_beside_busy_loop(job: Job, *, times: int) -> Neighbour:
@@ -162,7 +167,7 @@ def run_beside_busy_loop(job: Job, *, times: int) -> Neighbour:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A/A trials and a planted slowdown.")
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=6, help="as many as a leader has in the default budget")
+    parser.add_argument("--rounds", type=int, default=12, help="as many as a leader has in the default budget")
     parser.add_argument("--min-s", type=float, default=0.4)
     parser.add_argument("--out", type=Path, default=HERE / "aa_trials.json")
     given = parser.parse_args()
