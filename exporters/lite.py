@@ -14,6 +14,7 @@ from exporters.pointwise import right_on_x86, small_pointwise
 from exporters.torchscript import describe, traced
 from exporters.workbench import Workbench
 from udacisense.errors import InputError
+from udacisense.torchscript import compact
 
 XNNPACK = "xnnpack"
 _PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
@@ -49,7 +50,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
     saveable = cast("Any", scripted)
     # Through memory: given a path, torch repeats the file's name before each of the archive's entries.
     data: bytes = saveable._save_to_buffer_for_lite_interpreter(_extra_files={EXTRA_FILE: text})
-    (bench.folder / plan.file_name).write_bytes(data)
+    (bench.folder / plan.file_name).write_bytes(compact(data))
     product = describe(plan, bench, batch=batch)
     if not is_plain:
         return product

@@ -16,6 +16,7 @@ from exporters.workbench import Workbench, versions
 from udacisense.stages.graph import trace_and_freeze
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import stays_float
+from udacisense.torchscript import torchscript_bytes
 
 Rewrite = Callable[[nn.Module, Tensor], nn.Module]
 _ANY_BATCH = 3  # a batch that no trace was made with
@@ -46,9 +47,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
     """Trace, freeze and save one precision."""
     scripted, batch = traced(plan, bench)
     text = metadata_text(bench.metadata(plan, batch=batch))
-    with (bench.folder / plan.file_name).open("wb") as stream:
-        # Through a stream: given a path, torch repeats the file's name before each of the archive's entries.
-        torch.jit.save(scripted, stream, _extra_files={EXTRA_FILE: text})  # type: ignore[no-untyped-call]
+    (bench.folder / plan.file_name).write_bytes(torchscript_bytes(scripted, extra={EXTRA_FILE: text}))
     return describe(plan, bench, batch=batch)
 
 

@@ -19,12 +19,12 @@ from harness.types import BenchCell, BenchedBundle, BenchRun, Budget, Phase
 EAGER = "eager"  # runner, format and variant id of the model before any export
 FLOOR = "floor"  # variant id of the identity model
 # Seconds from starting a process to its first call: interpreter, libraries, the file.
-_START_S = {"onnxruntime": 0.5, "onnxruntime-xnnpack": 0.5}
-_START_TORCH_S = 1.8
+_START_S = {"onnxruntime": 0.2, "onnxruntime-xnnpack": 0.2, "android-x86_64": 0.4, "eager": 2.4}
+_START_TORCH_S = 1.3
 _CALLS_S = 0.2  # first calls and warm-up
 # A variant whose chosen setting is slower than this many times its bundle's best is out of contention.
 _CONTENTION = 2.0
-_EXPECTED_CONTENDING = 0.5  # share of the variants that are in contention, to tell the time beforehand
+_EXPECTED_CONTENDING = 0.2  # share of the variants that are in contention, to tell the time beforehand
 # Fewer threads are chosen where they are at most this much slower: they leave cores and battery to the app.
 _SAME_SPEED = 1.03
 
@@ -172,7 +172,7 @@ def step_seconds(plan: Plan, step: Step) -> float:
 
 
 def with_expectation(plan: Plan) -> Plan:
-    """Fill in ``expected_s``: as if each variant were best at the most threads, and half of them in contention."""
+    """Fill in ``expected_s``: as if each variant were best at the most threads, and a fifth of them in contention."""
     most: dict[tuple[str, ...], list[BenchCell]] = {}
     for cell in plan.runnable:
         if cell.bundle is not None:

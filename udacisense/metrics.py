@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from udacisense.errors import InputError
 from udacisense.timing import collect_samples
+from udacisense.torchscript import torchscript_bytes
 from udacisense.types import record
 
 
@@ -113,15 +114,14 @@ def score(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> Evaluat
 
 
 def state_bytes(module: nn.Module) -> int:
-    """Return the bytes that a model takes on disk as torch would write it.
+    """Return the bytes that a model takes on disk.
 
-    An eager module (float or quantised) is its ``torch.save``-d state dict, a ScriptModule its ``torch.jit.save``.
+    An eager module (float or quantised) is its ``torch.save``-d state dict, a ScriptModule its ``.pt`` file.
     """
-    stream = io.BytesIO()
     if isinstance(module, torch.jit.ScriptModule):
-        torch.jit.save(module, stream)  # type: ignore[no-untyped-call]
-    else:
-        torch.save(module.state_dict(), stream)
+        return len(torchscript_bytes(module))
+    stream = io.BytesIO()
+    torch.save(module.state_dict(), stream)
     return stream.getbuffer().nbytes
 
 

@@ -29,6 +29,7 @@ from udacisense.files import atomic_path, sha256_file
 from udacisense.models import build_model, load_state
 from udacisense.stages.contract import Kind, StepResult, kind_of
 from udacisense.tensors import save_tensors
+from udacisense.torchscript import torchscript_bytes
 from udacisense.training.checkpoint import state_sha256
 from udacisense.types import ModelSpec, StageRecord, read_json, record, write_record
 
@@ -164,9 +165,7 @@ class StepStore:
 
 def write_torchscript(model: nn.Module, path: Path) -> Path:
     """Write TorchScript at a path and return it; the bytes depend on the model alone."""
-    # Through a stream: given a path, torch writes the file's name into the archive.
-    with path.open("wb") as stream:
-        torch.jit.save(model, stream)  # type: ignore[no-untyped-call]
+    path.write_bytes(torchscript_bytes(model))
     return path
 
 

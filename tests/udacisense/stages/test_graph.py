@@ -10,6 +10,7 @@ from training_cases import SIZE_PX, build, mobilenet_spec, tiny_spec, trained_li
 from udacisense.errors import StageError
 from udacisense.stages.graph import is_frozen, trace_and_freeze
 from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.torchscript import torchscript_bytes
 
 EXAMPLE = torch.randn(1, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(5, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(1))
@@ -36,10 +37,7 @@ def test_batch_normalisation_is_folded_away() -> None:
 
 def test_the_file_answers_bit_by_bit_as_the_module_it_was_written_from() -> None:
     frozen = trace_and_freeze(trained_like(tiny_spec()), EXAMPLE)
-    stream = io.BytesIO()
-    torch.jit.save(frozen, stream)
-    stream.seek(0)
-    loaded = torch.jit.load(stream)
+    loaded = torch.jit.load(io.BytesIO(torchscript_bytes(frozen)))
     with torch.inference_mode():
         assert torch.equal(loaded(IMAGES), frozen(IMAGES))
 
