@@ -11,11 +11,28 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from exporters.manifest import Manifest
+from harness.device.contract import OrderFailure
+from harness.gate import GateReport
+from harness.locate.job import Found
 from harness.types import BenchSet, MeasurementSet
+from udacisense.metrics import Evaluation
+from udacisense.pipeline import RunRecord
+from udacisense.techniques import TechniquesRecord
 from udacisense.types import Artifact
 
 FOLDER = Path(__file__).parent / "schemas"
-RECORDS = {"artifact": Artifact, "bench": BenchSet, "manifest": Manifest, "measurements": MeasurementSet}
+RECORDS = {
+    "artifact": Artifact,
+    "bench": BenchSet,
+    "evaluation": Evaluation,
+    "gate": GateReport,
+    "located": Found,
+    "manifest": Manifest,
+    "measurements": MeasurementSet,
+    "order-failure": OrderFailure,
+    "result": RunRecord,
+    "techniques": TechniquesRecord,
+}
 
 
 def schemas() -> dict[str, str]:

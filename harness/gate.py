@@ -126,7 +126,7 @@ def read_baseline(path: Path) -> Past:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:  # RecursionError: thousands of brackets
         raise InputError(f"{path} cannot be read as JSON: {exc}.") from exc
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind == "gate":

@@ -115,7 +115,8 @@ class GateConfig:
         content = parse_toml(text, source)
         self._source = source
         self._overrides: list[tuple[str, dict[str, Any]]] = []
-        for entry in content.pop("variant", []):
+        entries = content.pop("variant", [])
+        for entry in entries if isinstance(entries, list) else [entries]:
             if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
                 raise InputError(f'{source}: each [[variant]] needs a match = "pattern" of variant ids.')
             self._overrides.append((entry["match"], {k: v for k, v in entry.items() if k != "match"}))
@@ -171,7 +172,8 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
     try:
         content: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    # ValueError: its own, and one of a number with thousands of digits; RecursionError: thousands of brackets.
+    except (ValueError, RecursionError) as exc:
         raise InputError(f"{source} is no valid TOML: {exc}.") from exc
     return content
 

@@ -7,10 +7,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from harness.gate import GateCheck, GateReport, exit_code
+from harness.report import markdown_cell, markdown_table
+from harness.report.text import visible
+from harness.tables import Table
 from udacisense.files import write_text
 from udacisense.types import Outcome
 
 _TITLES = ((Outcome.FAILED, "Failed"), (Outcome.SKIPPED, "Skipped: not verified here"), (Outcome.PASSED, "Passed"))
+_COLUMNS = ("variant", "requirement", "measured", "limit", "why")
 
 
 def write_junit(report: GateReport, path: Path) -> None:
@@ -20,20 +24,22 @@ def write_junit(report: GateReport, path: Path) -> None:
 
 def junit(report: GateReport) -> str:
     """Return JUnit XML."""
-    root = ElementTree.Element("testsuites", name=f"udacisense gate {report.bundle}")
+    root = ElementTree.Element("testsuites", name=_legal(f"udacisense gate {report.bundle}"))
     for variant_id in dict.fromkeys(entry.variant_id for entry in report.checks):
         mine = [entry for entry in report.checks if entry.variant_id == variant_id]
         suite = ElementTree.SubElement(
             root,
             "testsuite",
-            name=variant_id,
+            name=_legal(variant_id),
             tests=str(len(mine)),
             failures=str(len(_of(mine, Outcome.FAILED))),
             skipped=str(len(_of(mine, Outcome.SKIPPED))),
             errors="0",
         )
         for entry in mine:
-            case = ElementTree.SubElement(suite, "testcase", classname=variant_id, name=entry.check.requirement)
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=_legal(variant_id), name=_legal(entry.check.requirement)
+            )
             if entry.check.outcome is Outcome.FAILED:
                 ElementTree.SubElement(case, "failure", message=_legal(entry.check.reason))
             elif entry.check.outcome is Outcome.SKIPPED:
@@ -45,26 +51,22 @@ def junit(report: GateReport) -> str:
 
 
 def markdown(report: GateReport) -> str:
-    """Return a summary: the verdict, the counts, and a table of each outcome."""
+    """Return a summary: the verdict, the counts, and a table of each outcome; what a record names stays text."""
     counts = ", ".join(f"{len(_of(report.checks, outcome))} {outcome}" for outcome, _ in _TITLES)
     verdict = "passed" if exit_code(report) == 0 else "failed"
-    lines = [f"# Gate {verdict}: {report.bundle}", "", f"{counts}; verified on {report.inputs}.", ""]
+    name, inputs = markdown_cell(report.bundle), markdown_cell(report.inputs)
+    made = f"# Gate {verdict}: {name}\n\n{counts}; verified on {inputs}.\n"
     for outcome, title in _TITLES:
-        entries = _of(report.checks, outcome)
-        if not entries:
-            continue
-        lines += [f"## {title} ({len(entries)})", "", "| variant | requirement | measured | limit | why |"]
-        lines += ["|---|---|---:|---:|---|"]
-        lines += [_line(entry) for entry in entries]
-        lines += [""]
-    return "\n".join(lines)
+        if entries := _of(report.checks, outcome):
+            table = Table(title=title, columns=_COLUMNS, rows=tuple(map(_row, entries)))
+            made += f"\n## {title} ({len(entries)})\n\n{markdown_table(table)}\n"
+    return made
 
 
-def _line(entry: GateCheck) -> str:
+def _row(entry: GateCheck) -> tuple[str | None, ...]:
     check = entry.check
-    measured = "–" if check.measured is None else f"{check.measured:.4g} {check.unit}"
-    cells = (entry.variant_id, check.requirement, measured, f"{check.limit:g} {check.unit}", check.reason or "")
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    measured = None if check.measured is None else f"{check.measured:.4g} {check.unit}"
+    return (entry.variant_id, check.requirement, measured, f"{check.limit:g} {check.unit}", check.reason)
 
 
 def _of(checks: Sequence[GateCheck], outcome: Outcome) -> list[GateCheck]:
@@ -72,5 +74,5 @@ def _of(checks: Sequence[GateCheck], outcome: Outcome) -> list[GateCheck]:
 
 
 def _legal(text: str | None) -> str:
-    """Drop what XML 1.0 cannot hold: a runtime's message may carry control characters."""
-    return "".join(c for c in text or "" if c in "\t\n" or (c >= " " and c not in "\ufffe\uffff"))
+    """Return text that XML 1.0 can hold: a runtime's message may carry control characters, which are spelt out."""
+    return "".join(c for c in visible(text or "") if c not in "\ufffe\uffff")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.report import markdown_cell
+from harness.report import markdown_cell, markdown_table
 from harness.tables import Table
 from udacisense.display import change, megabytes, percent
 from udacisense.files import atomic_path
@@ -84,10 +84,8 @@ def per_class_table(found: TechniquesRecord) -> Table:
 
 
 def as_markdown(table: Table) -> str:
-    """Return a table for a page of documentation."""
-    rows = [table.columns, tuple("---" for _ in table.columns), *table.rows]
-    lines = [f"**{table.title}**", "", *("| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows), ""]
-    return "\n".join([*lines, *(f"- {note}" for note in table.notes), ""])
+    """Return a table for a page of documentation; what a record names in it stays text."""
+    return f"**{markdown_cell(table.title)}**\n\n{markdown_table(table)}\n"
 
 
 def write_plots(found: TechniquesRecord, folder: Path) -> tuple[Path, ...]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from exporters.bundle import Bundle, bundle_sha256
 from exporters.manifest import Manifest
-from harness.advice import recommendations
+from harness.advice import choose, eligible, recommendations, verdicts
 from harness.bench import describe_bundle
 from harness.device.contract import RUNNER, Command
-from harness.schedule import choose_tuned
+from harness.ranking import rank
 from harness.sweep import cell_id
 from harness.types import BenchCell, BenchedBundle, BenchRun, BenchSet, Budget, HostState, Measurement, MeasurementSet
 from udacisense.errors import InputError
 from udacisense.files import sha256_file
-from udacisense.types import Outcome, from_json
+from udacisense.types import Outcome, from_json, read_json
 
 KINDS: dict[str, Command] = {"verify": "selftest", "bench": "bench"}
 _ROUND = "round"  # Measurement.actual: rounds are numbered from 0
@@ -85,7 +86,25 @@ def check_answers(made: MeasurementSet, command: Command, variants: Sequence[str
         raise InputError(f"{source} says nothing of {', '.join(missing)}, which was asked for; update the app.")
 
 
-def to_bench_set(made: MeasurementSet, bundle: Bundle, *, allow_factory: str | None = None) -> BenchSet:
+def read_verifications(folders: Iterable[Path], name: str) -> list[MeasurementSet]:
+    """Read what `verify`, `device selftest` and `device pull` kept of the bundle of this name in some folders.
+
+    Raises:
+        InputError: a record is damaged.
+    """
+    found = [path for folder in dict.fromkeys(folders) if folder.is_dir() for path in sorted(folder.iterdir())]
+    ending = ".verify.json"
+    mine = [path for path in found if path.name.startswith(f"{name}.") and path.name.endswith(ending)]
+    return [read_json(MeasurementSet, path) for path in mine]
+
+
+def to_bench_set(
+    made: MeasurementSet,
+    bundle: Bundle,
+    *,
+    verifications: Iterable[MeasurementSet] | None = None,
+    allow_factory: str | None = None,
+) -> BenchSet:
     """Make a phone's measurements into a sweep's record, which report, gate and ``bench --compare`` take.
 
     Round 0 stands for the tune rounds where there are more: thread counts are chosen on it, figures come from the
@@ -94,6 +113,7 @@ def to_bench_set(made: MeasurementSet, bundle: Bundle, *, allow_factory: str | N
     Args:
         made: of kind ``bench``; see :func:`read_result`.
         bundle: that it is of.
+        verifications: what failed there is not recommended. None: the record recommends nothing.
         allow_factory: see :func:`exporters.bundle.load_reference`.
 
     Raises:
@@ -124,8 +144,10 @@ def to_bench_set(made: MeasurementSet, bundle: Bundle, *, allow_factory: str | N
         notes=_NOTES,
         complete=True,
     )
-    tuned = choose_tuned(measured.cells, measured.runs)
-    best = [cell.id for cell, _ in sorted(tuned, key=lambda entry: entry[1])[:1]]
+    if verifications is None:
+        return measured
+    rows = eligible(rank(measured), name, verdicts(measured, verifications))
+    best = [choose(measured, rows)[0].cell.id] if rows else []
     return dataclasses.replace(measured, recommended=recommendations(measured, best))
 
 

@@ -2,7 +2,7 @@
 
 from harness.report.collect import Evidence, collect
 from harness.report.html import to_html
-from harness.report.markdown import markdown_cell, to_json_text, to_markdown
+from harness.report.markdown import markdown_cell, markdown_table, to_json_text, to_markdown
 from harness.report.sections import Section, sections
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Section",
     "collect",
     "markdown_cell",
+    "markdown_table",
     "sections",
     "to_html",
     "to_json_text",

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.advice import recommend
+from harness.instructions import disagreements
 from harness.ranking import Row
 from harness.report.collect import Evidence
-from harness.report.sections import ranked, sections
+from harness.report.sections import notes_of, ranked, sections
+from harness.report.states import state_ranges
 from harness.report.text import visible
+from harness.tables import Table
 from harness.types import BenchSet
 from udacisense import __version__
 
@@ -38,7 +41,7 @@ def to_markdown(evidence: Evidence, *, title: str) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701
     )
-    environment.filters |= {"cell": markdown_cell, "line": _line, "prose": _prose}
+    environment.filters |= {"cell": markdown_cell, "prose": _prose, "table": markdown_table}
     template = environment.get_template("report.md.j2")
     return template.render(title=title, created_utc=now_utc(), version=__version__, sections=sections(evidence))
 
@@ -58,6 +61,17 @@ def _piece(found: re.Match[str]) -> str:
     if text.startswith("`"):
         return text
     return f"`{text}`" if _LIVE.search(text) else _MARKUP.sub(r"\\\g<0>", text)
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table's rows, and its notes as a list below them, without its title; every text stays text."""
+    if table.rows:
+        rows = (table.columns, ("---",) * len(table.columns), *table.rows)
+        text = "\n".join("| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows)
+    else:
+        text = "Nothing to list."
+    notes = "\n".join(f"- {_line(note)}" for note in table.notes)
+    return f"{text}\n\n{notes}" if notes else text
 
 
 def _line(text: str) -> str:
@@ -98,6 +112,10 @@ def _latency(evidence: Evidence, path: Path, measured: BenchSet) -> dict[str, An
         "path": str(path),
         "host": asdict(measured.host),
         "rows": [_latency_entry(row) for row in rows],
+        "states": state_ranges(measured),
+        "instructions": [asdict(counted) for counted in measured.instructions],
+        "disagreements": disagreements(measured, rows),
+        "notes": notes_of(measured, rows),
         "recommendation": recommend(measured, rows, evidence.own_host_first(measured.host)),
     }
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.advice import recommend
+from harness.advice import cautions, recommend
+from harness.instructions import disagreements
 from harness.ranking import Row, rank
 from harness.report.collect import Evidence, by_host
 from harness.report.requirements import gates_table, run_requirements
+from harness.report.states import state_ranges, states_table
 from harness.tables import (
     Table,
+    instructions_table,
     latency_table,
     stages_table,
     variants_table,
@@ -101,19 +105,40 @@ def latency_text(measured: BenchSet) -> str:
     """Say under which conditions a sweep ran, and how to read its table."""
     host = measured.host
     load = "not shown" if host.load_average is None else f"{host.load_average:.2f}"
+    is_hidden = measured.runs and not state_ranges(measured)
+    hidden = " While it measured, this host showed no load, frequency or temperature." if is_hidden else ""
     return (
         f"Measured on {host_name(host)}, {host.system}, load {load}, {measured.created_utc}, budget "
         f"{measured.budget.name}{'' if measured.complete else ', interrupted'}. Batch 1 unless the cell says "
-        "otherwise. A speed-up is against eager float32 on as many threads, with its bootstrap interval; a tie is an "
-        "interval that spans 1."
+        "otherwise. A speed-up is against eager float32 on as many threads, with its 99 % interval; a tie is an "
+        f"interval that spans 1.{hidden}"
     )
+
+
+def disagreements_text(measured: BenchSet, rows: Sequence[Row]) -> str:
+    """Say where the host's times and ARM instructions prefer different files; empty where they do not."""
+    return _listed("ARM instructions against the times of this host:", disagreements(measured, rows))
+
+
+def notes_of(measured: BenchSet, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return what could not be measured in a sweep, or is in doubt, one line each."""
+    return (*measured.notes, *cautions(measured, rows))
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([title, *(f"- {line}" for line in lines)]) if lines else ""
 
 
 def _latency(evidence: Evidence, path: Path, measured: BenchSet) -> Section:
     rows = ranked(evidence, measured)
-    text = f"{latency_text(measured)}\n\n{recommend(measured, rows, evidence.own_host_first(measured.host))}"
+    texts = [latency_text(measured), recommend(measured, rows, evidence.own_host_first(measured.host))]
+    texts += [disagreements_text(measured, rows), _listed("Not measured, or in doubt:", notes_of(measured, rows))]
     title = "Latency" if len(by_host(evidence)) == 1 else f"Latency on {host_name(measured.host)}"
-    return Section(title=title, text=text, tables=(latency_table(rows, title=f"Cells ({path})"),))
+    states = states_table(measured)
+    tables = [latency_table(rows, title=f"Cells ({path})")]
+    tables += [instructions_table(measured.instructions)] if measured.instructions else []
+    tables += [states] if states is not None else []
+    return Section(title=title, text="\n\n".join(filter(None, texts)), tables=tuple(tables))
 
 
 def records_table(evidence: Evidence, *, with_hosts: bool = True) -> Table:

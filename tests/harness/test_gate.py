@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from bench_records import LABELS, make_source, make_variant, plan_of, runs_of, set_of
+from markdown_page import NAMES, assert_only_text, parsed, plain, shape, shown
 
 from exporters.bundle import bundle_sha256
 from exporters.manifest import Manifest
@@ -17,6 +19,7 @@ from harness.gate import GateReport, exit_code, gate_bundle, read_baseline
 from harness.gate_config import GateConfig, read_config
 from harness.gate_output import junit, markdown
 from harness.host import read_host
+from harness.report.text import visible
 from harness.sweep import Source
 from harness.types import BenchSet, Check, Comparison, Measurement, MeasurementSet, RunSpec
 from udacisense.errors import InputError
@@ -291,7 +294,7 @@ def test_junit_counts_what_failed_and_what_was_skipped(source: Source) -> None:
     suites = {suite.get("name"): suite for suite in root}
     assert set(suites) == {"torchscript-fp32", "ptl-int8", "coreml-fp32", "executorch-fp32"}
     (failure,) = suites["ptl-int8"].findall("testcase/failure")
-    assert failure.get("message") == 'lite: signal 11 <"&>'
+    assert failure.get("message") == 'lite: signal 11 ⟨U+0000⟩<"&>'
     assert suites["ptl-int8"].get("failures") == "1"
     assert suites["coreml-fp32"].get("skipped") == "2"
     assert suites["torchscript-fp32"].findall("testcase/failure") == []
@@ -305,6 +308,37 @@ def test_markdown_shows_skipped_apart_from_passed(source: Source) -> None:
     assert "it broke" in failed
     assert "needs macOS" in skipped
     assert "coreml-fp32" not in passed
+
+
+def named(report: GateReport, name: str) -> GateReport:
+    """Return the report with another name of the bundle, the images, every variant, requirement and reason."""
+    checks = tuple(
+        dataclasses.replace(
+            entry, variant_id=name, check=dataclasses.replace(entry.check, requirement=name, reason=name, unit="%")
+        )
+        for entry in report.checks
+    )
+    return dataclasses.replace(report, bundle=name, inputs=name, checks=checks)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "abc\u202egnp.exe\u200f"])
+def test_a_hostile_name_is_no_markup_in_the_summary(source: Source, name: str) -> None:
+    report = gated(source, verification=verified(source, int8=Outcome.FAILED))
+    text = markdown(named(report, name))
+    tokens = parsed(text)
+    assert_only_text(tokens)
+    assert not re.search("[\u200e\u200f\u202a-\u202e\u2066-\u2069]", text), "a direction mark got through"
+    assert shape(tokens) == shape(parsed(markdown(named(report, "T"))))
+    assert plain(shown(tokens)).count(plain(visible(name))) >= 2 + 3 * len(report.checks), "it is shown as it is"
+
+
+def test_a_hostile_name_stays_within_its_attribute_of_junit(source: Source) -> None:
+    name = '"><x> \x01\u202e\uffff&'
+    root = ElementTree.fromstring(junit(named(gated(source), name)))  # noqa: S314 - our own text
+    assert {element.tag for element in root.iter()} == {"testsuites", "testsuite", "testcase", "skipped", "system-out"}
+    shown_as = '"><x> ⟨U+0001⟩⟨U+202E⟩&'
+    assert root.get("name") == f"udacisense gate {shown_as}"
+    assert {suite.get("name") for suite in root} == {shown_as}
 
 
 def test_the_report_is_a_record(source: Source, tmp_path: Path) -> None:

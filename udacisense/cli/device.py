@@ -205,18 +205,22 @@ def bench_command(
     every: bool,
     as_json: bool,
 ) -> None:
-    """Time the variants of BUNDLE in the app: variant × threads, in rounds; heat and battery are noted."""
+    """Time the variants of BUNDLE in the app: variant × threads, in rounds; heat and battery are noted.
+
+    What failed 'verify' or 'device selftest' is not recommended: their records beside BUNDLE and in OUTPUT are read.
+    """
     from harness.advice import recommend
-    from harness.device.results import to_bench_set
+    from harness.device.results import read_verifications, to_bench_set
     from harness.ranking import rank
     from harness.tables import latency_table
     from udacisense.types import Outcome, write_record
 
     counts = _thread_counts(threads)
+    verified = read_verifications((bundle.parent, output or bundle.parent), _stem(bundle))
 
     def keep(phone: Phone, made: MeasurementSet, opened: Bundle) -> tuple[Path, BenchSet]:
         path = _place(bundle, output, phone.label, "bench")
-        measured = to_bench_set(made, opened, allow_factory=allow_factory)
+        measured = to_bench_set(made, opened, verifications=verified, allow_factory=allow_factory)
         write_record(path, measured)
         return path, measured
 
@@ -238,7 +242,7 @@ def bench_command(
         codes.append(4 if failed else 0 if any(row.median_ms is not None for row in ranked) else 1)
         if not as_json:
             show(latency_table(ranked, title=f"Latency on {phone}"))
-            say(f"\n{recommend(measured, ranked)}\n\nKept in {path}.\n")
+            say(f"\n{recommend(measured, ranked, verified)}\n\nKept in {path}.\n")
     if as_json:
         _emit([measured for _, _, measured in made])
     _end(answers, *codes)
@@ -355,8 +359,11 @@ def _ordered(
 
 
 def _place(bundle: Path, output: Path | None, label: str, kind: str) -> Path:
-    stem = bundle.name.removesuffix(".zip")
-    return (output or bundle.parent) / f"{stem}.{label}.{kind}.json"
+    return (output or bundle.parent) / f"{_stem(bundle)}.{label}.{kind}.json"
+
+
+def _stem(bundle: Path) -> str:
+    return bundle.name.removesuffix(".zip")
 
 
 def _thread_counts(text: str) -> list[int]:

@@ -18,7 +18,8 @@ from harness.report.plots.latency import (
     spread_picture,
     threads_picture,
 )
-from harness.report.sections import host_name, latency_text, ranked
+from harness.report.sections import disagreements_text, host_name, latency_text, ranked
+from harness.report.states import states_table
 from harness.tables import Table, instructions_table, latency_table
 from harness.types import BenchSet
 
@@ -70,8 +71,11 @@ def _sweep(path: Path, measured: BenchSet, rows: list[Row], *, name: str) -> lis
         )
         for bundle in measured.bundles
     ]
+    told, states = disagreements_text(measured, rows), states_table(measured)
     blocks: list[Block] = [
         Prose(text=f"{latency_text(measured)} Record: {path}."),
+        *((Prose(text=told, tone="open"),) if told else ()),
+        *((Grid(table=states),) if states is not None else ()),
         *gallery([roofline_picture(measured, sweeps, name=f"{name}-roofline")]),
     ]
     for i, sweep in enumerate(sweeps):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.report.blocks import Block, Grid, Part
 from harness.report.collect import Evidence, by_host
-from harness.report.sections import host_name
+from harness.report.sections import host_name, notes_of, ranked
 from harness.tables import Table
 from udacisense.types import Outcome
 
@@ -25,7 +25,7 @@ def unverified_blocks(evidence: Evidence) -> Iterator[Block]:
             columns=("what", "why", "how many", "which"),
             rows=tuple((what, why, str(len(names)), ", ".join(names)) for (what, why), names in rows.items()),
         )
-        yield Part(title=f"What nobody has checked ({len(rows)} entries)", blocks=(Grid(table=table),))
+        yield Part(title=f"What nobody has checked ({len(rows)} entries)", blocks=(Grid(table=table, is_key=True),))
 
 
 def _exports(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
@@ -51,5 +51,5 @@ def _times(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
             for cell in sweep.cells:
                 if cell.skip_reason is not None:
                     yield "not timed", cell.skip_reason, f"{cell.bundle or '-'}/{cell.spec.variant_id}"
-            for note in sweep.notes:
+            for note in notes_of(sweep, ranked(evidence, sweep)):
                 yield "not measured, or in doubt", note, host_name(sweep.host)

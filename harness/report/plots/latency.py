@@ -362,7 +362,7 @@ def _setting_name(row: Row) -> str:
 
 def limits_table(sweep: Sweep) -> Table:
     """Return what each time is made of and held against: floor, roofline, spread, drift, energy, instructions."""
-    rows = []
+    rows: list[tuple[str | None, ...]] = []
     for row in sweep.tuned:
         count = None if row.instructions is None else row.instructions.instructions_per_call
         rows.append(
@@ -378,9 +378,12 @@ def limits_table(sweep: Sweep) -> Table:
                 sweep.against_best(row),
             )
         )
-    columns = ("cell", "median", "overhead floor", "of the roofline", "between processes", "sustained drift", "energy")
+    of_times = ("cell", "median", "overhead floor", "of the roofline", "between processes", "sustained drift", "energy")
+    columns = (*of_times, "ARM instructions", "against the best")
+    empty = [i for i in range(len(columns) - 1) if all(row[i] is None for row in rows)]
     return Table(
         title="What stands behind the times",
-        columns=(*columns, "ARM instructions", "against the best"),
-        rows=tuple(rows),
+        columns=tuple(name for i, name in enumerate(columns) if i not in empty),
+        rows=tuple(tuple(cell for i, cell in enumerate(row) if i not in empty) for row in rows),
+        notes=(f"Without a figure here: {', '.join(columns[i] for i in empty)}.",) if empty else (),
     )

@@ -78,6 +78,30 @@ def test_a_bench_comes_home_into_report_gate_and_comparison(
     assert "small/ptl-fp32 t1" in report
 
 
+def test_a_bench_recommends_by_what_the_selftest_said(
+    phone: ScriptedPhone, phone_bundle: Path, selftest_answer: MeasurementSet, tmp_path: Path, capsys: Told
+) -> None:
+    home = tmp_path / "home"  # beside the phone's own files
+    bench = ["device", "bench", str(phone_bundle), "--threads", "1", "--variant", "ptl-fp32", "-o", str(home)]
+    selftest = ["device", "selftest", str(phone_bundle), "-o", str(home)]
+    assert run(bench) == 0
+    assert "not verified, so run" in capsys.readouterr().out
+    assert run(selftest) == 0
+    assert run(bench) == 0
+    told = capsys.readouterr().out
+    assert "- small: `ptl-fp32` on android-app, 1 thread" in told
+    assert "not verified" not in told
+    failed = [
+        dataclasses.replace(m, outcome=Outcome.FAILED, reason="labels differ") for m in selftest_answer.measurements
+    ]
+    phone.state("selftest.json", to_json(dataclasses.replace(selftest_answer, measurements=tuple(failed))))
+    assert run(selftest) == 1
+    assert run(bench) == 0
+    assert "- small: no file can be recommended: `ptl-fp32` (failed verification)." in capsys.readouterr().out
+    (path,) = kept(home, "bench")
+    assert read_json(BenchSet, path).recommended == ()
+
+
 def test_times_of_a_phone_are_not_compared_with_another_machines(
     phone: ScriptedPhone, phone_bundle: Path, tmp_path: Path, capsys: Told
 ) -> None:

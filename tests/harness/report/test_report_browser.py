@@ -25,6 +25,11 @@ STICKING_OUT = """() => {
     .map((e) => `${e.tagName}.${e.className} ${Math.round(e.getBoundingClientRect().right)}`).slice(0, 5);
 }"""
 
+# Cells of cards with a part that stands in the column of the labels, which is 5.6 rem wide.
+BESIDE_NO_LABEL = """() => [...document.querySelectorAll(".cards td")]
+  .filter((td) => [...td.children].some((e) => e.getBoundingClientRect().left < td.getBoundingClientRect().left + 80))
+  .map((td) => td.innerText.slice(0, 80))"""
+
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -74,6 +79,12 @@ def test_it_opens_without_trouble_and_within_the_window(
         assert page.trouble == []
         assert page.evaluate("window.harmed") is None
         assert page.locator("h2").count() >= 5
+
+
+def test_on_a_phone_a_cell_stands_beside_its_label(chromium: Any, reports: dict[str, Path]) -> None:
+    with opened(chromium, reports["hostile"], width=360) as page:
+        assert page.locator(".cards td code").count() > 0, "text with code in it falls apart first"
+        assert page.evaluate(BESIDE_NO_LABEL) == []
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from html_page import Page
 from PIL import Image
 from report_records import HOSTILE, golden_pixels, stage, write_phone_verification, write_records
 
@@ -17,41 +17,6 @@ from harness.report import collect, to_html
 from harness.report.requirements import lost_points_interval
 from harness.report.text import shortened, visible
 from udacisense.cli import run
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags with their attributes, tables as rows of text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.text = ""
-        self._in_cell = False
-        self._skip = 0
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
-            self._in_cell = True
-        self._skip += tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_cell = self._in_cell and tag not in ("td", "th")
-        self._skip -= tag in ("script", "style")
-
-    def handle_data(self, data: str) -> None:
-        if not self._skip:
-            self.text += data
-        if self._in_cell:
-            self.rows[-1][-1] += data
-
-    def row(self, *starts: str) -> list[str]:
-        return next(row for row in self.rows if row[: len(starts)] == list(starts))
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +66,7 @@ def test_every_platform_gets_a_file_and_what_speaks_for_it(page: Page) -> None:
     ship = page.row("small", "Android app, PyTorch Mobile")
     assert ship[2:5] == ["ptl-int8-dynamic-qnnpack", "0.400 MB", "75.0 %"]
     assert "verified on lite, timed on lite" in ship[6]
+    assert "NOT VERIFIED" not in page.text
     assert page.row("small", "iOS app, Core ML")[5:] == ["–", "verified on mil, not timed"]
     assert not any(row[1:2] == ["Android or iOS app, ExecuTorch"] for row in page.rows), "it was never exported"
 
