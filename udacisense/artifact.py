@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from udacisense.errors import InputError, LoadError
+from udacisense.errors import InputError, LoadError, did_you_mean
 from udacisense.files import atomic_path, sha256_file
 from udacisense.models import build_model, load_state
 from udacisense.tensors import save_tensors
@@ -84,7 +84,7 @@ def load_artifact(folder: Path, *, allow_factory: str | None = None) -> tuple[Ar
     if not folder.is_dir():
         raise InputError(
             f"{folder} is no folder; give an artifact's folder, with {Artifact.FILE_NAME} in it, or the name of a "
-            f"model that ships: {', '.join(ZOO)}."
+            f"model that ships: {', '.join(ZOO)}.{did_you_mean(str(folder), ZOO)}"
         )
     if not (folder / Artifact.FILE_NAME).is_file():
         raise InputError(f"{folder} holds no {Artifact.FILE_NAME}; give the folder that train or compress wrote.")
@@ -92,7 +92,7 @@ def load_artifact(folder: Path, *, allow_factory: str | None = None) -> tuple[Ar
     if ":" in artifact.model.architecture and artifact.model.architecture != allow_factory:
         raise InputError(
             f"The artifact {folder} is built by the code {artifact.model.architecture!r}, which is not run unasked;"
-            f" if you trust it, allow the factory {artifact.model.architecture!r} by name."
+            f" if you trust it, allow it by name: --allow-factory {artifact.model.architecture}."
         )
     weights = _checked_weights(folder, artifact)
     model = build_model(artifact.model)

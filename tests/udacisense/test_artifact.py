@@ -168,7 +168,7 @@ def factory(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("allowed", [None, "other_networks:make"])
 def test_foreign_code_is_not_run_unasked(factory, allowed):
-    with pytest.raises(InputError, match="allow the factory 'their_networks:make' by name"):
+    with pytest.raises(InputError, match="allow it by name: --allow-factory their_networks:make"):
         load_artifact(factory / "theirs", allow_factory=allowed)
     assert not (factory / "ran").exists()
 

@@ -55,5 +55,5 @@ def _variants(folder: Path) -> list[str]:
     """Read the ids alone: whoever presses TAB gets no error, and no wait for the libraries."""
     try:
         return [str(row["id"]) for row in json.loads((folder / "manifest.json").read_bytes())["variants"]]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return []

@@ -8,7 +8,7 @@ from udacisense.cli.output import Choice
 
 
 @click.command("completion", short_help="Print the script that completes commands and options in your shell.")
-@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 def command(*, shell: str) -> None:
     """Print the completion script of SHELL, to be read by the shell when it starts.
 

@@ -6,6 +6,7 @@ Training is timed on a few images; the rest goes by the number of processes and 
 from __future__ import annotations
 
 import shutil
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,7 @@ class Cost:
     what: str  # what will be done, in a few words
     seconds: float
     disk_bytes: int
+    details: tuple[str, ...] = ()  # what exactly, where that is too long for the sentence; a line each
 
 
 def announce(cost: Cost, folder: Path) -> None:
@@ -68,6 +70,9 @@ def announce(cost: Cost, folder: Path) -> None:
         f"{cost.what}: about {duration(cost.seconds)} and {megabytes(cost.disk_bytes)} of the "
         f"{free_bytes / 1e9:.1f} GB that are free for {folder}{short}."
     )
+    width = max(40, shutil.get_terminal_size().columns)
+    for line in cost.details:
+        say_cost(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
 
 
 def total(what: str, costs: Iterable[Cost]) -> Cost:
@@ -244,11 +249,12 @@ def export_cost(options: ExportOptions, *, parameters: int, cores: int) -> Cost:
     busy_s = [
         _PROCESS_S + len(made) * _VARIANT_S.get(name, _OTHER_VARIANT_S) for name, made in plans.items() if made
     ] or [0.0]
-    names = ", ".join(plan.id for made in plans.values() for plan in made)
+    names = [plan.id for made in plans.values() for plan in made]
     return Cost(
-        what=f"{sum(map(len, plans.values()))} variants ({names})",
+        what=f"{len(names)} variant{'' if len(names) == 1 else 's'}",
         seconds=max(*busy_s, sum(busy_s) / max(1, cores)),
         disk_bytes=int(size) + 4 * parameters,
+        details=(", ".join(names),) if names else (),
     )
 
 
@@ -300,14 +306,17 @@ def _verification_cost(
         for row in runners_for(variant.format)
         if (runners is None or row.name in runners) and row.unavailable() is None
     ]
+    by_runner: dict[str, list[str]] = {}
+    for variant_id, runner in cells:
+        by_runner.setdefault(runner, []).append(variant_id)
     counts = [emulated_images if RUNNERS[runner].is_emulated else n_images for _, runner in cells]
     seconds = [
         _PROCESS_S + 2 * count * image_s * _SLOWER.get(runner, 1.0)
         for (_, runner), count in zip(cells, counts, strict=True)
     ]
-    names = ", ".join(f"{variant} in {runner}" for variant, runner in cells)
     return Cost(
-        what=f"{len(cells)} cells on {n_images} images ({names})",
+        what=f"{len(cells)} cell{'' if len(cells) == 1 else 's'} on {n_images:,} images",
         seconds=sum(seconds) / max(1, cores),
         disk_bytes=3_000 * len(cells) + 100 * n_images,
+        details=tuple(f"{runner}: {', '.join(names)}" for runner, names in by_runner.items()),
     )

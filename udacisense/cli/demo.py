@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import time
@@ -64,7 +65,10 @@ def command(*, output: Path, data: str | None, dry_run: bool) -> None:
 
 
 def _commands(output: Path, data: str | None) -> list[str]:
-    bundles = {name: output / name for name in _MODELS}
+    def at(name: str) -> str:
+        return shlex.quote(str(output / name))
+
+    bundles = {name: at(name) for name in _MODELS}
     formats = " ".join(f"-f {name}" for name in _FORMATS)
     images = f" --data {shlex.quote(data)}" if data else ""
     lines = []
@@ -73,10 +77,10 @@ def _commands(output: Path, data: str | None) -> list[str]:
         lines.append(f"export {name} {formats} {precisions}{images} -o {folder}")
     lines += [f"verify {folder}{images}" for folder in bundles.values()]
     timed = " ".join(f"--variant {name}" for name in _TIMED)
-    folders = " ".join(str(folder) for folder in bundles.values())
-    lines.append(f"bench {folders} --quick --threads 1 {timed} -o {output}/bench.json")
-    everything = f"report {' '.join(_MODELS)} {output}"
-    lines += [f"{everything} -o {output}/report.md", f"{everything}{images} -o {output}/report.html"]
+    folders = " ".join(bundles.values())
+    lines.append(f"bench {folders} --quick --threads 1 {timed} -o {at('bench.json')}")
+    everything = f"report {' '.join(_MODELS)} {shlex.quote(str(output))}"
+    lines += [f"{everything} -o {at('report.md')}", f"{everything}{images} -o {at('report.html')}"]
     return lines
 
 
@@ -84,4 +88,6 @@ def _run(line: str) -> int:
     from udacisense.cli import run
     from udacisense.progress import is_quiet
 
-    return run([*(["--quiet"] if is_quiet() else []), *shlex.split(line)])
+    is_verbose = logging.getLogger("udacisense").level == logging.DEBUG
+    told = ["--quiet"] if is_quiet() else ["--verbose"] if is_verbose else []
+    return run([*told, *shlex.split(line)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -24,13 +27,15 @@ def command(*, artifact: Path, data: str, device: str, allow_factory: str | None
     from udacisense.metrics import evaluate
     from udacisense.training import resolve_device
 
+    if allow_factory is not None:
+        sys.path.insert(0, str(Path.cwd()))  # a module beside the user, as for 'export'
     record, model = load_artifact(artifact, allow_factory=allow_factory)
     signature = record.signature
     dataset = load_dataset(data, size_px=signature.size_px)
     if dataset.class_names != signature.labels:
         raise InputError(
-            f"{data} has the classes {', '.join(dataset.class_names)}, but {artifact} was trained for "
-            f"{', '.join(signature.labels)}; give the data that the model was made for."
+            f"{data} has the classes {_few(dataset.class_names)}, but {artifact} was trained for "
+            f"{_few(signature.labels)}; give the data that the model was made for."
         )
     batches = Batches(dataset.test, batch_size=100, mean=signature.mean, std=signature.std)
     where = resolve_device(device)
@@ -45,4 +50,12 @@ def command(*, artifact: Path, data: str, device: str, allow_factory: str | None
     width = max(len(name) for name in dataset.class_names)
     for name, row in zip(dataset.class_names, result.confusion, strict=True):
         say(f"{name:<{width}}  " + " ".join(f"{count:4d}" for count in row))
-    next_command(f"udacisense compress --pipeline p1 --baseline {artifact} --data {data} -o runs/p1")
+    if allow_factory is None:
+        line = ["compress", "--pipeline", "p1", "--baseline", str(artifact), "--data", data, "-o", "runs/p1"]
+    else:  # a pipeline's student has no part in a network that is not ours
+        line = ["export", str(artifact), "--allow-factory", allow_factory, "--data", data, "-o", "runs/bundle"]
+    next_command(shlex.join(["udacisense", *line]))
+
+
+def _few(names: Sequence[str], count: int = 12) -> str:
+    return ", ".join(names[:count]) + (f", … ({len(names)} in all)" if len(names) > count else "")

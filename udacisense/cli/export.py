@@ -180,6 +180,11 @@ def _source(
         n, c, h, w = (int(part) for part in parts)
         dataset = load_dataset(data, size_px=h) if data else None
         return source_from_factory(model, (n, c, h, w), dataset=dataset, weights=Path(init) if init else None)
+    if input_shape is not None or init is not None:
+        raise InputError(
+            f"--input-shape and --init are for package.module:factory; {model} has its own shape and weights. "
+            "Leave them out."
+        )
     from udacisense.types import Artifact, read_json
     from udacisense.zoo import resolve_artifact
 

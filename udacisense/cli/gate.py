@@ -41,10 +41,14 @@ def command(
     from harness.gate_config import read_config
     from harness.gate_output import markdown, write_junit
     from harness.types import BenchSet, MeasurementSet
+    from udacisense.errors import InputError
     from udacisense.files import write_text
     from udacisense.types import read_json, write_record
 
-    verified = read_json(MeasurementSet, verification or bundle.with_name(f"{bundle.name}.verify.json"))
+    records = verification or bundle.with_name(f"{bundle.name}.verify.json")
+    if not records.is_file():
+        raise InputError(f"There is no record {records}; run 'udacisense verify {bundle}', or give --verification.")
+    verified = read_json(MeasurementSet, records)
     timed = bench_path or bundle.with_name(f"{bundle.name}.bench.json")
     report = gate_bundle(
         bundle,

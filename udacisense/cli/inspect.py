@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from udacisense.cli.output import emit_json, json_option, next_command, say, show
+
+if TYPE_CHECKING:
+    from exporters.bundle import Bundle
+    from exporters.manifest import Manifest
 
 
 @click.command("inspect", short_help="Show a bundle and check every byte of it.")
@@ -17,38 +23,52 @@ def command(*, bundle: Path, as_json: bool) -> None:
 
     Ends with exit code 1 and names the file when a byte was changed, is missing or is extra.
     """
-    from exporters.bundle import check_bundle, open_bundle
+    from exporters.bundle import check_files, opened
+
+    with opened(bundle) as source:
+        problems = check_files(source)
+        if as_json:
+            emit_json(source.manifest)
+        else:
+            _print(source.manifest)
+        for problem in problems:
+            click.echo(f"error: {problem}", err=True)
+        if problems:
+            raise click.exceptions.Exit(1)
+        if not as_json:
+            say(f"\nEvery one of the {len(source.manifest.files)} files is what the manifest says.")
+            next_command(_verify(source, bundle))
+
+
+def _print(manifest: Manifest) -> None:
     from harness.tables import variants_table
     from udacisense.types import Outcome
 
-    opened = open_bundle(bundle)
-    problems = check_bundle(bundle)
-    if as_json:
-        emit_json(opened.manifest)
-    else:
-        manifest = opened.manifest
-        say(f"{manifest.name}, written {manifest.created_utc}, {len(manifest.files)} files")
-        signature = manifest.signature
-        say(f"input {signature.input_name} {signature.input_shape} → {signature.output_name} {signature.output_shape}")
-        say(f"labels: {', '.join(signature.labels[:12])}{' …' if len(signature.labels) > 12 else ''}")
-        say()
-        show(variants_table(manifest.variants))
-        if setting := manifest.recommended:
-            engine = f" ({setting.engine})" if setting.engine else ""
-            say(
-                f"recommended: {setting.variant_id} on {setting.runner}{engine}, threads: {setting.threads}, "
-                f"{setting.median_ms:.3g} ms on {setting.cpu}{', NOISY' if setting.noisy else ''}"
-            )
-        varying = [v.id for v in manifest.variants if v.outcome is Outcome.PASSED and not v.deterministic]
-        if varying:
-            say(
-                f"not the same bytes from export to export: {', '.join(varying)} (onnxruntime writes parts of a file in"
-                " any order; its answers are the same)"
-            )
-    for problem in problems:
-        click.echo(f"error: {problem}", err=True)
-    if problems:
-        raise click.exceptions.Exit(1)
-    if not as_json:
-        say(f"\nEvery one of the {len(opened.manifest.files)} files is what the manifest says.")
-        next_command(f"udacisense verify {bundle}")
+    say(f"{manifest.name}, written {manifest.created_utc}, {len(manifest.files)} files")
+    signature = manifest.signature
+    say(f"input {signature.input_name} {signature.input_shape} → {signature.output_name} {signature.output_shape}")
+    say(f"labels: {', '.join(signature.labels[:12])}{' …' if len(signature.labels) > 12 else ''}")
+    say()
+    show(variants_table(manifest.variants))
+    if setting := manifest.recommended:
+        engine = f" ({setting.engine})" if setting.engine else ""
+        say(
+            f"recommended: {setting.variant_id} on {setting.runner}{engine}, threads: {setting.threads}, "
+            f"{setting.median_ms:.3g} ms on {setting.cpu}{', NOISY' if setting.noisy else ''}"
+        )
+    varying = [v.id for v in manifest.variants if v.outcome is Outcome.PASSED and not v.deterministic]
+    if varying:
+        say(
+            f"not the same bytes from export to export: {', '.join(varying)} (onnxruntime writes parts of a file in"
+            " any order; its answers are the same)"
+        )
+
+
+def _verify(source: Bundle, bundle: Path) -> str:
+    """Return the command that comes next; a model of the user's own code is allowed by name in it."""
+    from exporters.bundle import REFERENCE, Reference
+    from udacisense.types import read_json
+
+    architecture = read_json(Reference, source.root / REFERENCE).model.architecture
+    allowed = ["--allow-factory", architecture] if ":" in architecture else []
+    return shlex.join(["udacisense", "verify", str(bundle), *allowed])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def command(
     from udacisense.errors import InputError
     from udacisense.types import Outcome
 
+    _refuse_bundle(file)
     is_apk = is_apk or is_app(file)
     if is_apk and (runtime is not None or backport is not None or is_proved):
         raise InputError("--apk takes neither --runtime nor --backport nor --prove: they are about one model's file.")
@@ -50,7 +52,7 @@ def command(
             raise InputError("--backport needs --runtime: the release that is to take the file.")
         version = backport_lite(file, backport, runtime=runtime)
         say(f"Written: {backport}, bytecode {version}.")
-        next_command(f"udacisense preflight {backport} --runtime {runtime}")
+        next_command(shlex.join(["udacisense", "preflight", str(backport), "--runtime", runtime]))
         return
     report = preflight_apk(file) if is_apk else preflight(file, runtime=runtime)
     proofs = _prove(file, size_px) if is_proved else ()
@@ -64,10 +66,25 @@ def command(
         for warning in report.warnings:
             say(f"\nWarning: {warning}.")
         if is_proved:
+            say()
             _print_proofs(proofs)
     code = max([1 if report.verdict is not Outcome.PASSED else 0, *(proof.exit_code for proof in proofs)])
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _refuse_bundle(file: Path) -> None:
+    """Where a bundle's folder was given, say which of its files were meant."""
+    from exporters.manifest import Manifest
+    from udacisense.errors import InputError
+    from udacisense.types import read_json
+
+    if file.suffix == ".mlpackage" or not (file / Manifest.FILE_NAME).is_file():
+        return  # a Core ML package has a Manifest.json, which is the same name on a Mac
+    variants = read_json(Manifest, file / Manifest.FILE_NAME).variants
+    files = [v.path for v in variants if v.path is not None and v.format != "torchscript"]
+    found = ", ".join(str(file / name) for name in files[:3])
+    raise InputError(f"{file} is a bundle, and preflight takes one file of it: for example {found or 'a .ptl'}.")
 
 
 def _prove(file: Path, size_px: int | None) -> tuple[Proof, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from udacisense.artifact import save_artifact
-from udacisense.data import Batches, DataSet, Images, make_signature, stratified_split
+from udacisense.data import Batches, DataSet, Images, make_signature, normalise, stratified_split
 from udacisense.errors import InputError
 from udacisense.files import locked
 from udacisense.models import build_model, initialise, preset
@@ -152,9 +152,11 @@ def train_model(
     size_px = dataset.train.pixels.shape[-1]
     spec = model if isinstance(model, ModelSpec) else _preset(model, dataset)
     images, held_back = training_split(dataset)
+    untrained = fresh_model(spec, init=init, seed=config.seed)
+    _check_classes(untrained, dataset)
     with locked(output_dir):
         result = train(
-            fresh_model(spec, init=init, seed=config.seed),
+            untrained,
             Batches(images, batch_size=batch_size, shuffle=True, augment=True, seed=config.seed),
             config=config,
             validation=Batches(held_back, batch_size=EVALUATION_BATCH),
@@ -181,6 +183,21 @@ def train_model(
             baseline=figures,
             stages=(),
             seed=config.seed,
+        )
+
+
+def _check_classes(model: nn.Module, dataset: DataSet) -> None:
+    """Ask one image before hours are spent: a class too many shows in no loss.
+
+    Raises:
+        InputError: the model answers another number of classes than the data has.
+    """
+    with torch.inference_mode():
+        answers = model.eval()(normalise(dataset.train.pixels[:1]))
+    if answers.shape[1:] != (len(dataset.class_names),):
+        raise InputError(
+            f"The model answers {tuple(answers.shape[1:])} for an image and the data has "
+            f"{len(dataset.class_names)} classes; build it with the data's number of classes."
         )
 
 

@@ -162,6 +162,9 @@ BAD = [
     ("unknown precision", 2, "fp64", "export {artifact} --precision fp64 -o {tmp}/o"),
     ("a batch in words", 2, "many", "export {artifact} --batch many -o {tmp}/o"),
     ("a factory without shape", 2, "--input-shape", "export torchvision.models:resnet18 -o {tmp}/o"),
+    ("a shape beside a model that has one", 2, "Leave them out", "export tiny --input-shape 1,3,9,9 -o {tmp}/o"),
+    ("a model's name misspelt", 2, "Did you mean 'tiny'", "export tinny -o {tmp}/o"),
+    ("a gate before verify", 2, "run 'udacisense verify", "gate {tmp}/nothing"),
     ("no such factory", 2, "no_such_module", "export no_such_module:make --input-shape 1,3,32,32 -o {tmp}/o"),
     ("no bundle", 2, "gone", "verify {tmp}/gone"),
     ("no such variant", 2, "ptl-fp99", "verify {bundle} --variant ptl-fp99"),
@@ -172,6 +175,7 @@ BAD = [
     ("nothing to report", 2, "No record", "report {tmp} -o {tmp}/r.md"),
     ("a report as PDF", 2, ".pdf", "report {bundle} -o {tmp}/r.pdf"),
     ("preflight of text", 2, "notes.txt", "preflight {text}"),
+    ("preflight of a bundle", 2, "model-ptl-fp32.ptl", "preflight {bundle}"),
     ("preflight for no runtime", 2, "0.1", "preflight {ptl} --runtime 0.1"),
 ]
 

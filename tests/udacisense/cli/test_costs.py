@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from exporters.formats import ExportOptions
 from udacisense.cli import costs
 from udacisense.data import DataSet, load_dataset
 from udacisense.models import build_model, preset
@@ -78,3 +79,20 @@ def test_the_demo_costs_more_where_it_does_more() -> None:
 def test_a_sum_of_costs(tmp_path: Path) -> None:
     made = costs.total("both", [costs.Cost(what=w, seconds=2.0, disk_bytes=3) for w in "ab"])
     assert made == costs.Cost(what="both", seconds=4.0, disk_bytes=6)
+
+
+def test_a_long_list_stands_below_the_figures_and_is_folded_between_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    options = ExportOptions(formats=("ptl", "onnx"), precisions=("fp32", "int8-dynamic"))
+    costs.announce(costs.export_cost(options, parameters=1_000, cores=2), tmp_path / "o")
+    first, *below = capsys.readouterr().err.splitlines()
+    assert first.startswith("7 variants: about ")
+    assert f"are free for {tmp_path / 'o'}." in first
+    assert len(below) > 1
+    assert max(map(len, below)) <= 60
+    names = " ".join(below).replace(",", "").split()
+    assert names[0] == "ptl-fp32"
+    assert names[-1] == "ort-int8-dynamic"
+    assert len(names) == 7

@@ -364,6 +364,13 @@ def test_train_model_keeps_an_artifact_whose_figures_are_those_of_its_weights(tm
     assert [e["epoch"] for e in history["epochs"]] == list(range(1, 13))
 
 
+def test_a_model_with_a_class_too_many_is_refused_before_it_trains(tmp_path) -> None:
+    spec = dataclasses.replace(tiny_spec(), options={**tiny_spec().options, "num_classes": 4})
+    with pytest.raises(InputError, match=r"answers \(4,\) .* has 3 classes"):
+        train_model(spec, dataset(n_train=90), config=TrainConfig(epochs=1), output_dir=tmp_path, batch_size=16)
+    assert not (tmp_path / "training").exists()
+
+
 def test_the_split_is_the_same_for_every_seed_and_takes_training_images_alone() -> None:
     data = dataset(n_train=90)
     images, drawn = training_split(data)

@@ -1,0 +1,148 @@
+"""What users bring of their own: code in the folder they work in, blanks in names, a zip, many classes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exporters.bundle import write_zip
+from udacisense.cli import demo, run
+from udacisense.shapes import draw_dataset
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PROGRAM = "import sys; from udacisense.cli import main; sys.argv[0] = 'udacisense'; main()"
+OWN_CODE = """
+from torch import nn
+
+
+def build():
+    features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(features, nn.Linear(4, 10))
+"""
+TRAINING = """
+from pathlib import Path
+
+from udacisense.data import load_dataset
+from udacisense.training import TrainConfig, train_model
+from udacisense.types import ModelSpec
+
+spec = ModelSpec(architecture="own:build", options={})
+train_model(spec, load_dataset("my photos"), config=TrainConfig(epochs=1), output_dir=Path("runs/mine"))
+"""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: a model's code, images, and an artifact of the two."""
+    folder = tmp_path_factory.mktemp("desk")
+    draw_dataset(folder / "my photos", train_per_class=4, test_per_class=1, seed=0)
+    (folder / "own.py").write_text(OWN_CODE)
+    (folder / "train.py").write_text(TRAINING)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def at(desk: Path, *arguments: str, path: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a user's folder, in a process of its own, with these folders searched for code."""
+    searched = os.pathsep.join(map(str, (REPOSITORY, *path)))
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=desk,
+        # As the installed program, which does not search the folder that it is started in.
+        env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": searched},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def next_of(told: str) -> list[str]:
+    """Return the arguments of the command that was printed as the next one, as a shell would split it."""
+    (line,) = [line for line in told.splitlines() if line.startswith("Next:")]
+    words = shlex.split(line.removeprefix("Next:"))
+    assert words.pop(0) == "udacisense"
+    return words
+
+
+@pytest.mark.slow
+def test_evaluate_finds_code_in_the_users_folder_and_names_an_export_that_works(desk: Path) -> None:
+    told = at(desk, "evaluate", "runs/mine/artifact", "--data", "my photos", "--allow-factory", "own:build")
+    assert told.returncode == 0, told.stderr
+    assert "own:build on 10 test images of my photos" in told.stdout
+    done = at(desk, *next_of(told.stdout), "-f", "onnx", "--precision", "fp32", "-o", "my bundle")
+    assert done.returncode == 0, done.stderr
+    assert (desk / "my bundle" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_inspect_names_a_verification_that_works(desk: Path) -> None:
+    line = ["export", "own:build", "--input-shape", "1,3,32,32", "-f", "onnx", "--precision", "fp32", "-o", "a bundle"]
+    assert at(desk, *line).returncode == 0
+    told = at(desk, "inspect", "a bundle")
+    assert told.returncode == 0, told.stderr
+    assert next_of(told.stdout) == ["verify", "a bundle", "--allow-factory", "own:build"]
+    done = at(desk, *next_of(told.stdout), path=(desk,))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_demo_takes_a_folder_with_a_blank_in_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "my demo"
+    assert run(["demo", "-o", str(folder), "--dry-run"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("udacisense ")]
+    assert len(lines) == 9, "three exports, three verifications, one sweep, two reports"
+    for line in lines:
+        places = [word for word in shlex.split(line) if "demo" in word]
+        assert places
+        assert all(Path(place).is_relative_to(folder) for place in places), line
+
+
+def test_the_demos_commands_say_as_much_as_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("udacisense")
+    before = log.level
+    try:
+        log.setLevel(logging.DEBUG)
+        assert demo._run("inspect nowhere") == 2
+        loud = capsys.readouterr().err
+        log.setLevel(logging.INFO)
+        assert demo._run("inspect nowhere") == 2
+    finally:
+        log.setLevel(before)
+    assert "Traceback" in loud
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_inspecting_a_zip_leaves_nothing_behind(
+    stage: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_zip(stage("onnx"), tmp_path / "given.zip")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert run(["inspect", str(tmp_path / "given.zip")]) == 0
+    assert "files is what the manifest says" in capsys.readouterr().out
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_folder_of_many_other_classes_is_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_dataset(tmp_path / "shapes", train_per_class=2, test_per_class=1, seed=0)
+    for split in ("train", "test"):
+        (one, *_) = sorted((tmp_path / "shapes" / split).iterdir())
+        for number in range(90):
+            (tmp_path / "shapes" / split / f"other {number:02d}").symlink_to(one)
+    assert run(["evaluate", "tiny", "--data", str(tmp_path / "shapes")]) == 2
+    told = capsys.readouterr().err
+    assert "… (100 in all), but tiny was trained for clock, keyboard, lamp" in told
+    assert len(told) < 600
