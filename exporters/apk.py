@@ -127,8 +127,12 @@ def _place(stream: BinaryIO, entry: zipfile.ZipInfo, abi: str) -> PreflightCheck
     allowed = f"compressed, or at a multiple of {limit // 1024} KB"
     if entry.compress_type != zipfile.ZIP_STORED:
         return PreflightCheck(name=name, outcome=Outcome.PASSED, found="compressed", allowed=allowed, fix=None)
-    stream.seek(entry.header_offset)
-    name_bytes, extra_bytes = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
+    try:
+        stream.seek(entry.header_offset)
+        name_bytes, extra_bytes = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
+    except (struct.error, ValueError) as exc:
+        reason = f"unreadable: {exc}"
+        return PreflightCheck(name=name, outcome=Outcome.FAILED, found=reason, allowed=allowed, fix="pack it again")
     offset = entry.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
     is_fit = offset % limit == 0
     return PreflightCheck(
@@ -160,7 +164,7 @@ def load_alignments(library: bytes) -> tuple[int, ...]:
             (align,) = struct.unpack_from("<Q" if is_wide else "<I", library, start + (48 if is_wide else 28))
             if kind == _PT_LOAD:
                 alignments.append(max(align, 1))
-    except struct.error as exc:
+    except (struct.error, OverflowError) as exc:
         raise InputError("its program headers lie beyond its end") from exc
     if not alignments:
         raise InputError("it has no loadable segment")

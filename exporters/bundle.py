@@ -100,7 +100,8 @@ def inside(root: Path, relative: str) -> Path:
         InputError: the path is absolute, empty or leaves the folder.
     """
     parts = PurePosixPath(relative).parts
-    if not parts or PurePosixPath(relative).is_absolute() or ".." in parts or "\\" in relative or ":" in parts[0]:
+    is_odd = "\\" in relative or "\0" in relative
+    if not parts or PurePosixPath(relative).is_absolute() or ".." in parts or is_odd or ":" in parts[0]:
         raise InputError(f"The path {relative!r} in {root} leaves the bundle; this bundle is not to be trusted.")
     path = root.joinpath(*parts)
     if not path.resolve().is_relative_to(root.resolve()):

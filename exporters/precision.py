@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from exporters.manifest import Precision
 from udacisense.errors import InputError, LoadError
 from udacisense.stages.quantize import dynamic_int8, supported_engines
 from udacisense.stages.static import static_int8
-from udacisense.tensors import save_tensors
+from udacisense.tensors import TENSOR_ERRORS, save_tensors
 from udacisense.types import Signature
 
 
@@ -104,5 +103,5 @@ def load_activations(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
-    except (OSError, SafetensorError, ValueError) as exc:
+    except TENSOR_ERRORS as exc:
         raise LoadError(f"{path} holds no calibrated activations: {exc}.") from exc

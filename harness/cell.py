@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from exporters.manifest import Variant
 from harness.types import RunSpec
-from udacisense.errors import InputError
 from udacisense.types import Outcome, Scalar, from_json, record, write_record
 
 # Workers that are running now, of all threads: what an interrupted parent has to end.
@@ -111,7 +110,8 @@ def _run_once(job: Job) -> Cell:
                 other.name: reasons[other.name] if other.name in reasons else _present(folder / f"{other.name}.npy")
                 for other in (job.others if result.outcome is Outcome.PASSED else ())
             }
-        except (OSError, ValueError, InputError) as exc:
+        # NumPy tells of damage by whatever its parsing runs into: TokenError, EOFError, MemoryError, ...
+        except Exception as exc:
             return Cell(_failed(f"the worker's answer could not be read: {exc}", 4), None)
         return Cell(result, outputs, others)
 
@@ -121,7 +121,9 @@ def _read_outputs(path: Path) -> NDArray[np.float32] | None:
 
 
 def _present(path: Path) -> NDArray[np.float32]:
-    outputs: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    # Not np.load, which also reads other kinds of files, and leaves those open that it cannot.
+    with path.open("rb") as stream:
+        outputs: NDArray[np.float32] = np.lib.format.read_array(stream, allow_pickle=False)
     return outputs
 
 

@@ -15,7 +15,7 @@ from harness.host import require_like
 from harness.ranking import Row, rank
 from harness.types import BenchSet, Check, Host, Measurement, MeasurementSet
 from udacisense.errors import InputError
-from udacisense.types import Outcome, from_json, record
+from udacisense.types import Count, Outcome, Positive, from_json, record
 
 
 @record
@@ -25,9 +25,9 @@ class Figures:
     variant_id: str
     top1_fraction: float | None
     reference_top1_fraction: float | None
-    n_images: int | None
-    file_bytes: int | None
-    median_ms: float | None
+    n_images: Count | None
+    file_bytes: Count | None
+    median_ms: Positive | None
     speedup: float | None
     noisy: bool
 
@@ -252,7 +252,7 @@ def _size(own: Figures, rules: Rules, figures: Mapping[str, Figures]) -> Iterato
     if name == own.variant_id:
         return
     whole = figures[name].file_bytes
-    smaller = None if whole is None or own.file_bytes is None else 100 * (1 - own.file_bytes / whole)
+    smaller = None if not whole or own.file_bytes is None else 100 * (1 - own.file_bytes / whole)
     reason = f"{name} or it has no file"
     yield _at_least(f"smaller than {name}", smaller, rules.size.min_reduction_percent, "%", reason)
 
@@ -275,7 +275,7 @@ def _regression(own: Figures, old: Figures | None, rules: Rules, *, has_bench: b
         why = new if same else f"verified on {own.n_images} images, and in the baseline run on {old.n_images}"
         yield _at_most("top-1 lost to the baseline run", lost, limits.max_accuracy_drop_points, "points", why)
     if limits.max_size_growth_percent is not None:
-        grown = _change(own.file_bytes, old.file_bytes, _growth)
+        grown = _change(own.file_bytes, old.file_bytes or None, _growth)
         yield _at_most("file larger than in the baseline run", grown, limits.max_size_growth_percent, "%", new)
     if limits.max_slowdown_percent is not None and has_bench:
         slower = _change(own.median_ms, old.median_ms, _growth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def golden_pack(folder: Path, manifest: Manifest) -> GoldenPack:
     """
     golden, signature = manifest.golden, manifest.signature
     n, size, classes = len(golden.images), signature.size_px, len(signature.labels)
-    if n == 0:
+    if min(n, size, classes) < 1:
         raise LoadError("The golden pack is empty: nothing could be compared.")
     photos = (folder / golden.images_path).read_bytes()
     tensors = _floats(folder / golden.inputs_path, (n, 3, size, size))
@@ -100,7 +101,7 @@ def _square(photos: bytes, manifest: Manifest, index: int) -> PixelArray:
     image = manifest.golden.images[index]
     count = image.width_px * image.height_px * 3
     raw = photos[image.offset_bytes : image.offset_bytes + count]
-    if len(raw) != count:
+    if min(image.width_px, image.height_px) < 1 or len(raw) != count:
         raise LoadError(f"{manifest.golden.images_path} is cut short at image {index}; export the bundle again.")
     photo = Image.frombytes("RGB", (image.width_px, image.height_px), raw)
     square: PixelArray = np.asarray(fit_square(photo, manifest.signature.size_px)).transpose(2, 0, 1)
@@ -109,8 +110,10 @@ def _square(photos: bytes, manifest: Manifest, index: int) -> PixelArray:
 
 def _floats(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     values = np.fromfile(path, dtype="<f4")
-    if values.size != np.prod(shape):
-        raise LoadError(f"{path} holds {values.size} numbers; {shape} needs {np.prod(shape)}. Export the bundle again.")
+    if values.size != math.prod(shape):
+        raise LoadError(
+            f"{path} holds {values.size} numbers; {shape} needs {math.prod(shape)}. Export the bundle again."
+        )
     return values.reshape(shape).astype(np.float32)
 
 

@@ -106,7 +106,7 @@ def disagreements(measured: BenchSet, ranked: Sequence[Row]) -> tuple[str, ...]:
             fastest, fewest = _preferred([row for row in own if row.cell.spec.runner == runner])
             told += _disagreement(measured, fastest, fewest, f"{bundle} in {runner}")
         fastest, fewest = _preferred(own)
-        if android.COUNTERS[fastest.cell.format] != android.COUNTERS[fewest.cell.format]:
+        if android.COUNTERS.get(fastest.cell.format) != android.COUNTERS.get(fewest.cell.format):
             told += _disagreement(measured, fastest, fewest, f"{bundle} in any runner")
     return tuple(told)
 

@@ -245,9 +245,9 @@ class _Table:
 
 
 def _pooled(timings: Sequence[Timing]) -> tuple[float | None, float | None, float | None, float | None]:
-    if not timings:
+    values = [sample for timing in timings for sample in timing.samples_ms]
+    if not values:
         return None, None, None, None
-    values = np.concatenate([np.asarray(timing.samples_ms) for timing in timings])
     p25, p75, p90, p99 = (float(q) for q in np.percentile(values, [25, 75, 90, 99]))
     return p25, p75, p90, p99
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from udacisense.types import Outcome, Scalar, record
+from udacisense.types import Count, Outcome, Positive, Scalar, record
 
 
 @record
@@ -14,14 +14,14 @@ class RunSpec:
     variant_id: str
     runner: str  # row of harness.runners.RUNNERS
     engine: str | None  # asked of the runtime: PyTorch's quantised engine, onnxruntime's graph optimisation level
-    threads: int
-    batch_size: int
-    warmup: int
-    min_samples: int
+    threads: Count
+    batch_size: Count
+    warmup: Count
+    min_samples: Count
     min_s: float
     max_s: float
     timeout_s: float
-    seed: int
+    seed: Count
 
 
 @record
@@ -65,7 +65,7 @@ class Flip:
 class Comparison:
     """A variant's outputs held against the eager source of its precision and against the float32 master."""
 
-    n_inputs: int
+    n_inputs: Count
     rtol: float
     atol: float
     allclose: bool
@@ -90,14 +90,14 @@ class Comparison:
 class Timing:
     """Times of one process. Raw samples are kept; nothing is clipped."""
 
-    samples_ms: tuple[float, ...]  # per call (a batch of calls below 1 ms is divided by its length)
-    calls_per_sample: int
+    samples_ms: tuple[Positive, ...]  # per call (a batch of calls below 1 ms is divided by its length)
+    calls_per_sample: Count
     load_ms: float
     first_ms: float
     tenth_ms: float | None  # None where ten calls would have taken longer than max_s
-    median_ms: float
-    p90_ms: float
-    p99_ms: float
+    median_ms: Positive
+    p90_ms: Positive
+    p99_ms: Positive
     iqr_fraction: float
     drift_fraction: float  # last tenth against the first, relative
     waited_fraction: float | None  # of the time, that its threads were ready and had no core; None where not shown
@@ -130,7 +130,7 @@ class MeasurementSet:
     bundle_sha256: str  # of its manifest.json
     host: Host
     inputs: str  # what was fed, in words: "golden pack, 32 images", "household test, 1000 images"
-    seed: int
+    seed: Count
     measurements: tuple[Measurement, ...]
 
 
@@ -141,10 +141,10 @@ Phase = Literal["tune", "report", "final", "memory", "sustained"]
 class Ceiling:
     """What this host can do at most with so many threads, measured when the sweep began."""
 
-    threads: int
-    gemm_flops_per_s: float  # float32 matrix product
-    cache_bytes_per_s: float  # copy within the cache: bytes read plus bytes written
-    memory_bytes_per_s: float  # copy far beyond any cache
+    threads: Count
+    gemm_flops_per_s: Positive  # float32 matrix product
+    cache_bytes_per_s: Positive  # copy within the cache: bytes read plus bytes written
+    memory_bytes_per_s: Positive  # copy far beyond any cache
 
 
 @record
@@ -154,9 +154,9 @@ class BenchedBundle:
     name: str  # of the manifest; with the folder's name where two bundles share it
     path: str
     sha256: str  # of its manifest.json
-    parameters: int
-    flops: int  # float32 operations of one image (a multiply-add is two)
-    moved_bytes: int  # weights, and what every layer reads and writes, of one image
+    parameters: Count
+    flops: Count  # float32 operations of one image (a multiply-add is two)
+    moved_bytes: Count  # weights, and what every layer reads and writes, of one image
     top1_fraction: float | None  # of the float32 master on its test images
 
 
@@ -168,7 +168,7 @@ class BenchCell:
     bundle: str | None  # BenchedBundle.name; None: the overhead floor of a runtime
     format: str  # Variant.format; "eager" for the model before export
     precision: str
-    file_bytes: int | None
+    file_bytes: Count | None
     spec: RunSpec
     skip_reason: str | None  # known before anything ran
 
@@ -178,13 +178,13 @@ class BenchRun:
     """One process of one cell."""
 
     cell_id: str
-    round: int  # rounds are numbered through; ratios pair cells of one round
+    round: Count  # rounds are numbered through; ratios pair cells of one round
     phase: Phase
     duration_s: float  # of the whole process
     before: HostState
     after: HostState
     measurement: Measurement
-    peak_rss_bytes: int | None  # phase "memory" alone
+    peak_rss_bytes: Count | None  # phase "memory" alone
 
 
 @record
@@ -192,9 +192,9 @@ class Budget:
     """How much time a sweep may take; rows of harness.sweep.BUDGETS."""
 
     name: str
-    tune_rounds: int  # every cell: thread counts, contenders and leaders are chosen on these
-    report_rounds: int  # the contenders, at the fewest threads and at the chosen ones, and the leaders
-    final_rounds: int  # the leaders (the best of each format) and the reference, on top
+    tune_rounds: Count  # every cell: thread counts, contenders and leaders are chosen on these
+    report_rounds: Count  # the contenders, at the fewest threads and at the chosen ones, and the leaders
+    final_rounds: Count  # the leaders (the best of each format) and the reference, on top
     memory: Literal["leaders", "all"]
     warmup: int
     min_samples: int
@@ -224,8 +224,8 @@ class VariantInstructions:
     runtime: str  # that executed them: "android-arm64"
     threads: int
     batch_size: int
-    macs: int  # multiply-adds of a call, by the float32 model
-    instructions_per_call: float | None  # of all threads
+    macs: Count  # multiply-adds of a call, by the float32 model
+    instructions_per_call: Positive | None  # of all threads
     spread_fraction: float | None  # of repeated counts: (largest - smallest) / median
     runs: int | None  # repeated counts
     library: str | None
@@ -242,7 +242,7 @@ class BenchSet:
     kind: Literal["bench"]
     created_utc: str
     host: Host
-    seed: int
+    seed: Count
     budget: Budget
     sustained_s: float | None
     bundles: tuple[BenchedBundle, ...]

@@ -145,7 +145,7 @@ def _refuse_damage(bundle: Bundle) -> None:
             f"The signature in {bundle.root / Manifest.FILE_NAME} is not its reference model's (labels, mean, std, "
             "size or resize): one of them was changed. Export the bundle again."
         )
-    labels = (bundle.root / LABELS).read_text(encoding="utf-8").splitlines()
+    labels = (bundle.root / LABELS).read_text(encoding="utf-8", errors="replace").splitlines()
     if tuple(labels) != bundle.manifest.signature.labels:
         raise LoadError(
             f"{bundle.root / LABELS} does not hold the signature's labels in order. Export the bundle again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import stat
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from exporters.bundle import check_bundle, open_bundle
 from exporters.onnx_facts import load_model
 from udacisense.artifact import load_artifact, save_artifact
-from udacisense.data import make_signature
+from udacisense.data import make_signature, read_square
 from udacisense.errors import InputError, LoadError
 from udacisense.files import sha256_file
 from udacisense.models import build_model, initialise, load_state, preset
@@ -180,3 +182,18 @@ def test_a_zip_makes_no_links(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="link"):
         open_bundle(path, unpack_to=tmp_path / "in" / "bundle")
     assert not (tmp_path / "in" / "bundle").exists()
+
+
+def test_a_photo_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    started: list[object] = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **_: started.append(args))
+    path = tmp_path / "photo.png"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n")
+    with Image.open(path) as photo, contextlib.suppress(Exception):  # of the picture that was not drawn
+        photo.load()
+    assert started
+    started.clear()
+    with pytest.raises(InputError, match="no image that Pillow knows"):
+        read_square(path, 8)
+    assert not started

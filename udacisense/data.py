@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,10 +35,9 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
+# Those alone, whatever a file is called: Pillow would start Ghostscript for PostScript that is named like a photo.
+_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _LAYOUT = "{train,test}/<class>/*.png"
-
-# What Pillow raises on a file that is no image, or no whole one.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -171,10 +169,12 @@ def read_square(path: Path, size_px: int) -> NDArray[np.uint8]:
         InputError: the file is no whole image (it is named).
     """
     try:
-        with Image.open(path) as photo:
+        with Image.open(path, formats=_IMAGE_FORMATS) as photo:
             return fit_square(photo, size_px)
-    except _DECODE_ERRORS as exc:
-        reason = "it is no image that Pillow knows" if isinstance(exc, UnidentifiedImageError) else str(exc)
+    # Pillow tells of damage by whatever its decoders run into: OSError, SyntaxError, IndexError, struct.error, ...
+    except Exception as exc:
+        known = "it is no image that Pillow knows" if isinstance(exc, UnidentifiedImageError) else str(exc)
+        reason = known or type(exc).__name__
         raise InputError(f"The image {path} cannot be read: {reason}; repair or remove it.") from exc
 
 

@@ -31,6 +31,10 @@ class UdacisenseError(Exception):
 
     exit_code: int = 2
 
+    def __str__(self) -> str:
+        """Return the message on one line: what it quotes of a file may hold line feeds, or codes that move a cursor."""
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in super().__str__())
+
 
 class InputError(UdacisenseError):
     """A path, an option or a file's content is not what is allowed."""

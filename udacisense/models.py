@@ -20,6 +20,8 @@ from udacisense.errors import InputError, LoadError, did_you_mean
 from udacisense.tensors import TENSOR_ERRORS
 from udacisense.types import ModelSpec, Scalar
 
+_MOST_PX = 4096
+
 
 class Resize(nn.Module):
     """Bilinear resize (``align_corners=False``, no antialiasing) of (N, C, H, W) to a square.
@@ -29,6 +31,8 @@ class Resize(nn.Module):
 
     def __init__(self, resolution_px: int) -> None:
         super().__init__()
+        if not isinstance(resolution_px, int) or not 1 <= resolution_px <= _MOST_PX:
+            raise ValueError(f"resolution_px is {resolution_px}; allowed is 1 to {_MOST_PX}")
         self.resolution_px = resolution_px
 
     def forward(self, images: Tensor) -> Tensor:
@@ -207,8 +211,8 @@ def preset(name: str, *, num_classes: int = 10, resolution_px: int | None = None
     # Every network here halves its input five times at most.
     for option in ("resolution_px", "size_px"):
         value = options[option]
-        if not isinstance(value, int) or not 8 <= value <= 4096:
-            raise InputError(f"{option} is {value}; allowed is 8 to 4096.")
+        if not isinstance(value, int) or not 8 <= value <= _MOST_PX:
+            raise InputError(f"{option} is {value}; allowed is 8 to {_MOST_PX}.")
     return ModelSpec(architecture=spec.architecture, options=options)
 
 
@@ -229,7 +233,7 @@ def build_model(spec: ModelSpec) -> nn.Module:
         )
     try:
         model = factory(**spec.options)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as exc:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as exc:
         raise InputError(f"The architecture {name!r} could not be built with {spec.options}: {_line(exc)}.") from exc
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
@@ -305,7 +309,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    _refuse_difference(state, model.state_dict(), source=source)
+    refuse_difference(state, model.state_dict(), source=source)
     model.load_state_dict(dict(state))
 
 
@@ -316,11 +320,11 @@ def load_features(model: nn.Module, state: Mapping[str, Tensor], *, source: str)
         LoadError: keys or shapes differ (the first are named); ``source`` says where the weights are from.
     """
     own = {key: value for key, value in model.state_dict().items() if key.startswith("features.")}
-    _refuse_difference(state, own, source=source)
+    refuse_difference(state, own, source=source)
     model.load_state_dict(dict(state), strict=False)
 
 
-def _refuse_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str) -> None:
+def refuse_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str) -> None:
     """Raise LoadError that names the first keys that are missing, unknown or of another shape."""
     problems = [f"{key} is missing" for key in wanted if key not in given]
     problems += [f"{key} is unknown" for key in sorted(given) if key not in wanted]

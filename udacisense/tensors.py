@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
+
+# What reading a file raises that is damaged, or of another kind; AttributeError: of a type that this torch lacks.
+TENSOR_ERRORS = (SafetensorError, OSError, ValueError, AttributeError)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
 
+from annotated_types import Ge, Gt, Le, Lt  # pydantic's own, without pydantic
 from typing_extensions import dataclass_transform
 
 from udacisense.errors import InputError
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Scalar = str | int | float | bool | None
+Count = Annotated[int, Ge(0), Lt(2**63)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, slotted, keyword-only dataclass with strict JSON in and out."""
     made = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(cls)
-    # pydantic reads this when it builds the validator: unknown keys are refused, nothing is coerced.
-    made.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
+    # pydantic reads this when it builds the validator: unknown keys and NaN are refused, nothing is coerced.
+    made.__pydantic_config__ = {"extra": "forbid", "strict": True, "allow_inf_nan": False}  # type: ignore[attr-defined]
     return made
 
 
@@ -137,14 +141,14 @@ class StageRecord:
     stage: str
     config: dict[str, Scalar]
     duration_s: float
-    file_bytes: int
-    parameters: int
-    nonzero_parameters: int
-    top1_fraction: float
-    top5_fraction: float
-    per_class: dict[str, float]  # label -> top-1 fraction
-    latency_ms: float  # median, batch 1, CPU, this process
-    n_eval_images: int
+    file_bytes: Count
+    parameters: Count
+    nonzero_parameters: Count
+    top1_fraction: Fraction
+    top5_fraction: Fraction
+    per_class: dict[str, Fraction]  # label -> top-1 fraction
+    latency_ms: Positive  # median, batch 1, CPU, this process
+    n_eval_images: Count
 
 
 @record

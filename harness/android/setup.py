@@ -72,7 +72,8 @@ def find_folder(name: str) -> Path | None:
     found = [path.parent for path in cache_root().glob(f"{runtime(name).name}-*/{_RECORD}")]
     if len(found) < 2:
         return found[0] if found else None
-    return max(found, key=lambda path: datetime.fromisoformat(read_json(Installed, path / _RECORD).created_utc))
+    # Always in UTC and to the second, so that the later text is the later time.
+    return max(found, key=lambda path: read_json(Installed, path / _RECORD).created_utc)
 
 
 def library_version(folder: Path) -> str:

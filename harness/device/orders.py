@@ -106,10 +106,14 @@ def result_names(phone: Phone) -> list[str]:
     """Return the file names of every answer on the phone, failures too.
 
     Raises:
-        InputError: the phone went away.
+        InputError: the phone went away, or says that a name leads elsewhere.
     """
     text = phone.script(f"ls {RESULTS} 2>/dev/null || true").text
-    return sorted(name for name in text.splitlines() if name.endswith(".json"))
+    names = sorted(name for name in text.splitlines() if name.endswith(".json"))
+    odd = [name for name in names if "/" in name or "\0" in name]
+    if odd:
+        raise InputError(f"{phone} lists {odd[0]!r} among its results, which is no file name: nothing of it is taken.")
+    return names
 
 
 def measure(

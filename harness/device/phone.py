@@ -101,7 +101,7 @@ class Phone:
     def free_bytes(self, folder: str) -> int | None:
         """Return the free space of the file system that holds ``folder``; None where the phone does not tell."""
         # Filesystem, 1K-blocks, Used, Available, Use%, Mounted on; a long first name stands on a line of its own.
-        numbers = re.search(r"\s\d+\s+\d+\s+(\d+)\s+\d+%", self.run("df", "-k", folder).text)
+        numbers = re.search(r"\s\d+\s+\d+\s+(\d{1,18})\s+\d+%", self.run("df", "-k", folder).text)
         return int(numbers[1]) * 1024 if numbers else None
 
     def send(self, source: BinaryIO, target: str, *, on_bytes: OnBytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,7 +111,7 @@ def _describe(client: AdbClient, serial: str, state: str, model: str | None) -> 
         state=state,
         model=phone.property("ro.product.model") or model,
         android=phone.property("ro.build.version.release"),
-        api=int(api) if api and api.isdigit() else None,
+        api=int(api) if api and re.fullmatch("[0-9]{1,4}", api) else None,
         abi=phone.property("ro.product.cpu.abi"),
         free_bytes=phone.free_bytes(FILES.split("/Android", 1)[0]),
         has_app=phone.has_app(),

@@ -16,7 +16,7 @@ from udacisense.cli import run
 
 
 def damage(path: Path, rng: random.Random) -> str:
-    """Change a file in one of nine ways; return which."""
+    """Change a file in one of ten ways; return which."""
     content = bytearray(path.read_bytes())
     ways: list[Callable[[], str]] = [
         lambda: _flip(content, rng, 1),
@@ -30,6 +30,8 @@ def damage(path: Path, rng: random.Random) -> str:
     ]
     if path.suffix == ".json":
         ways += [lambda: _json(content, rng)] * 4
+    if path.suffix == ".toml":
+        ways += [lambda: _toml(content, rng)] * 8
     before = bytes(content)
     way = rng.choice(ways)()
     if bytes(content) == before:
@@ -98,6 +100,44 @@ def _json(content: bytearray, rng: random.Random) -> str:
         node[key] = chosen  # type: ignore[index]
     content[:] = json.dumps(value).encode()
     return f"{key} is {str(chosen)[:20]!r}"
+
+
+def _toml(content: bytearray, rng: random.Random) -> str:
+    """Change a line: another value, another key or section, no line, the same one twice."""
+    lines = content.decode().splitlines()
+    at = rng.choice([number for number, line in enumerate(lines) if line.strip()])
+    key = lines[at].split("=")[0].strip(" []")
+    values = [
+        "true",
+        "-1",
+        "0",
+        "1e308",
+        "nan",
+        "-inf",
+        '""',
+        '"[a"',
+        "[]",
+        "[[]]",
+        "{}",
+        "2026-13-45",
+        "9" * 5000,
+        "[",
+    ]
+    made = rng.choice(
+        [
+            *[f"{key} = {value}" for value in values],
+            f"[{key}]",
+            f"[[{key}]]",
+            "[[variant]]",
+            "variant = 1",
+            'unknown = "key"',
+            "[unknown]",
+            "",
+        ]
+    )
+    lines[at : at + rng.randrange(2)] = [made]
+    content[:] = "\n".join(lines).encode()
+    return f"line {at} is {made[:40]!r}"
 
 
 def damaged(

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fault_damage import damage
+from fault_extras import app_selftest, as_app, timed_here
 from fault_scene import Answer, Ended, Scene, in_child, is_rude, start_child, wait_child
 from fault_stops import small_disk
 
@@ -22,12 +24,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "harness" / "device
 
 from scripted_phone import ADBD, AdbServer, ScriptedPhone, why_not
 
-from exporters.manifest import Manifest
-from harness.device.contract import RUNNER
-from harness.types import BenchSet, Measurement, MeasurementSet
+from harness.types import MeasurementSet
 from udacisense.cli import INTERRUPTED
 from udacisense.files import sha256_file, sha256_path, size_bytes
-from udacisense.types import Outcome, read_json, to_json, write_record
+from udacisense.types import to_json, write_record
 
 _BENCHES = 6
 _BENCH_BYTES = 4_000_000  # of each, at least: so much that a pull takes most of its time
@@ -91,17 +91,7 @@ def desk_of(work: Path) -> Desk:
 
 def app_results(work: Path) -> Iterator[tuple[str, MeasurementSet]]:
     """Return what the app would have written: what was measured here, in its rows, and one result of another bundle."""
-    verified = read_json(MeasurementSet, work / "bundle.verify.json")
-    own = dataclasses.replace(
-        verified,
-        bundle_sha256=sha256_file(work / "bundle" / Manifest.FILE_NAME),
-        measurements=tuple(as_app(m) for m in verified.measurements if m.outcome is Outcome.PASSED),
-    )
-    timed = [
-        run.measurement
-        for run in read_json(BenchSet, work / "bundle.bench.json").runs
-        if run.measurement.timing is not None and run.measurement.spec.variant_id == "onnx-fp32"
-    ]
+    own, timed = app_selftest(work), timed_here(work)
     rounds = -(-_BENCH_BYTES // len("".join(map(to_json, timed))))
     rows = tuple(as_app(m, round=number) for number in range(rounds) for m in timed)
     bench = dataclasses.replace(own, kind="bench", inputs="golden pack, first image", measurements=rows)
@@ -109,12 +99,6 @@ def app_results(work: Path) -> Iterator[tuple[str, MeasurementSet]]:
     yield "other", dataclasses.replace(bench, bundle_sha256="0" * 64)
     for seed in range(_BENCHES):
         yield f"timed-{seed}", dataclasses.replace(bench, seed=seed)
-
-
-def as_app(measurement: Measurement, **actual: int) -> Measurement:
-    """A row that was measured here, under the name that the app signs with."""
-    spec = dataclasses.replace(measurement.spec, runner=RUNNER)
-    return dataclasses.replace(measurement, spec=spec, actual={**measurement.actual, **actual})
 
 
 def files_in(folder: Path) -> dict[str, str]:
@@ -208,3 +192,30 @@ def two_pulls(scene: Scene, rng: random.Random) -> Answer:
         if files_in(folder / "home") != desk.kept:
             return Answer("wrong", f"{note}; another result: {sorted(files_in(folder / 'home'))}")
         return judged(desk, folder / "home", ends[0], note=note)
+
+
+def pull_damaged(scene: Scene, rng: random.Random) -> Answer:
+    """A kind: a result on the phone is damaged; it is named, and the others come home as if nothing had happened."""
+    desk = desk_of(scene.work)
+    path = rng.choice(sorted(desk.results.iterdir()))
+    whole = path.read_bytes()
+    with scene.scratch() as folder:
+        try:
+            way = f"{path.name}: {damage(path, rng)}"
+            ended = in_child(desk.line(folder / "home"))
+        finally:
+            path.write_bytes(whole)
+        found = files_in(folder / "home")
+    note = f"{way}: exit {ended.code}, {len(found)} kept"
+    # Its reason stands in the table, on standard output; an error beside it would be another defect.
+    if ended.code not in (0, 2, 4) or ended.told.strip():
+        return Answer("rude", f"{note}: {ended.told[-400:]}")
+    is_own = f".{path.stem}."
+    if any(found.get(name) != sha256 for name, sha256 in desk.kept.items() if is_own not in name):
+        return Answer("lost", f"{note}; another result than the damaged one did not come home whole")
+    if set(found) - set(desk.kept):
+        return Answer("wrong", f"{note}; left behind: {sorted(set(found) - set(desk.kept))}")
+    own = [name for name in found if is_own in name]
+    if ended.code and own:
+        return Answer("wrong", f"{note}; refused, and kept all the same")
+    return Answer("unrecorded" if own else "refused", note)

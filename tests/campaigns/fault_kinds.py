@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fault_damage import damaged
-from fault_device import pull_on_full_disk, pull_stopped, two_pulls
+from fault_device import pull_damaged, pull_on_full_disk, pull_stopped, two_pulls
 from fault_scene import Answer, Scene
 from fault_stops import clock_jumps, full_disk, interrupt, interrupted, kill, read_only, two_at_once
 
@@ -78,6 +78,36 @@ KINDS: dict[str, Kind] = {
         40,
         damaged("bundle.verify.json", "gate {w}/bundle -o {o}/g.json", recorded=False),
     ),
+    "damage-coreml": Kind(
+        "a Core ML package, `preflight`",
+        60,
+        damaged(
+            "coreml/model-coreml-fp16.mlpackage/**/*",
+            "preflight {w}/coreml/model-coreml-fp16.mlpackage",
+            recorded=False,
+        ),
+    ),
+    "damage-app": Kind("an app, `preflight`", 80, damaged("app.apk", "preflight {w}/app.apk", recorded=False)),
+    "damage-requirements": Kind(
+        "the requirements of `gate`",
+        80,
+        damaged("gate.toml", "gate {w}/bundle --config {w}/gate.toml -o {o}/g.json", recorded=False),
+    ),
+    "damage-evaluation": Kind(
+        "an evaluation, `report`",
+        40,
+        damaged("base.evaluation.json", "report {w}/base {w}/base.evaluation.json -o {o}/report.md", recorded=False),
+    ),
+    "damage-techniques": Kind(
+        "the record of `techniques`, `report`",
+        60,
+        damaged("techniques/techniques.json", "report {w}/techniques -o {o}/report.md", recorded=False),
+    ),
+    "damage-phone": Kind(
+        "a record of a phone, `report`",
+        60,
+        damaged("phone/*.json", "report {w}/base {w}/bundle {w}/phone -o {o}/report.md", recorded=False),
+    ),
     "kill-train": Kind("kill -9, `train`", 30, interrupted("train", kill)),
     "kill-compress": Kind("kill -9, `compress`", 15, interrupted("compress", kill)),
     "kill-report": Kind("kill -9, `report`", 10, interrupted("report", kill)),
@@ -106,4 +136,5 @@ KINDS: dict[str, Kind] = {
     "sigint-pull": Kind("Ctrl-C once or twice, `device pull`", 10, pull_stopped(interrupt)),
     "full-pull": Kind("full disk, `device pull`", 8, pull_on_full_disk),
     "two-pull": Kind("two runs on one folder, `device pull`", 4, two_pulls),
+    "damage-pull": Kind("a result on the phone, `device pull`", 40, pull_damaged),
 }

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fault_extras import add_extras
+
 from exporters.bundle import write_zip
 from udacisense.cli import main
 from udacisense.shapes import draw_dataset
@@ -57,6 +59,7 @@ class Scene:
                 assert ended.code in (0, 1), f"{name}: {ended.told}"
             write_zip(work / "bundle", work / "bundle.zip")
             times.write_text(json.dumps(seconds))
+        add_extras(work)
         return cls(work, json.loads(times.read_text()))
 
     @contextlib.contextmanager

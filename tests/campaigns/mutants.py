@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "harness")]
 
 import faults  # noqa: E402 - beside the tests that use it too
+import onnx_edits  # noqa: E402 - beside this file
 from damage import edit_json, flip_bit  # noqa: E402
 
 from exporters.bundle import Bundle, eager_source  # noqa: E402
@@ -123,115 +124,19 @@ def pytorch_faults(variant: Variant) -> list[Mutant]:
 
 def onnx_faults(variant: Variant) -> list[Mutant]:
     """Faults in the weights of an ``.onnx`` file, whatever their type; and in the graph around them."""
-    made = []
-    for kind, edit in (
-        ("weights ×1.01", scale_onnx),
-        ("two channels exchanged", exchange_onnx),
-        ("labels permuted", permute_onnx),
-        ("mean and std changed", shift_onnx),
-        ("wrong resize mode", resize_onnx),
-        ("wrong activation", activation_onnx),
-    ):
-        made.append(
-            Mutant(kind, variant.id, "graph edited", lambda b, e=edit: edit_onnx(b, variant.id, e), is_planted=True)
-        )
-    if variant.precision == "int8-static":
-        made.append(
-            Mutant(
-                "zero point shifted",
-                variant.id,
-                "graph edited",
-                lambda b: edit_onnx(b, variant.id, shift_onnx_zero_point),
-                is_planted=True,
-            )
-        )
-    return made
+
+    def apply(copy: Bundle, edit: Callable) -> None:
+        path = faults.file_of(copy, variant.id)
+        onnx_edits.save_edited(path, path, edit)
+
+    return [
+        Mutant(kind, variant.id, "graph edited", lambda b, e=edit: apply(b, e), is_planted=True)
+        for kind, edit in onnx_table(variant).items()
+    ]
 
 
-def edit_onnx(bundle: Bundle, variant_id: str, edit: Callable) -> None:
-    path = faults.file_of(bundle, variant_id)
-    save_edited(path, path, edit)
-
-
-def save_edited(source: Path, target: Path, edit: Callable) -> None:
-    import onnx
-
-    model = onnx.load(source)
-    edit(model)
-    onnx.save(model, target)
-
-
-def _change(tensor: object, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    from onnx import numpy_helper
-
-    values = numpy_helper.to_array(tensor).copy()
-    tensor.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), tensor.name))
-
-
-def _weights(model: object) -> list:
-    """Return every float weight, or where it is int8 its scales."""
-    floats = [t for t in model.graph.initializer if len(t.dims) in {2, 4} and t.data_type in {1, 10}]
-    scales = [t for t in model.graph.initializer if "weight" in t.name.lower() and t.name.endswith("_scale")]
-    return [*floats, *scales]
-
-
-def scale_onnx(model: object) -> None:
-    _change(_weights(model)[0], lambda v: v * 1.01)
-
-
-def exchange_onnx(model: object) -> None:
-    found = [t for t in model.graph.initializer if len(t.dims) in {2, 4} and t.dims[0] > 1]
-    # Not a depthwise one: the pointwise convolution mixes all channels.
-    tensor = next((t for t in found if len(t.dims) == 4 and t.dims[1] > 3), found[0])
-    _change(tensor, lambda v: v[[1, 0, *range(2, len(v))]])
-
-
-def permute_onnx(model: object) -> None:
-    from onnx import TensorProto, helper
-
-    graph = model.graph
-    name = graph.output[0].name
-    last = next(n for n in graph.node if name in n.output)
-    last.output[list(last.output).index(name)] = "in_order"
-    order = helper.make_tensor("order", TensorProto.INT64, [10], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9])
-    graph.initializer.append(order)
-    graph.node.append(helper.make_node("Gather", ["in_order", "order"], [name], axis=1))
-
-
-def shift_onnx(model: object) -> None:
-    from onnx import TensorProto, helper
-
-    graph = model.graph
-    name = graph.input[0].name
-    for node in graph.node:
-        for i, given in enumerate(node.input):
-            if given == name:
-                node.input[i] = "shifted"
-    graph.initializer.append(helper.make_tensor("off", TensorProto.FLOAT, [], [0.09]))
-    graph.node.insert(0, helper.make_node("Add", [name, "off"], ["shifted"]))
-
-
-def resize_onnx(model: object) -> None:
-    for node in model.graph.node:
-        if node.op_type == "Resize":
-            for attribute in node.attribute:
-                if attribute.name == "coordinate_transformation_mode":
-                    attribute.s = b"align_corners"
-            return
-    shift_onnx(model)  # this network computes at its input's own size, and so has no resize
-
-
-def activation_onnx(model: object) -> None:
-    relus = [n for n in model.graph.node if n.op_type in {"Relu", "Clip"}]
-    if relus:
-        relus[-2].op_type = "Softplus"
-    else:
-        scale_onnx(model)
-
-
-def shift_onnx_zero_point(model: object) -> None:
-    points = [t for t in model.graph.initializer if t.name.endswith("_zero_point") and t.data_type == 2]
-    _change(points[len(points) // 2], lambda v: v + 90)
+def onnx_table(variant: Variant) -> dict[str, Callable]:
+    return onnx_edits.STATIC_FAULTS if variant.precision == "int8-static" else onnx_edits.FAULTS
 
 
 def ort_faults(variant: Variant, bundle: Bundle) -> list[Mutant]:
@@ -243,19 +148,12 @@ def ort_faults(variant: Variant, bundle: Bundle) -> list[Mutant]:
 
         with tempfile.TemporaryDirectory() as name:
             faulty = Path(name) / "faulty.onnx"
-            save_edited(sister, faulty, edit)
+            onnx_edits.save_edited(sister, faulty, edit)
             _optimize_offline(faulty, faults.file_of(copy, variant.id), variant.precision)
 
-    table = {
-        "weights ×1.01": scale_onnx,
-        "two channels exchanged": exchange_onnx,
-        "labels permuted": permute_onnx,
-        "mean and std changed": shift_onnx,
-        "wrong activation": activation_onnx,
-    }
     return [
         Mutant(kind, variant.id, "optimised again", lambda b, e=edit: apply(b, e), is_planted=True)
-        for kind, edit in table.items()
+        for kind, edit in onnx_table(variant).items()
     ]
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from udacisense.errors import InputError, LoadError
 from udacisense.files import atomic_path
-from udacisense.tensors import save_tensors
+from udacisense.tensors import TENSOR_ERRORS, save_tensors
 from udacisense.training.types import EpochRecord
 from udacisense.types import Scalar, from_json, record, to_json
 
@@ -36,7 +36,7 @@ class CheckpointState:
     history: tuple[EpochRecord, ...]  # one a finished epoch
     best_epoch: int
     lr: float
-    scheduler: dict[str, Scalar]
+    scheduler: dict[str, int | float]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def load_checkpoint(folder: Path, *, identity: Mapping[str, Scalar]) -> Checkpoi
         state = from_json(CheckpointState, text, source=str(path))
         if header.get(_DIGEST_KEY, "") not in ("", _digest(text, dict(sorted(tensors.items())))):
             raise LoadError("its SHA-256 is not the one that it records")
-    except (SafetensorError, OSError, InputError, LoadError) as exc:
+    except (*TENSOR_ERRORS, InputError, LoadError) as exc:
         raise LoadError(f"{path} is no readable checkpoint ({exc}); remove it, or train without resuming.") from exc
     _refuse_other_settings(path, state.identity, identity)
     return Checkpoint(state, tensors)

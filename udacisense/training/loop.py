@@ -16,11 +16,18 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from udacisense.errors import InputError, TrainingError
+from udacisense.errors import InputError, LoadError, TrainingError
 from udacisense.files import remove
 from udacisense.metrics import inference
+from udacisense.models import refuse_difference
 from udacisense.progress import Advance, is_live, progress
-from udacisense.training.checkpoint import CHECKPOINT_NAME, CheckpointState, load_checkpoint, save_checkpoint
+from udacisense.training.checkpoint import (
+    CHECKPOINT_NAME,
+    Checkpoint,
+    CheckpointState,
+    load_checkpoint,
+    save_checkpoint,
+)
 from udacisense.training.losses import distillation_loss
 from udacisense.training.optimizers import (
     cosine_rate,
@@ -236,6 +243,18 @@ class TrainingRun:
         found = load_checkpoint(folder, identity=identity)
         if found is None:
             return
+        try:
+            self._take_up(found)
+        # What torch raises where the rest of its names, shapes or types are not this run's.
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as exc:
+            raise LoadError(
+                f"{folder / CHECKPOINT_NAME} is not what this model and optimiser leave ({type(exc).__name__}: {exc}); "
+                "remove it, or train without resuming."
+            ) from exc
+
+    def _take_up(self, found: Checkpoint) -> None:
+        for name in ("model", "best"):  # the best weights are loaded at the end, too late to say that they do not fit
+            refuse_difference(found.group(name), self.model.state_dict(), source=f"the checkpoint ({name})")
         self.model.load_state_dict(found.group("model"))
         self.best = found.group("best")
         self.history = list(found.state.history)

@@ -12,7 +12,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from udacisense.errors import InputError
 from udacisense.training.types import TrainConfig
-from udacisense.types import Scalar
 
 
 def resolve_device(name: str) -> torch.device:
@@ -77,13 +76,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` returned."""
+    """Put back what :func:`optimizer_tensors` returned.
+
+    Raises:
+        LookupError: a tensor is missing, or is of no parameter.
+        RuntimeError: a tensor has another shape.
+    """
     parameters = dict(model.named_parameters())
+    names, keys = ({path.rsplit("/", 1)[part] for path in tensors} for part in (0, 1))
+    if len(tensors) != len(names) * len(keys):
+        raise LookupError("tensors of the optimiser are missing")
     for path, value in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
         # Same memory layout as the parameter: arithmetic in another order of elements may round differently.
-        kept = value if key == "step" else torch.empty_like(parameter).copy_(value)
+        kept = torch.empty_like(torch.tensor(0.0) if key == "step" else parameter).copy_(value)
         optimizer.state[parameter][key] = kept.detach()
 
 
@@ -112,7 +119,7 @@ def laid_out(model: nn.Module, layout: torch.memory_format) -> nn.Module:
     return moved
 
 
-def plateau_state(plateau: ReduceLROnPlateau | None) -> dict[str, Scalar]:
+def plateau_state(plateau: ReduceLROnPlateau | None) -> dict[str, int | float]:
     """Return what a plateau schedule must remember, for JSON."""
     if plateau is None:
         return {}

@@ -1,0 +1,21 @@
+"""What the fuzz begins with, and how much of it there is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hypothesis.configuration
+import pytest
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path += [str(TESTS / "harness"), str(TESTS / "harness" / "report"), str(TESTS / "udacisense")]
+
+from fuzz_seeds import Seeds, make_seeds  # noqa: E402 - it needs those folders
+
+
+@pytest.fixture(scope="session")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Seeds:
+    # Its tables of characters would else be kept in the folder that the tests are run from.
+    hypothesis.configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
+    return make_seeds(tmp_path_factory.mktemp("seeds"))
