@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exporters.bundle import open_bundle
 from harness.cell import run_process
 from harness.own_weights import compare_own, fused_reference, layers_in_order, program_weights
 from harness.runners import first_line
@@ -74,8 +75,28 @@ def check_weights(
     """Return what was found, by variant id, of the variants that this can look into.
 
     All of them are read in one process; where that dies, each in its own, so that the guilty one is named.
+    An ``.ort`` is held against the answers of the ``.onnx`` that it was optimised from: what is wrong with that one is
+    wrong with it.
     """
-    ids = tuple(v.id for v in variants if v.format in FORMATS and v.precision in PRECISIONS and v.path is not None)
+    ids = [v.id for v in variants if v.format in FORMATS and v.precision in PRECISIONS and v.path is not None]
+    sisters = _sisters(bundle, variants)
+    found = _look(bundle, tuple(dict.fromkeys((*ids, *sisters.values()))), allow_factory, timeout_s)
+    return {name: found[name] for name in ids} | {
+        name: WeightsFound(problems=tuple(f"in {sister}: {p}" for p in found[sister].problems), note=found[sister].note)
+        for name, sister in sisters.items()
+    }
+
+
+def _sisters(bundle: Path, variants: Sequence[Variant]) -> dict[str, str]:
+    """Return the ``.ort`` variants whose ``.onnx`` can be looked into, with its id."""
+    wanted = [v for v in variants if v.format == "ort" and v.precision in PRECISIONS and v.path is not None]
+    if not wanted:
+        return {}
+    graphs = {v.precision: v.id for v in open_bundle(bundle).exported() if v.format == "onnx"}
+    return {v.id: graphs[v.precision] for v in wanted if v.precision in graphs}
+
+
+def _look(bundle: Path, ids: tuple[str, ...], allow_factory: str | None, timeout_s: float) -> dict[str, WeightsFound]:
     if not ids:
         return {}
     result = _run(bundle, ids, allow_factory, timeout_s)
@@ -246,8 +267,6 @@ _ONNX_READERS: dict[str, Callable[[Any, _Constants, Mapping[str, Any]], NDArray[
 
 def main(folder: Path) -> None:
     """Do the job in ``folder`` and leave ``result.json``."""
-    from exporters.bundle import open_bundle
-
     job = read_json(WeightsJob, folder / WeightsJob.FILE_NAME)
     bundle = open_bundle(Path(job.bundle))
     variants = [bundle.variant(name) for name in job.variant_ids]

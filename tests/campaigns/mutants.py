@@ -7,7 +7,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from exporters.bundle import Bundle, eager_source  # noqa: E402
 from exporters.manifest import Variant  # noqa: E402
 
 FLIPS, CUTS = 3, 2  # random ones, of each file
-CONTROL = "none"  # the kind of an undamaged variant, which must pass
+CONTROL = "none"  # the kind of a variant without a fault, which must pass
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Mutant:
     detail: str
     apply: Callable[[Bundle], None]
     is_planted: bool  # a fault that must show; a random bit need not
+    beside: str | None = None  # a variant that is verified too, and that no other mutant of the same copy touches
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The variants that this mutant needs for itself."""
+        return frozenset(name for name in (self.variant_id, self.beside) if name is not None)
 
     @property
     def name(self) -> str:
@@ -114,12 +120,31 @@ STATIC_FAULTS: dict[str, Callable] = {
 DYNAMIC_FAULTS = EAGER_FAULTS | {"int8 scale ×1.05": faults.scale_int8_linear}
 
 
-def pytorch_faults(variant: Variant) -> list[Mutant]:
-    table = {"int8-static": STATIC_FAULTS, "int8-dynamic": DYNAMIC_FAULTS}.get(variant.precision, EAGER_FAULTS)
+Apply = Callable[[Bundle, Callable], None]
+
+
+def planted(
+    variant: Variant, how: str, table: Mapping[str, Callable], apply: Apply, *, beside: str | None = None
+) -> list[Mutant]:
+    """Return a mutant for each fault, and what is made in the same way without one: it must pass."""
     return [
-        Mutant(kind, variant.id, "traced again", lambda b, f=fault: faults.rewrite(b, variant.id, f), is_planted=True)
+        Mutant(kind, variant.id, how, lambda copy, f=fault: apply(copy, f), kind != CONTROL, beside)
         for kind, fault in table.items()
     ]
+
+
+def no_fault(model: torch.nn.Module) -> None:
+    """Leave the model as it is."""
+
+
+def pytorch_faults(variant: Variant) -> list[Mutant]:
+    table = {"int8-static": STATIC_FAULTS, "int8-dynamic": DYNAMIC_FAULTS}.get(variant.precision, EAGER_FAULTS)
+    return planted(
+        variant,
+        "traced again",
+        {CONTROL: no_fault, **table},
+        lambda copy, fault: faults.rewrite(copy, variant.id, fault),
+    )
 
 
 def onnx_faults(variant: Variant) -> list[Mutant]:
@@ -129,54 +154,57 @@ def onnx_faults(variant: Variant) -> list[Mutant]:
         path = faults.file_of(copy, variant.id)
         onnx_edits.save_edited(path, path, edit)
 
-    return [
-        Mutant(kind, variant.id, "graph edited", lambda b, e=edit: apply(b, e), is_planted=True)
-        for kind, edit in onnx_table(variant).items()
-    ]
+    return planted(variant, "graph edited", onnx_table(variant), apply)
 
 
 def onnx_table(variant: Variant) -> dict[str, Callable]:
-    return onnx_edits.STATIC_FAULTS if variant.precision == "int8-static" else onnx_edits.FAULTS
+    table = onnx_edits.STATIC_FAULTS if variant.precision == "int8-static" else onnx_edits.FAULTS
+    return {CONTROL: onnx_edits.no_fault, **table}
 
 
 def ort_faults(variant: Variant, bundle: Bundle) -> list[Mutant]:
-    """The faults of its ``.onnx`` sister, optimised offline as the exporter does."""
-    sister = faults.file_of(bundle, variant.id.replace("ort-", "onnx-"))  # the whole one: the copy's may be damaged
+    """The faults of its ``.onnx`` sister, optimised offline as the exporter does: in it alone, and in both."""
+    sister = variant.id.replace("ort-", "onnx-")
+    whole = faults.file_of(bundle, sister)
 
-    def apply(copy: Bundle, edit: Callable) -> None:
+    def alone(copy: Bundle, edit: Callable) -> None:
         from exporters.onnx import _optimize_offline
 
         with tempfile.TemporaryDirectory() as name:
             faulty = Path(name) / "faulty.onnx"
-            onnx_edits.save_edited(sister, faulty, edit)
+            onnx_edits.save_edited(whole, faulty, edit, variant_id=variant.id)
             _optimize_offline(faulty, faults.file_of(copy, variant.id), variant.precision)
 
+    def both(copy: Bundle, edit: Callable) -> None:
+        onnx_edits.save_edited(whole, faults.file_of(copy, sister), edit)
+        alone(copy, edit)
+
+    table = onnx_table(variant)
     return [
-        Mutant(kind, variant.id, "optimised again", lambda b, e=edit: apply(b, e), is_planted=True)
-        for kind, edit in onnx_table(variant).items()
+        *planted(variant, "optimised again", table, alone, beside=sister),
+        *planted(variant, "optimised again, of a faulty .onnx", table, both, beside=sister),
     ]
 
 
-def coreml_faults(variant: Variant) -> list[Mutant]:
-    """Faults of the model that is converted, compressed as the exporter does."""
-    kinds = [
+COREML_FAULTS: dict[str, Callable] = {CONTROL: no_fault} | {
+    kind: EAGER_FAULTS[kind]
+    for kind in (
         "weights ×1.01",
         "two channels exchanged",
         "labels permuted",
         "mean and std changed",
         "BatchNorm not folded",
-    ]
-    kinds += ["wrong resize mode", "wrong activation"]
-    return [
-        Mutant(
-            kind,
-            variant.id,
-            "converted again",
-            lambda b, f=EAGER_FAULTS[kind]: convert_again(b, variant.id, f),
-            is_planted=True,
-        )
-        for kind in kinds
-    ]
+        "wrong resize mode",
+        "wrong activation",
+    )
+}
+
+
+def coreml_faults(variant: Variant) -> list[Mutant]:
+    """Faults of the model that is converted, compressed as the exporter does."""
+    return planted(
+        variant, "converted again", COREML_FAULTS, lambda copy, fault: convert_again(copy, variant.id, fault)
+    )
 
 
 def convert_again(bundle: Bundle, variant_id: str, fault: Callable) -> None:
@@ -312,4 +340,4 @@ def all_mutants(bundle: Bundle, rng: random.Random) -> list[Mutant]:
     for variant in bundle.exported():
         made += bit_flips(bundle, variant, rng) + truncations(bundle, variant, rng) + swapped(bundle, variant)
         made += by_format[variant.format](variant) if variant.format in by_format else []
-    return made + bundle_faults()
+    return sorted(made + bundle_faults(), key=lambda mutant: mutant.kind != CONTROL)

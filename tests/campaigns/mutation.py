@@ -5,8 +5,9 @@
 Each mutant is tried twice. As a damaged copy its checksums are those of the whole file: it must be refused. As the
 work of a faulty exporter its checksums are right, and only its answers and weights can show it: it must be refused,
 fail, or be harmless (the same answers, bit by bit). A random flipped bit may also leave answers within the tolerance
-of its precision; that is told apart, and for a planted fault it counts as missed. Undamaged variants are tried first:
-one that fails is a false alarm, and what is said of its mutants proves nothing.
+of its precision; that is told apart, and for a planted fault it counts as missed. Controls are tried first: undamaged
+variants, and each made again without a fault in the way that its mutants are. One that fails is a false alarm, and what
+is said of its mutants proves nothing.
 
 Every outcome is written to FOLDER/outcomes.jsonl at once: the same command again goes on where it was stopped, and
 with all done writes the tables only. The script ends with 1 where a mutant was missed, took the harness down or
@@ -93,14 +94,11 @@ class Verdict:
 
 
 def rounds(mutants: Sequence[Mutant]) -> list[list[Mutant]]:
-    """Group mutants so that a bundle holds one a variant at most; those of the bundle itself stand alone."""
+    """Group mutants so that no two of a copy touch the same variant; those of the bundle itself stand alone."""
     groups: list[list[Mutant]] = []
     for mutant in mutants:
-        if mutant.variant_id is None:
-            groups.append([mutant])
-            continue
-        taken = (g for g in groups if g[0].variant_id is not None)
-        group = next((g for g in taken if mutant.variant_id not in {m.variant_id for m in g}), None)
+        taken = (g for g in groups if mutant.touched and all(m.touched and not m.touched & mutant.touched for m in g))
+        group = next(taken, None)
         if group is None:
             groups.append([mutant])
         else:
@@ -120,7 +118,7 @@ def try_round(
     refused = check_files(copy)
     rehash(copy_root)
     start = time.monotonic()
-    ids = [m.variant_id for m in group if m.variant_id is not None]
+    ids = sorted(name for m in group for name in m.touched)
     cells: Sequence[Measurement] = ()
     problem = None
     try:
@@ -221,7 +219,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     controls = [v for v in verdicts if v.is_control]
     seconds = sum(v.seconds for v in verdicts)
     verdicts = [v for v in verdicts if not v.is_control]
-    intact = f"{sum(not v.is_bad for v in controls)} of {len(controls)} undamaged variants pass"
+    intact = f"{sum(not v.is_bad for v in controls)} of {len(controls)} controls pass"
     by_outcome = f"{intact}; {len(verdicts)} mutants; {seconds:.0f} s of verification"
     host = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores"
     day = datetime.now(timezone.utc).strftime("%Y-%m-%d")

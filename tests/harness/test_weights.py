@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from damage import copied
@@ -83,7 +84,7 @@ def test_other_counts_are_told_and_not_judged() -> None:
 def test_every_coarse_file_of_a_whole_bundle_has_its_sources_weights(bundle: Bundle) -> None:
     found = check_weights(bundle.root, bundle.manifest.variants, allow_factory=None, timeout_s=120.0)
     assert set(found) == {
-        v.id for v in bundle.exported() if v.format in weights.FORMATS and v.precision in weights.PRECISIONS
+        v.id for v in bundle.exported() if v.format in (*weights.FORMATS, "ort") and v.precision in weights.PRECISIONS
     }
     assert len(found) >= 5
     for name, entry in found.items():
@@ -110,3 +111,21 @@ def test_a_file_that_cannot_be_read_is_a_problem(small_bundle: Path, tmp_path: P
     path.write_bytes(path.read_bytes()[:-500])
     found = check_weights(damaged.root, [damaged.variant("onnx-fp16")], allow_factory=None, timeout_s=120.0)
     assert "cannot be read" in found["onnx-fp16"].problems[0]
+
+
+def test_what_is_wrong_with_an_onnx_file_is_wrong_with_the_ort_that_was_made_of_it(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    damaged = open_bundle(copied(small_bundle, tmp_path / "damaged"))
+    path = damaged.root / "model-onnx-int8-static.onnx"
+    model = onnx.load(path)
+    scale = next(t for t in model.graph.initializer if "weight" in t.name and t.name.endswith("_scale"))
+    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.02), scale.name))
+    onnx.save(model, path)
+    chosen = [damaged.variant(name) for name in ("ort-int8-static", "ort-fp16")]
+    found = check_weights(damaged.root, chosen, allow_factory=None, timeout_s=120.0)
+    assert set(found) == {"ort-int8-static", "ort-fp16"}
+    (problem,) = found["ort-int8-static"].problems
+    assert problem.startswith("in onnx-int8-static: the weights of ")
+    assert "1.02 times as large" in problem
+    assert found["ort-fp16"].problems == ()
