@@ -20,6 +20,7 @@ import harness.weights
 
 _LOADED = ("__main__", "torch", "onnxruntime", "onnx", "coremltools", "harness.worker", "harness.runners.mil")
 _FORKS = multiprocessing.get_context("forkserver")
+_AFRESH = harness.cell.run_process  # as the product starts them
 
 
 def fork_cells() -> None:
@@ -31,14 +32,15 @@ def fork_cells() -> None:
 
 def run_process(module: str, folder: Path, *, threads: int, timeout_s: float, shares_cores: bool) -> str | None:
     """Do what :func:`harness.cell.run_process` does, in a fork."""
-    del threads, shares_cores  # OpenMP reads its settings once, when the campaign starts
+    # OpenMP reads its settings once, when the campaign starts.
     process = _FORKS.Process(target=_work, args=(module, str(folder)))
     process.start()
     process.join(timeout_s)
     if process.is_alive():
         process.kill()
         process.join()
-        return f"no answer within the time limit of {timeout_s:g} s; the process was ended"
+        # A fork may have inherited a lock whose holder was not copied: what hangs is tried again as users have it.
+        return _AFRESH(module, folder, threads=threads, timeout_s=timeout_s, shares_cores=shares_cores)
     code = process.exitcode or 0
     if code == 0 and (folder / "result.json").exists():
         return None
