@@ -9,6 +9,7 @@ import numpy as np
 
 from exporters.manifest import RecommendedSetting
 from harness.ranking import Row, is_tie, rank, reported_medians
+from harness.runners import stand_in
 from harness.schedule import EAGER
 from harness.stats import Interval
 from harness.tables import is_fed_every_image
@@ -19,7 +20,6 @@ from udacisense.types import Outcome
 _CLOSE = 1.05
 # A file whose top-1 lost more than this against the float32 weights, on the same images, is not recommended.
 _MOST_LOST_FRACTION = 0.05
-_EMULATORS = ("android-x86_64",)  # the app's library as an Android emulator on a PC runs it: nobody's phone
 
 _Key = tuple[str, str]  # bundle name, variant id
 
@@ -90,7 +90,7 @@ def recommend(
 def eligible(ranked: Sequence[Row], bundle: str, known: Verdicts | None = None) -> list[Row]:
     """Return a bundle's rows that may be recommended, from fast to slow.
 
-    They are tuned and reported, ran in every round, are true to the golden pack, were not timed on an emulator, and
+    They are tuned and reported, ran in every round, are true to the golden pack, were not timed on nobody's phone, and
     nothing that is ``known`` of their verification speaks against them.
     """
     return [row for row in _reported(ranked, bundle) if _objection(row, known) is None]
@@ -111,8 +111,8 @@ def _objection(row: Row, known: Verdicts | None) -> str | None:
         return f"{row.outcome}{' in a round' if row.median_ms is not None else ''}: {(row.reason or '-').rstrip('.')}"
     if any("golden pack" in warning for warning in row.warnings):
         return "its answers are not the golden pack's"
-    if row.cell.spec.runner in _EMULATORS:
-        return "timed on an emulator"
+    if (whose := stand_in(row.cell.spec.runner)) is not None:
+        return f"timed on {whose}"
     if known is not None and key in known.failed:
         return "failed verification"
     if known is not None and key in known.lost:
@@ -160,11 +160,9 @@ def recommended_settings(
 def cautions(measured: BenchSet, ranked: Sequence[Row]) -> tuple[str, ...]:
     """Return what a reader of a sweep's figures should know of them, one line each."""
     made = []
-    if any(row.cell.spec.runner in _EMULATORS and row.median_ms is not None for row in ranked):
-        made.append(
-            f"times on {' and '.join(_EMULATORS)} are those of an Android emulator on a PC, not of a phone: they are "
-            "shown and never recommended"
-        )
+    for runner in dict.fromkeys(row.cell.spec.runner for row in ranked if row.median_ms is not None):
+        if (whose := stand_in(runner)) is not None:
+            made.append(f"times on {runner} are those of {whose}, not of a phone: they are shown and never recommended")
     timings = [run.measurement.timing for run in measured.runs if run.measurement.timing is not None]
     missing = [timing.energy_reason or "no reason was given" for timing in timings if timing.energy_mj is None]
     if missing:
@@ -229,7 +227,7 @@ def recommendations(measured: BenchSet, leaders: Sequence[str]) -> tuple[Recomme
     tune_rounds = sorted({run.round for run in measured.runs if run.phase == "tune"})
     made = []
     for name in leaders:
-        if name in failed or cells[name].spec.runner in _EMULATORS:
+        if name in failed or stand_in(cells[name].spec.runner) is not None:
             continue
         medians = reported_medians(measured, name)
         if medians and not medians.is_tuning_only:

@@ -367,18 +367,13 @@ def _measurement(spec: RunSpec, cell: Cell, *, wrong_answers: str | None) -> Mea
 
 
 def _notes(host: Host) -> list[str]:
-    import torch
-
     notes = []
     if host.load_average is not None and host.load_average > _BUSY_LOAD:
         notes.append(f"the host's load average was {host.load_average:.2f} when the sweep was planned: other work ran")
-    devices = {
-        "cuda": (torch.cuda.is_available(), "this host has no CUDA device that PyTorch can use"),
-        "mps": (torch.backends.mps.is_available(), "needs a Mac with an Apple GPU"),
-    }
-    for name, (is_here, why_not) in devices.items():
-        # Phones run these files on the CPU, or through Core ML: no variant of a bundle is made for a desktop's GPU.
-        notes.append(f"{name}: skipped: {'no variant of a bundle is made for it' if is_here else why_not}")
+    for runner in (row for row in RUNNERS.values() if row.is_gpu):
+        reason = runner.unavailable()
+        here = f"{host.gpu} takes float32 TorchScript; int8 is skipped: PyTorch's kernels for it run on the CPU alone"
+        notes.append(f"{runner.name}: {here if reason is None else f'skipped: {reason}'}")
     state: HostState = read_state()
     missing = [n for n, v in (("frequency", state.frequency_mhz), ("temperature", state.temperature_c)) if v is None]
     if missing:

@@ -20,6 +20,8 @@ def read_host() -> Host:
     """Read this machine's fingerprint."""
     import psutil
 
+    from harness.runners.gpu import gpu_name
+
     commit, dirty = _git(Path(__file__).resolve().parent)
     logical = os.cpu_count() or 1
     return Host(
@@ -35,6 +37,7 @@ def read_host() -> Host:
         libraries=_versions(),
         git_commit=commit,
         git_dirty=dirty,
+        gpu=gpu_name(),
     )
 
 
@@ -58,7 +61,7 @@ def usable_cores(host: Host) -> int:
 
 def machine_differences(a: Host, b: Host) -> list[str]:
     """Return what makes two machines unlike, one entry a difference (``cpu: X against Y``); empty for like ones."""
-    fields = ("system", "machine", "cpu", "physical_cores", "logical_cores", "governor")
+    fields = ("system", "machine", "cpu", "physical_cores", "logical_cores", "governor", "gpu")
     found = [f"{f}: {getattr(a, f)} against {getattr(b, f)}" for f in fields if getattr(a, f) != getattr(b, f)]
     # The kernel keeps some memory for itself, and not the same amount at each start.
     if abs(a.memory_bytes - b.memory_bytes) > 0.02 * max(a.memory_bytes, b.memory_bytes):

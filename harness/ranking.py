@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.roofline import limit_ms
+from harness.runners import is_gpu
 from harness.schedule import EAGER, choose_tuned
 from harness.stats import NOISY_IQR_FRACTION, Interval, ratio, spread_fraction
 from harness.types import BenchCell, BenchRun, BenchSet, Timing, VariantInstructions
@@ -65,8 +66,8 @@ def rank(measured: BenchSet, *, accuracy: Mapping[tuple[str, str], float] | None
     timed = sorted((row for row in rows if row.median_ms is not None), key=lambda row: row.median_ms or 0.0)
     rest = [row for row in rows if row.median_ms is None]
     rest.sort(key=lambda row: row.outcome is Outcome.SKIPPED)
-    front = {row.cell.id for row in pareto(timed)}
-    best = next((row.cell.id for row in timed if not row.is_tuning_only), None)
+    front = {row.cell.id for row in pareto([row for row in timed if not is_gpu(row.cell.spec.runner)])}
+    best = next((r.cell.id for r in timed if not r.is_tuning_only and not is_gpu(r.cell.spec.runner)), None)
     ranked = [
         replace(
             row,
@@ -232,8 +233,8 @@ class _Table:
 
     def _limit_fraction(self, cell: BenchCell, median_ms: float | None) -> float | None:
         ceiling, bundle = self._ceilings.get(cell.spec.threads), self._bundles.get(cell.bundle or "")
-        if median_ms is None or ceiling is None or bundle is None:
-            return None
+        if median_ms is None or ceiling is None or bundle is None or is_gpu(cell.spec.runner):
+            return None  # the ceilings are the CPU's
         return limit_ms(bundle, ceiling, batch_size=cell.spec.batch_size) / median_ms
 
     def _top1(self, cell: BenchCell) -> float | None:

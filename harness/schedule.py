@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from harness.runners import is_gpu
 from harness.types import BenchCell, BenchedBundle, BenchRun, Budget, Phase
 
 EAGER = "eager"  # runner, format and variant id of the model before any export
@@ -85,11 +86,14 @@ def choose(plan: Plan, runs: Sequence[BenchRun]) -> Choice:
     best: dict[tuple[str | None, str, str, int], tuple[BenchCell, float]] = {}
     for cell, time_ms in tuned:
         bundle = (cell.bundle, cell.spec.batch_size)
-        fastest[bundle] = min(time_ms, fastest.get(bundle, math.inf))
+        if not is_gpu(cell.spec.runner):
+            fastest[bundle] = min(time_ms, fastest.get(bundle, math.inf))
         key = (cell.bundle, cell.format, cell.spec.runner, cell.spec.batch_size)
         if cell.format != EAGER and (key not in best or time_ms < best[key][1]):
             best[key] = cell, time_ms
-    contenders = [c for c, time_ms in tuned if time_ms <= _CONTENTION * fastest[c.bundle, c.spec.batch_size]]
+    contenders = [
+        c for c, time_ms in tuned if time_ms <= _CONTENTION * fastest.get((c.bundle, c.spec.batch_size), math.inf)
+    ]
     return Choice(
         tuned=tuple(cell.id for cell, _ in tuned),
         standing=tuple(dict.fromkeys(i for cell in contenders for i in (fewest[setting(cell)].id, cell.id))),

@@ -218,8 +218,9 @@ class _Grid:
                 fixed = variant is not None and variant.batch not in {None, batch}
                 batch_reason = f"exported for batches of {variant.batch}" if variant and fixed else None
                 why = reason or engine_reason or batch_reason
-                # What is skipped is said once; the floor is the cost of a call, which threads do not share.
-                for threads in self.threads if bundle is not None and why is None else self.threads[:1]:
+                # What is skipped is said once; a call's own cost (the floor) and a GPU know no threads.
+                is_once = bundle is None or why is not None or runner.is_gpu
+                for threads in self.threads[:1] if is_once else self.threads:
                     made.append(
                         BenchCell(
                             id=cell_id(bundle, label, engine, threads, batch),
@@ -277,7 +278,7 @@ def _bundle_cells(source: Source, grid: _Grid, variants: Sequence[str] | None) -
         if variants is not None and variant.id not in variants:
             continue
         for runner in runners_for(variant.format):
-            if runner.is_timed:
+            if runner.is_timed and not (runner.is_gpu and _is_off_gpu(variant, runner, grid)):
                 cells += grid.cells(
                     bundle=name,
                     variant=variant,
@@ -286,6 +287,11 @@ def _bundle_cells(source: Source, grid: _Grid, variants: Sequence[str] | None) -
                     format_name=variant.format,
                 )
     return cells
+
+
+def _is_off_gpu(variant: Variant, runner: Runner, grid: _Grid) -> bool:
+    """No GPU, or no kernels for the precision: a note of the sweep says so once, not a row for each variant."""
+    return variant.precision != "fp32" or grid.unavailable.get(runner.name) is not None
 
 
 def _floor_cells(cells: Sequence[BenchCell], grid: _Grid) -> list[BenchCell]:

@@ -40,6 +40,7 @@ class Host:
     libraries: dict[str, str]
     git_commit: str | None
     git_dirty: bool | None
+    gpu: str | None = None  # that PyTorch can use
 
 
 @record

@@ -16,7 +16,7 @@ from exporters.bundle import has_own_source
 from exporters.manifest import Variant
 from harness.cell import Job, Setting
 from harness.inputs import InputSet, PixelArray, normalized
-from harness.runners import RUNNERS, Runner, runners_for
+from harness.runners import RUNNERS, Runner, verifiers_for
 from harness.runners.eager import ALLOW_FACTORY
 from harness.types import RunSpec
 from udacisense.errors import InputError, did_you_mean
@@ -135,7 +135,7 @@ class Planner:
 
     def variant(self, variant: Variant, runners: Sequence[str] | None) -> list[CellJob]:
         """Return every cell of a variant: its own by runner, then other settings and other engines."""
-        rows = [r for r in runners_for(variant.format) if runners is None or r.name in runners]
+        rows = verifiers_for(variant.format, runners)
         cells: list[CellJob] = []
         for runner in rows:
             engine = variant.engine if runner.quantized_engines else None

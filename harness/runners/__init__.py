@@ -7,7 +7,7 @@ row to :data:`RUNNERS`; the contract tests iterate the table.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -54,6 +54,8 @@ class Runner:
     is_timed: bool  # False: reference semantics only, its speed means nothing
     is_emulated: bool = False  # so slow that verification feeds it a part of the images
     own_batch: int | None = None  # that verification feeds it, where kernels differ by it; None: whatever is fast
+    is_gpu: bool = False  # of this host: float32 alone, timed beside the CPU, verified where asked for by name
+    stand_in: str | None = None  # whose times these are, where they are nobody's phone: shown, never recommended
 
     def unavailable(self) -> str | None:
         """Return why this host cannot run it (and what would help), or None where it can."""
@@ -95,6 +97,7 @@ RUNNERS: dict[str, Runner] = {
             quantized_engines=False,  # the library is built with qnnpack alone
             is_timed=True,
             own_batch=1,  # an app answers one image at a time
+            stand_in="an Android emulator on a PC",
         ),
         Runner(
             name="android-arm64",  # the phone's library and kernels, under qemu: right answers, no times
@@ -104,6 +107,18 @@ RUNNERS: dict[str, Runner] = {
             is_timed=False,
             is_emulated=True,
             own_batch=1,  # an app answers one image at a time
+        ),
+        *(
+            Runner(
+                name=f"torchscript-{device}",
+                formats=("torchscript",),
+                module=f"harness.runners.torchscript_{device}",
+                quantized_engines=False,
+                is_timed=True,
+                is_gpu=True,
+                stand_in="a desktop's GPU",
+            )
+            for device in ("cuda", "mps")
         ),
         Runner(
             name="onnxruntime",
@@ -189,3 +204,20 @@ def first_line(exc: BaseException) -> str:
 def runners_for(format_name: str) -> tuple[Runner, ...]:
     """Return the rows that open a format, in the table's order."""
     return tuple(row for row in RUNNERS.values() if format_name in row.formats)
+
+
+def verifiers_for(format_name: str, names: Sequence[str] | None) -> tuple[Runner, ...]:
+    """Return the rows that verify a format: those of ``names``, or for None every one that a phone may resemble."""
+    return tuple(r for r in runners_for(format_name) if (not r.is_gpu if names is None else r.name in names))
+
+
+def stand_in(runner: str) -> str | None:
+    """Return whose times a runner's are where they are nobody's phone; None for all others, and for a name unknown."""
+    row = RUNNERS.get(runner)
+    return None if row is None else row.stand_in
+
+
+def is_gpu(runner: str) -> bool:
+    """Tell whether a runner computes on a GPU of the host."""
+    row = RUNNERS.get(runner)
+    return row is not None and row.is_gpu

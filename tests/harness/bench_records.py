@@ -93,7 +93,8 @@ def plan_of(*sources: Source, **changes: object) -> Plan:
         "reference": None,
         "sustained_s": None,
         "unavailable": {name: "needs macOS" if name == "coreml" else None for name in RUNNERS}
-        | {"onnxruntime-xnnpack": "built without XNNPACK", "android-x86_64": "not set up"},
+        | {"onnxruntime-xnnpack": "built without XNNPACK", "android-x86_64": "not set up"}
+        | {"torchscript-cuda": "no CUDA device", "torchscript-mps": "no Mac"},
         "cores": 2,
     }
     return make_plan(sources, **{**options, **changes})  # type: ignore[arg-type]

@@ -38,7 +38,14 @@ def test_state_is_readable(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"cpu": "another"}, {"physical_cores": 64}, {"governor": "powersave"}, {"memory_bytes": 1 << 50}]
+    "change",
+    [
+        {"cpu": "another"},
+        {"physical_cores": 64},
+        {"governor": "powersave"},
+        {"memory_bytes": 1 << 50},
+        {"gpu": "another"},
+    ],
 )
 def test_unlike_machines_are_refused_by_name(host: Host, change: dict[str, object]) -> None:
     other = dataclasses.replace(host, **change)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def command(*, as_json: bool) -> None:
     say()
     rows = [[name, "yes" if reason is None else f"no: {reason}"] for name, reason in facts["runners"].items()]
     table("Runtimes that can check them", ["runner", "here"], rows)
-    next_command("udacisense demo --output demo")
+    next_command("udacisense", "demo", "--output", "demo")
 
 
 def collect() -> dict[str, Any]:
@@ -47,18 +47,10 @@ def collect() -> dict[str, Any]:
         "quantised engines": ", ".join(engines),
         # Public builds lack XNNPACK from torch 2.8 on; optimize_for_mobile needs it.
         "XNNPACK in torch": "yes" if torch._C._is_xnnpack_enabled() else "no",
-        "accelerator": _accelerator(),
+        "accelerator": host.gpu or "none",
     }
     return {
         "environment": environment,
         "formats": {name: row.unavailable() for name, row in FORMATS.items()},
         "runners": {name: row.unavailable() for name, row in RUNNERS.items()},
     }
-
-
-def _accelerator() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return "mps" if torch.backends.mps.is_available() else "none"
