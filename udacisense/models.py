@@ -187,7 +187,14 @@ PRESETS: dict[str, ModelSpec] = {
 }
 
 
-def preset(name: str, *, num_classes: int = 10, resolution_px: int | None = None, size_px: int = 32) -> ModelSpec:
+def preset(
+    name: str,
+    *,
+    num_classes: int = 10,
+    resolution_px: int | None = None,
+    size_px: int = 32,
+    width_mult: float | None = None,
+) -> ModelSpec:
     """Return the spec of a named model, fitted to a data set.
 
     Args:
@@ -195,9 +202,10 @@ def preset(name: str, *, num_classes: int = 10, resolution_px: int | None = None
         num_classes: C of the logits.
         resolution_px: edge that the network itself computes at; None keeps the preset's.
         size_px: edge of the images fed in.
+        width_mult: of the features' channels, 0.1 to 2; None keeps the preset's.
 
     Raises:
-        InputError: the name is unknown or a number is out of range.
+        InputError: the name is unknown, a number is out of range, or the network has no width multiplier.
     """
     if name not in PRESETS:
         hint = did_you_mean(name, PRESETS)
@@ -208,6 +216,12 @@ def preset(name: str, *, num_classes: int = 10, resolution_px: int | None = None
     options = {**spec.options, "num_classes": num_classes, "size_px": size_px}
     if resolution_px is not None:
         options["resolution_px"] = resolution_px
+    if width_mult is not None:
+        if "width_mult" not in options:
+            raise InputError(f"The preset {name!r} has no width multiplier; MobileNetV3-Small's have one.")
+        if not 0.1 <= width_mult <= 2:
+            raise InputError(f"The width multiplier is {width_mult}; allowed is 0.1 to 2.")
+        options["width_mult"] = width_mult
     # Every network here halves its input five times at most.
     for option in ("resolution_px", "size_px"):
         value = options[option]

@@ -100,7 +100,12 @@ TECHNIQUES: dict[str, Technique] = {
             _student(f"resolution-{edge}", f"distilled at {edge} px", student="p1-student", student_resolution_px=edge)
             for edge in (96, 128, 160, 192)
         ),
-        _student("slim-0.6", "width 0.6, distilled at 224 px", student="p1-slim"),
+        *(
+            _student(
+                f"width-{width}", f"{width} of the channels, distilled", student="p1-student", student_width_mult=width
+            )
+            for width in (0.35, 0.5, 0.75)
+        ),
     )
 }
 
@@ -157,6 +162,7 @@ def run_techniques(
     batch_size: int = 64,
     seed: int = 0,
     device: str = "cpu",
+    allow_factory: str | None = None,
 ) -> TechniquesRecord:
     """Run techniques, each alone on the baseline; a finished one is kept and not run again.
 
@@ -169,6 +175,7 @@ def run_techniques(
         batch_size: of training.
         seed: of every run.
         device: where training runs.
+        allow_factory: the one ``package.module:factory`` that the baseline's record may import.
 
     Raises:
         InputError: a name or the data does not fit, or a technique that was asked for needs an engine that is missing.
@@ -181,7 +188,7 @@ def run_techniques(
         raise InputError(
             f"{missing[0].name} needs the quantised engine {missing[0].engine}; this host has {', '.join(present)}."
         )
-    start = load_baseline(baseline, dataset)
+    start = load_baseline(baseline, dataset, allow_factory=allow_factory)
     assert start.artifact is not None, "it was loaded from a folder"
     logits, labels = predict(start.model, start.test_batches(dataset))
     expected = logits.argmax(1) == labels

@@ -164,6 +164,8 @@ def test_macs_count_the_networks_own_resolution():
         (lambda: preset("tiny", num_classes=1), "at least 2 classes, got 1"),
         (lambda: preset("tiny", resolution_px=0), "resolution_px is 0; allowed is 8 to 4096"),
         (lambda: preset("tiny", size_px=5000), "size_px is 5000"),
+        (lambda: preset("tiny", width_mult=0.5), "'tiny' has no width multiplier"),
+        (lambda: preset("baseline", width_mult=0.0), "width multiplier is 0.0; allowed is 0.1 to 2"),
         (lambda: build_model(ModelSpec(architecture="resnet", options={})), "no architecture 'resnet'"),
         (
             lambda: build_model(ModelSpec(architecture="depthwise_separable", options={"colour": 1})),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ def apply_knowledge_distillation(
     *,
     student: str | ModelSpec | nn.Module = "p1-student",
     student_resolution_px: int | None = None,
+    student_width_mult: float | None = None,
     temperature: float = 3.0,
     alpha: float = 0.7,
     epochs: int | None = None,
@@ -43,6 +45,8 @@ def apply_knowledge_distillation(
         context: training and validation batches, device and seed (those of ``config`` are replaced by them).
         student: a preset's name, a spec, or an eager module (which stays as it is).
         student_resolution_px: edge that the student sees, where ``student`` is a preset's name; None: the preset's.
+        student_width_mult: of the channels of the student's features, where ``student`` is a preset's name; None: the
+            preset's.
         temperature: T > 0; both softmaxes are softened by it.
         alpha: 0..1, the weight of the teacher against the labels.
         epochs: None takes ``config.epochs``.
@@ -68,7 +72,12 @@ def apply_knowledge_distillation(
         seed=context.seed,
     )
     teaches = teacher if teacher is not None else model
-    spec, start, origin = _student(student, student_resolution_px, student_init, model, context)
+    named = {
+        "student": student,
+        "student_resolution_px": student_resolution_px,
+        "student_width_mult": student_width_mult,
+    }
+    spec, start, origin = _student(named, student_init, model, context)
     _refuse_larger(start, teaches)
     used = Distillation(
         teacher=RememberingTeacher(teaches) if remember else teaches, temperature=temperature, alpha=alpha
@@ -88,17 +97,32 @@ def apply_knowledge_distillation(
     return StepResult(model=result.model, notes=notes, spec=spec, documents={"history": result.history})
 
 
+def student_spec(options: Mapping[str, object], *, num_classes: int, size_px: int) -> ModelSpec:
+    """Return the student that a step's options describe, fitted to a data set.
+
+    Raises:
+        InputError: the preset is unknown or a number is out of range.
+    """
+    student = options["student"]
+    if isinstance(student, ModelSpec):
+        return student
+    return preset(
+        str(student),
+        num_classes=num_classes,
+        resolution_px=cast("int | None", options.get("student_resolution_px")),
+        size_px=size_px,
+        width_mult=cast("float | None", options.get("student_width_mult")),
+    )
+
+
 def _student(
-    student: str | ModelSpec | nn.Module, resolution_px: int | None, init: str, teacher: nn.Module, context: StepContext
+    options: Mapping[str, object], init: str, teacher: nn.Module, context: StepContext
 ) -> tuple[ModelSpec | None, nn.Module, str]:
     """Return the student's spec, the student with its initial weights, and where these are from."""
+    student = options["student"]
     if isinstance(student, nn.Module):
         return None, copy.deepcopy(student), "as given"
-    spec = student
-    if isinstance(spec, str):
-        spec = preset(
-            spec, num_classes=len(context.class_names), resolution_px=resolution_px, size_px=context.input_shape[-1]
-        )
+    spec = student_spec(options, num_classes=len(context.class_names), size_px=context.input_shape[-1])
     if init not in ("auto", "none", "imagenet"):
         return spec, _from_file(spec, Path(init), context), f"the weights of {Path(init).name}"
     if init != "auto":

@@ -69,6 +69,21 @@ def test_a_preset_is_fitted_to_classes_and_image_size() -> None:
     assert result.spec.options["size_px"] == SIZE_PX
 
 
+def test_a_students_width_and_resolution_are_the_ones_asked_for() -> None:
+    result = apply_knowledge_distillation(
+        build(mobilenet_spec()),
+        CONTEXT,
+        student="p1-student",
+        student_resolution_px=64,
+        student_width_mult=0.5,
+        epochs=1,
+    )
+    assert result.spec is not None
+    assert result.spec.options["resolution_px"] == 64
+    # the last block is six times as wide as its 96 channels, of which half are left
+    assert result.model.classifier[0].in_features == 6 * 48
+
+
 def test_a_student_given_as_a_module_stays_as_it_is() -> None:
     student = build(tiny_spec())
     before = state_sha256(student)
