@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import shlex
 import shutil
 import stat
 import tempfile
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from exporters.manifest import FileRecord, Manifest, RecommendedSetting, Variant
 from udacisense.errors import InputError, LoadError, did_you_mean
 from udacisense.files import ZIP_ERRORS, atomic_path, sha256_file, sha256_path
-from udacisense.types import ModelSpec, Outcome, Signature, read_json, record, to_json, write_record
+from udacisense.types import Artifact, ModelSpec, Outcome, Signature, read_json, record, to_json, write_record
+from udacisense.zoo import ZOO
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,24 +131,50 @@ def open_bundle(path: Path, *, unpack_to: Path | None = None) -> Bundle:
 
     Args:
         path: a folder, or a ``.zip`` of one.
-        unpack_to: new folder for a zip's content; None makes a temporary one, which stays.
+        unpack_to: new folder for a zip's content; None makes a temporary one, which stays until the process ends.
+            Whoever needs the content no longer than a block uses :func:`opened`.
 
     Raises:
         InputError: it is no bundle, or one whose paths leave it.
     """
-    if not path.exists():
-        raise InputError(f"There is no bundle at {path}; give the folder or the .zip that export wrote.")
+    require_bundle(path)
     if path.is_dir():
         root = path
     else:
-        root = unpack_to or Path(tempfile.mkdtemp(prefix="udacisense-bundle-")) / "bundle"
+        root = unpack_to or _temporary_folder() / "bundle"
         _unpack(path, root)
     if not (root / Manifest.FILE_NAME).is_file():
-        raise InputError(f"{path} holds no {Manifest.FILE_NAME}; give the folder or the .zip that export wrote.")
+        raise InputError(f"{path} holds no {Manifest.FILE_NAME}; {_what_to_give(path)}.")
     manifest = read_json(Manifest, root / Manifest.FILE_NAME)
     for relative in _named_paths(manifest):
         inside(root, relative)
     return Bundle(root, manifest)
+
+
+def require_bundle(path: Path) -> None:
+    """Refuse a path where nothing is.
+
+    Raises:
+        InputError: there is nothing; for a model that ships, it says how a bundle is made of it.
+    """
+    if not path.exists():
+        raise InputError(f"There is no bundle at {path}; {_what_to_give(path)}.")
+
+
+def _what_to_give(path: Path) -> str:
+    """Say what to give instead of a path that is no bundle: a model, by name or by artifact, is exported first."""
+    is_shipped = str(path) in ZOO and not path.exists()
+    if is_shipped or (path / Artifact.FILE_NAME).is_file():
+        model = "a model that ships" if is_shipped else "a model's artifact"
+        return f"it is {model}, so export it first: {shlex.join(['udacisense', 'export', str(path), '-o', 'bundle'])}"
+    return "give the folder or the .zip that export wrote"
+
+
+def _temporary_folder() -> Path:
+    """Make a folder that is removed when the process ends: nobody knows when the last file in it was read."""
+    folder = Path(tempfile.mkdtemp(prefix="udacisense-bundle-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def bundle_sha256(manifest: Manifest) -> str:
@@ -277,7 +306,7 @@ def load_reference(bundle: Bundle, *, allow_factory: str | None = None) -> tuple
     if ":" in reference.model.architecture and reference.model.architecture != allow_factory:
         raise InputError(
             f"The bundle {bundle.root} is built by the code {reference.model.architecture!r}, which is not run unasked;"
-            f" if you trust it, allow the factory {reference.model.architecture!r} by name."
+            f" if you trust it, allow it by name: --allow-factory {reference.model.architecture}."
         )
     weights = bundle.root / WEIGHTS
     recorded = {file.path: file for file in bundle.manifest.files}.get(WEIGHTS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from exporters.bundle import bundle_sha256, open_bundle
+from exporters.bundle import bundle_sha256, opened
 from exporters.manifest import Variant
 from harness.gate_config import GateConfig, Rules
 from harness.host import require_like
@@ -90,7 +90,8 @@ def gate_bundle(
     Raises:
         InputError: a record is of another bundle, or times of unlike hosts would be compared.
     """
-    manifest = open_bundle(path).manifest
+    with opened(path) as bundle:
+        manifest = bundle.manifest
     sha256 = bundle_sha256(manifest)
     config = config or GateConfig()
     if verification.bundle_sha256 != sha256:
@@ -126,7 +127,9 @@ def read_baseline(path: Path) -> Past:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
-    except (OSError, ValueError, RecursionError) as exc:  # RecursionError: thousands of brackets
+    except OSError as exc:
+        raise InputError(f"{path} cannot be read: {exc.strerror or exc}; give an older record.") from exc
+    except (ValueError, RecursionError) as exc:  # RecursionError: thousands of brackets
         raise InputError(f"{path} cannot be read as JSON: {exc}.") from exc
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind == "gate":

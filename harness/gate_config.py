@@ -156,8 +156,11 @@ def read_toml(path: Path) -> str:
     """
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(f"{path} cannot be read as TOML: {exc}.") from exc
+    except OSError as exc:
+        why = (exc.strerror or type(exc).__name__).lower()
+        raise InputError(f"The TOML file {path} cannot be read: {why}; give one that you may read.") from exc
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path} is no TOML: it is not in UTF-8, as every TOML file is; save it so.") from exc
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from exporters.manifest import Variant
 from harness.changes import SetComparison
 from harness.ranking import Row
 from harness.runners import RUNNERS
-from harness.schedule import setting
+from harness.schedule import EAGER, setting
 from harness.types import BenchSet, Measurement, MeasurementSet, VariantInstructions
 from udacisense.display import change, megabytes, milliseconds, percent
 from udacisense.pipeline.requirements import Requirement
@@ -272,6 +272,8 @@ def _speedup(row: Row) -> str | None:
     gain = row.speedup
     if gain is None:
         return None
+    if row.cell.format == EAGER and {gain.value, gain.low, gain.high} <= {1.0, None}:
+        return "1"  # the reference itself: neither a figure nor a tie
     if gain.low is None or gain.high is None:
         return f"{gain.value:.2f}× (one pair)"
     return f"{gain.value:.2f}× ({gain.low:.2f}-{gain.high:.2f}){' tie' if gain.is_tie else ''}"

@@ -295,8 +295,10 @@ class Batches:
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ) -> None:
-        if batch_size < 1 or seed < 0:
-            raise InputError(f"Batch size {batch_size} and seed {seed}: allowed are 1 or more, and 0 or more.")
+        if batch_size < 1:
+            raise InputError(f"The batch size is {batch_size}; allowed is 1 or more.")
+        if seed < 0:
+            raise InputError(f"The seed is {seed}; allowed is 0 or more.")
         self.images = images
         self.batch_size = batch_size
         self.shuffle = shuffle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 
 def unavailable() -> str | None:
     """Say how to get ExecuTorch where it is missing."""
-    return None if find_spec("executorch") else "executorch is not installed (pip install executorch==0.6.0)"
+    from exporters import executorch
+
+    return executorch.unavailable()
 
 
 def load(path: Path, variant: Variant, *, engine: str | None, threads: int) -> TorchSession:

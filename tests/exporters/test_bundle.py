@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -90,6 +92,32 @@ def test_a_zip_holds_the_same_and_is_repeatable(exported, tmp_path: Path) -> Non
     assert not root.exists()
 
 
+def test_what_is_unpacked_of_a_zip_is_gone_when_the_process_ends(exported, tmp_path: Path) -> None:
+    write_zip(exported.bundle.root, tmp_path / "whole.zip")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("notes.txt", "no bundle")
+    (tmp_path / "temporary").mkdir()
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from exporters.bundle import check_files, open_bundle\n"
+        "bundle = open_bundle(Path(sys.argv[1]))\n"
+        "assert check_files(bundle) == [], 'the files are there as long as the process'\n"
+        "print(bundle.root)\n"
+        "open_bundle(Path(sys.argv[2]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "whole.zip"), str(tmp_path / "other.zip")],
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith(str(tmp_path / "temporary")), done.stderr
+    assert "other.zip holds no manifest.json" in done.stderr
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 def _entry(name: str, mode: int = stat.S_IFREG | 0o644) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name)
     entry.external_attr = mode << 16
@@ -138,8 +166,24 @@ def test_what_is_no_bundle_says_so(tmp_path: Path, content: bytes) -> None:
         open_bundle(tmp_path / "some.zip")
     with pytest.raises(InputError, match=r"no manifest\.json"):
         open_bundle(tmp_path)
-    with pytest.raises(InputError, match="There is no bundle"):
+    with pytest.raises(InputError, match=r"There is no bundle at .*; give the folder"):
         open_bundle(tmp_path / "absent")
+
+
+def test_a_model_in_place_of_a_bundle_is_told_to_be_exported_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"export it first: udacisense export tiny -o bundle\.$"):
+        open_bundle(Path("tiny"))
+    artifact = tmp_path / "my artifact"
+    artifact.mkdir()
+    (artifact / "artifact.json").write_text("{}")
+    with pytest.raises(InputError, match=f"export it first: udacisense export '{artifact}' -o bundle"):
+        open_bundle(artifact)
+    Path("tiny").mkdir()
+    with pytest.raises(InputError, match=r"holds no manifest\.json; give the folder"):
+        open_bundle(Path("tiny"))
 
 
 def test_int8_sources_are_rebuilt_bit_by_bit(exported) -> None:
@@ -175,5 +219,5 @@ def test_a_bundle_does_not_run_foreign_code_unasked(copied: Path) -> None:
     path.write_text(json.dumps(reference))
     with pytest.raises(InputError, match="not run unasked"):
         load_reference(open_bundle(copied))
-    with pytest.raises(InputError, match="not run unasked"):
+    with pytest.raises(InputError, match=r"allow it by name: --allow-factory torch\.nn:Identity"):
         load_reference(open_bundle(copied), allow_factory="another:factory")

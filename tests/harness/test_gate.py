@@ -277,8 +277,16 @@ def test_a_faulty_requirements_file_is_refused_by_name(tmp_path: Path, text: str
 
 
 def test_a_missing_requirements_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"none\.toml cannot be read: no such file or directory; give one"):
         read_config(tmp_path / "none.toml")
+    with pytest.raises(InputError, match="cannot be read: is a directory; give one"):
+        read_config(tmp_path)
+
+
+def test_a_requirements_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text("[accuracy]", encoding="utf-16")
+    with pytest.raises(InputError, match=r"gate\.toml is no TOML: it is not in UTF-8"):
+        read_config(tmp_path / "gate.toml")
 
 
 def test_a_reference_that_is_not_there_is_refused(source: Source) -> None:

@@ -11,6 +11,7 @@ from harness.advice import recommend, recommendations
 from harness.changes import compare_sets
 from harness.ranking import Row, is_tie, rank
 from harness.schedule import choose
+from harness.tables import latency_table
 from harness.types import BenchSet
 from udacisense.errors import InputError
 from udacisense.types import Outcome, from_json, to_json
@@ -61,6 +62,17 @@ def test_speedup_is_to_the_eager_baseline_on_as_many_threads_and_at_its_best() -
     assert single.speedup is not None
     assert single.speedup_tuned is not None
     assert (single.speedup.value, single.speedup_tuned.value) == pytest.approx((2.5, 2.0))
+
+
+def test_the_reference_is_shown_as_one_and_not_as_a_tie_with_itself() -> None:
+    other = make_source("other", make_variant("onnx-fp32"))
+    plan = plan_of(SOURCE, other)
+    times = {**TIMES, "other/eager t1": 10.0, "other/eager t2": 4.0, "other/onnx-fp32 t1": 10.0}
+    made = latency_table(rank(set_of(plan, runs_of(plan, times))))
+    shown = {row[0]: row[made.columns.index("speed-up")] for row in made.rows}
+    assert (shown["baseline/eager t1"], shown["baseline/eager t2"]) == ("1", "1")
+    assert (shown["other/eager t2"] or "").startswith("2.00× (2.00-2.00)")
+    assert (shown["other/onnx-fp32 t1"] or "").startswith("1.00× (1.00-1.00) tie"), "a file that is no faster is a tie"
 
 
 def test_figures_of_a_row() -> None:

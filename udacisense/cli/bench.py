@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from udacisense.cli.completing import variant_option
-from udacisense.cli.output import Choice, emit_json, next_command, render, say, say_cost, show
+from udacisense.cli.factory import allow_factory_option
+from udacisense.cli.output import Choice, duration, emit_json, next_command, render, say, say_cost, show
 
 if TYPE_CHECKING:
     from harness.ranking import Row
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Record of 'verify': its accuracies.",
 )
-@click.option("--allow-factory", help="package.module:factory of a bundle's model that may be imported.")
+@allow_factory_option
 @click.option("--format", "form", default="table", show_default=True, type=Choice(["table", "markdown", "csv", "json"]))
 def command(
     *,
@@ -104,7 +105,7 @@ def command(
     counts = f"{len(counted)} counts of ARM instructions" if counted else ""
     what = counts if only_instructions else f"{len(plan.runnable)} cells{f', then {counts}' if counts else ''}"
     kept = "" if only_instructions else f"; record: {path}"
-    say_cost(f"{what}, about {(timed_s + ABOUT_S * len(counted)) / 60:.1f} minutes{kept}")
+    say_cost(f"{what}, about {duration(timed_s + ABOUT_S * len(counted))}{kept}")
     if dry_run:
         return
     uncounted = left_out(plan.bundles, variants or None) if arm_instructions or only_instructions else ()
@@ -121,8 +122,8 @@ def command(
     _tell(measured, verified, uncounted, form)
     if form == "table":
         say(f"\nKept in {path}.")
-        folders = " ".join(dict.fromkeys(str(bundle.parent) for bundle in bundles))
-        next_command(f"udacisense report {folders} -o report.md")
+        folders = dict.fromkeys(bundle.parent for bundle in bundles)
+        next_command("udacisense", "report", *folders, "-o", "report.md")
 
 
 def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[str, ...], form: str) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 import click
 
 from udacisense.cli.completing import names_of
+from udacisense.cli.factory import allow_factory_option
 from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
 
 
@@ -51,6 +52,7 @@ from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option
 @click.option("--engine", help="Quantised engine of dynamic int8: fbgemm, x86 or qnnpack.")
 @click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
 @click.option("--seed", default=0, show_default=True)
+@allow_factory_option
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Take finished steps from OUTPUT.")
 @dry_run_option
@@ -74,6 +76,7 @@ def command(
     engine: str | None,
     device: str,
     seed: int,
+    allow_factory: str | None,
     output: Path,
     resume: bool,
     dry_run: bool,
@@ -89,12 +92,12 @@ def command(
     from udacisense.cli.costs import announce, compression_cost
     from udacisense.data import load_dataset
     from udacisense.models import preset
-    from udacisense.pipeline import RunRecord, find_pipeline, run_pipeline
+    from udacisense.pipeline import RunRecord, find_pipeline, plan_pipeline
     from udacisense.training import training_split
     from udacisense.types import ModelSpec, read_json
 
     recipe = find_pipeline(pipeline, preset=settings)
-    kept, baseline_model = load_artifact(baseline)
+    kept, baseline_model = load_artifact(baseline, allow_factory=allow_factory)
     signature = kept.signature
     dataset = load_dataset(data, size_px=signature.size_px)
     spec: ModelSpec | None = None
@@ -106,30 +109,29 @@ def command(
             resolution_px=resolution_px or cast("int | None", usual.get("student_resolution_px")),
             size_px=signature.size_px,
         )
-    n_images = round(len(training_split(dataset)[0]) * (1 + (transfer_ratio if transfer else 0)))
-    announce(compression_cost(recipe, spec, baseline_model, n_images=n_images, epochs=epochs), output)
-    if dry_run:
-        return
-    run_pipeline(
+    planned = plan_pipeline(
         recipe.name,
         preset=settings,
         baseline=baseline,
         dataset=dataset,
-        output_dir=output,
         student=spec,
         epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        engine=engine,
         learning_rate=learning_rate,
         student_init=student_init,
         teacher=teacher,
         transfer=transfer,
         transfer_ratio=transfer_ratio,
         mix=mix,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        engine=engine,
-        resume=resume,
+        allow_factory=allow_factory,
     )
+    n_images = round(len(training_split(dataset)[0]) * (1 + (transfer_ratio if transfer else 0)))
+    announce(compression_cost(recipe, spec, baseline_model, n_images=n_images, epochs=epochs), output)
+    if dry_run:
+        return
+    planned.run(device, output_dir=output, resume=resume)
     result = read_json(RunRecord, output / RunRecord.FILE_NAME)
     if as_json:
         emit_json(result)
@@ -138,4 +140,4 @@ def command(
     show(stages_table(result.baseline, result.stages))
     say()
     show(requirements_table(result.requirements))
-    next_command(f"udacisense export {output}/artifact --data {data} -o {output}/bundle")
+    next_command("udacisense", "export", output / "artifact", "--data", data, "-o", output / "bundle")

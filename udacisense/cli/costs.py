@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from udacisense.cli.output import duration, say_cost
 from udacisense.display import megabytes
@@ -124,12 +124,10 @@ def compression_cost(
     recipe: PipelineRecipe, student: ModelSpec | None, baseline: nn.Module, *, n_images: int, epochs: int | None
 ) -> Cost:
     """Estimate a pipeline by its distillation, which is nearly all of it; the baseline stands for the teacher."""
-    from udacisense.models import preset
+    from udacisense.stages.distill import student_spec
 
     options = recipe.steps[0].options
-    spec = student or preset(
-        str(options["student"]), resolution_px=cast("int | None", options.get("student_resolution_px"))
-    )
+    spec = student or student_spec(options, num_classes=10, size_px=32)  # near enough for a time
     count = epochs if epochs is not None else int(str(options["epochs"]))
     return training_cost(spec, n_images=n_images, epochs=count, teacher=baseline)
 
@@ -141,8 +139,9 @@ def techniques_cost(
 
     A row whose quantised engine this host lacks is left out, as when they run.
     """
-    from udacisense.models import count_parameters, preset
+    from udacisense.models import count_parameters
     from udacisense.stages import apply_quantization_aware_training, apply_static_quantization
+    from udacisense.stages.distill import student_spec
     from udacisense.stages.quantize import supported_engines
     from udacisense.techniques import EPOCHS
     from udacisense.training import training_split
@@ -161,15 +160,9 @@ def techniques_cost(
         costs.append(Cost(what=row.name, seconds=tested_s + searched_s, disk_bytes=kept_bytes))
         if not row.trains:
             continue
-        student = row.options.get("student")
-        made = spec
+        student, made = row.options.get("student"), spec
         if student is not None:
-            made = preset(
-                str(student),
-                num_classes=len(dataset.class_names),
-                resolution_px=cast("int | None", row.options.get("student_resolution_px")),
-                size_px=size_px,
-            )
+            made = student_spec(row.options, num_classes=len(dataset.class_names), size_px=size_px)
         key = f"{made}{student is None}"
         if key not in trained:
             trained[key] = training_cost(
@@ -298,13 +291,13 @@ def _verification_cost(
     runners: Sequence[str] | None = None,
     cores: int,
 ) -> Cost:
-    from harness.runners import RUNNERS, runners_for
+    from harness.runners import RUNNERS, verifiers_for
 
     cells = [
         (variant.id, row.name)
         for variant in variants
-        for row in runners_for(variant.format)
-        if (runners is None or row.name in runners) and row.unavailable() is None
+        for row in verifiers_for(variant.format, runners)
+        if row.unavailable() is None
     ]
     by_runner: dict[str, list[str]] = {}
     for variant_id, runner in cells:

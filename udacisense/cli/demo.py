@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.output import dry_run_option, next_command, say, say_cost
+from udacisense.cli.output import dry_run_option, duration, next_command, say, say_cost
 
 if TYPE_CHECKING:
     from exporters.manifest import Precision
@@ -59,9 +59,10 @@ def command(*, output: Path, data: str | None, dry_run: bool) -> None:
             raise click.Abort
         if code not in (0, 1):  # 1 is an answer: a file that differs is what verification is there to say
             raise UdacisenseError(f"'udacisense {line}' ended with exit code {code}; see above.")
-    say(f"\nThe whole job took {time.monotonic() - start:.0f} s. Open {output}/report.html in a browser.")
+    say(f"\nThe whole job took {duration(time.monotonic() - start)}. Open {output}/report.html in a browser.")
     say("With your own images:")
-    next_command("udacisense train --data DIR --model baseline --init imagenet -o runs/baseline")
+    line = "train --data DIR --model baseline --init imagenet -o runs/baseline"
+    next_command("udacisense", *line.split())
 
 
 def _commands(output: Path, data: str | None) -> list[str]:

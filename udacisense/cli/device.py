@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from udacisense.cli.completing import variant_option
-from udacisense.cli.output import Cell, emit_json, json_option, next_command, say, show, table
+from udacisense.cli.factory import allow_factory_option, allowing_bundle
+from udacisense.cli.output import Cell, duration, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,7 @@ def install_command(*, apk: Path, serials: tuple[str, ...], every: bool) -> None
         if answer.error is None:
             say(f"{answer.phone}: {apk.name} is installed.")
     _end(answers)
-    next_command("udacisense device push BUNDLE")
+    next_command("udacisense", "device", "push", "BUNDLE")
 
 
 @command.command("push")
@@ -128,11 +129,11 @@ def push_command(*, bundle: Path, serials: tuple[str, ...], every: bool, as_json
             made = answer.value
             say(
                 f"{answer.phone}: {made.bundle} is there, {made.files} files, {megabytes(made.n_bytes)} in "
-                f"{made.duration_s:.1f} s, every SHA-256 equal."
+                f"{duration(made.duration_s)}, every SHA-256 equal."
             )
     _end(answers)
     if not as_json:
-        next_command(f"udacisense device selftest {bundle}")
+        next_command("udacisense", "device", "selftest", bundle)
 
 
 @command.command("selftest")
@@ -157,9 +158,12 @@ def selftest_command(
     from harness.verify import exit_code
     from udacisense.types import write_record
 
-    def keep(phone: Phone, made: MeasurementSet, opened: Bundle) -> tuple[Path, MeasurementSet]:  # noqa: ARG001
+    allowed: list[str] = []
+
+    def keep(phone: Phone, made: MeasurementSet, opened: Bundle) -> tuple[Path, MeasurementSet]:
         path = _place(bundle, output, phone.label, "verify")
         write_record(path, made)
+        allowed[:] = allowing_bundle(opened)
         return path, made
 
     answers = _ordered(
@@ -181,7 +185,7 @@ def selftest_command(
             say(f"\nKept in {path}.\n")
     _end(answers, *(exit_code(record) for _, _, record in made))
     if not as_json:
-        next_command(f"udacisense device bench {bundle}")
+        next_command("udacisense", "device", "bench", bundle, *allowed)
 
 
 @command.command("bench")
@@ -189,7 +193,7 @@ def selftest_command(
 @variant_option("bundle")
 @click.option("--threads", default="1,2,4", show_default=True, help="Thread counts.")
 @click.option("--timeout", "timeout_s", default=_BENCH_S, show_default=True, help="Longest wait, in seconds.")
-@click.option("--allow-factory", help="package.module:factory of the bundle's model that may be imported.")
+@allow_factory_option
 @click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
 @_phones
 @json_option
@@ -247,12 +251,12 @@ def bench_command(
         _emit([measured for _, _, measured in made])
     _end(answers, *codes)
     if not as_json:
-        next_command(f"udacisense report {bundle.parent} -o report.md")
+        next_command("udacisense", "report", bundle.parent, "-o", "report.md")
 
 
 @command.command("pull")
 @click.argument("bundle", type=PathArgument)
-@click.option("--allow-factory", help="package.module:factory of the bundle's model that may be imported.")
+@allow_factory_option
 @click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
 @_phones
 @json_option
@@ -307,7 +311,7 @@ def stage_command(*, bundle: Path, project: Path | None) -> None:
     with open_it(bundle) as source:
         target = stage_bundle(source, project or find_project(Path.cwd()))
     say(f"{source.manifest.name} is in {target}, {megabytes(size_bytes(target))}.")
-    next_command("make android-apk")
+    next_command("make", "android-apk")
 
 
 @contextmanager

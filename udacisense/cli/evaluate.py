@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from udacisense.cli.factory import allow_factory_option, allowing
 from udacisense.cli.output import Choice, emit_json, json_option, next_command, say, table
 from udacisense.display import percent
 
@@ -17,7 +16,7 @@ from udacisense.display import percent
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="'cifar100', or a folder with {train,test}/<class>/*.")
 @click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
-@click.option("--allow-factory", help="package.module:factory that this artifact's record may import.")
+@allow_factory_option
 @json_option
 def command(*, artifact: Path, data: str, device: str, allow_factory: str | None, as_json: bool) -> None:
     """Measure ARTIFACT (a folder that 'train' or 'compress' wrote): top-1, top-5, accuracy per class, confusion."""
@@ -27,8 +26,6 @@ def command(*, artifact: Path, data: str, device: str, allow_factory: str | None
     from udacisense.metrics import evaluate
     from udacisense.training import resolve_device
 
-    if allow_factory is not None:
-        sys.path.insert(0, str(Path.cwd()))  # a module beside the user, as for 'export'
     record, model = load_artifact(artifact, allow_factory=allow_factory)
     signature = record.signature
     dataset = load_dataset(data, size_px=signature.size_px)
@@ -50,11 +47,12 @@ def command(*, artifact: Path, data: str, device: str, allow_factory: str | None
     width = max(len(name) for name in dataset.class_names)
     for name, row in zip(dataset.class_names, result.confusion, strict=True):
         say(f"{name:<{width}}  " + " ".join(f"{count:4d}" for count in row))
+    line: list[object]
     if allow_factory is None:
-        line = ["compress", "--pipeline", "p1", "--baseline", str(artifact), "--data", data, "-o", "runs/p1"]
+        line = ["compress", "--pipeline", "p1", "--baseline", artifact, "--data", data, "-o", "runs/p1"]
     else:  # a pipeline's student has no part in a network that is not ours
-        line = ["export", str(artifact), "--allow-factory", allow_factory, "--data", data, "-o", "runs/bundle"]
-    next_command(shlex.join(["udacisense", *line]))
+        line = ["export", artifact, *allowing(allow_factory), "--data", data, "-o", "runs/bundle"]
+    next_command("udacisense", *line)
 
 
 def _few(names: Sequence[str], count: int = 12) -> str:

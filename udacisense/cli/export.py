@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from udacisense.cli.completing import names_of
+from udacisense.cli.factory import allow_factory_option, allowing, search_working_folder
 from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--data", help="Images for calibration and the golden pack: 'cifar100' or a folder.")
 @click.option("--input-shape", help="Of a package.module:factory model, e.g. 1,3,224,224.")
 @click.option("--init", help="Weights of a package.module:factory model: a .safetensors file.")
-@click.option("--allow-factory", help="package.module:factory that this artifact's record may import.")
+@allow_factory_option
 @click.option("--engine", "engines", multiple=True, help="Quantised engine of TorchScript int8: fbgemm, x86, qnnpack.")
 @click.option("--opset", type=int, help="ONNX opset.")
 @click.option("--batch", default="dynamic", show_default=True, help="'dynamic' or a number.")
@@ -110,7 +110,8 @@ def command(
     else:
         show(variants_table(manifest.variants))
         say(f"\nThe bundle is {output}{f', and {output}.zip' if make_zip else ''}.")
-        next_command(f"udacisense verify {output}{f' --data {data}' if data else ''}")
+        images = ["--data", data] if data else []
+        next_command("udacisense", "verify", output, *images, *allowing(source.spec.architecture))
     if any(variant.outcome is Outcome.FAILED for variant in manifest.variants):
         raise click.exceptions.Exit(1)
 
@@ -176,7 +177,7 @@ def _source(
         parts = input_shape.split(",")
         if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
             raise InputError(f"--input-shape is {input_shape!r}; give four numbers, for example 1,3,224,224.")
-        sys.path.insert(0, str(Path.cwd()))  # a module beside the user, as other tools that take module:name do
+        search_working_folder()
         n, c, h, w = (int(part) for part in parts)
         dataset = load_dataset(data, size_px=h) if data else None
         return source_from_factory(model, (n, c, h, w), dataset=dataset, weights=Path(init) if init else None)
@@ -189,8 +190,6 @@ def _source(
     from udacisense.zoo import resolve_artifact
 
     folder = resolve_artifact(folder)
-    if allow_factory is not None:
-        sys.path.insert(0, str(Path.cwd()))
     dataset = None
     if data:
         dataset = load_dataset(data, size_px=read_json(Artifact, folder / Artifact.FILE_NAME).signature.size_px)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -37,6 +38,7 @@ def command(
 
     A gain never fails. What was skipped is shown apart and never counts as passed.
     """
+    from exporters.bundle import require_bundle
     from harness.gate import exit_code, gate_bundle, read_baseline
     from harness.gate_config import read_config
     from harness.gate_output import markdown, write_junit
@@ -45,9 +47,11 @@ def command(
     from udacisense.files import write_text
     from udacisense.types import read_json, write_record
 
+    require_bundle(bundle)
     records = verification or bundle.with_name(f"{bundle.name}.verify.json")
     if not records.is_file():
-        raise InputError(f"There is no record {records}; run 'udacisense verify {bundle}', or give --verification.")
+        line = shlex.join(["udacisense", "verify", str(bundle)])
+        raise InputError(f"There is no record {records}; give --verification, or make it: {line}")
     verified = read_json(MeasurementSet, records)
     timed = bench_path or bundle.with_name(f"{bundle.name}.bench.json")
     report = gate_bundle(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from udacisense.cli.factory import allowing_bundle
 from udacisense.cli.output import emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
-    from exporters.bundle import Bundle
     from exporters.manifest import Manifest
 
 
@@ -37,7 +36,7 @@ def command(*, bundle: Path, as_json: bool) -> None:
             raise click.exceptions.Exit(1)
         if not as_json:
             say(f"\nEvery one of the {len(source.manifest.files)} files is what the manifest says.")
-            next_command(_verify(source, bundle))
+            next_command("udacisense", "verify", bundle, *allowing_bundle(source))
 
 
 def _print(manifest: Manifest) -> None:
@@ -62,13 +61,3 @@ def _print(manifest: Manifest) -> None:
             f"not the same bytes from export to export: {', '.join(varying)} (onnxruntime writes parts of a file in"
             " any order; its answers are the same)"
         )
-
-
-def _verify(source: Bundle, bundle: Path) -> str:
-    """Return the command that comes next; a model of the user's own code is allowed by name in it."""
-    from exporters.bundle import REFERENCE, Reference
-    from udacisense.types import read_json
-
-    architecture = read_json(Reference, source.root / REFERENCE).model.architecture
-    allowed = ["--allow-factory", architecture] if ":" in architecture else []
-    return shlex.join(["udacisense", "verify", str(bundle), *allowed])

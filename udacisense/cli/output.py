@@ -6,6 +6,7 @@ With ``--quiet`` all of it but JSON and CSV is left out.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,15 +76,15 @@ def say_cost(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Return a rough duration in words."""
+    """Return a duration as it is said everywhere: ``7 s``, ``23 min``, ``1.6 h``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def next_command(command: str) -> None:
-    """Print the command that comes next, ready to paste."""
-    say(f"\nNext:  {command}")
+def next_command(*words: object) -> None:
+    """Print the command that comes next, ready to paste into a shell: a word with a blank in it is quoted."""
+    say(f"\nNext:  {shlex.join(map(str, words))}")
 
 
 def show(made: Table) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +51,7 @@ def command(
             raise InputError("--backport needs --runtime: the release that is to take the file.")
         version = backport_lite(file, backport, runtime=runtime)
         say(f"Written: {backport}, bytecode {version}.")
-        next_command(shlex.join(["udacisense", "preflight", str(backport), "--runtime", runtime]))
+        next_command("udacisense", "preflight", backport, "--runtime", runtime)
         return
     report = preflight_apk(file) if is_apk else preflight(file, runtime=runtime)
     proofs = _prove(file, size_px) if is_proved else ()

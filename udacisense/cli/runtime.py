@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from udacisense.cli.completing import names_of
-from udacisense.cli.output import Cell, next_command, say, table
+from udacisense.cli.output import Cell, duration, next_command, say, table
 from udacisense.display import megabytes
 
 
@@ -51,7 +51,7 @@ def add_command(*, name: str, library_version: str | None, offline_dir: Path | N
     from udacisense.progress import progress
 
     disk_bytes, seconds = cost(name)
-    say(f"{name} takes about {megabytes(disk_bytes)} below {cache_root()} and some {seconds:.0f} s.")
+    say(f"{name} takes about {megabytes(disk_bytes)} below {cache_root()} and about {duration(seconds)}.")
     if dry_run:
         return
     with progress("setting up", 1.0) as advance:
@@ -70,7 +70,8 @@ def add_command(*, name: str, library_version: str | None, offline_dir: Path | N
         )
     say(f"{made.name} {made.library_version} is ready: a small file ran, max |Δ| {made.self_test_max_abs:.2g}.")
     runs = name in RUNNERS
-    next_command(f"udacisense verify BUNDLE --runner {name}" if runs else "udacisense bench BUNDLE --only-instructions")
+    line = ["verify", "BUNDLE", "--runner", name] if runs else ["bench", "BUNDLE", "--only-instructions"]
+    next_command("udacisense", *line)
 
 
 @command.command("remove")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from udacisense.cli.completing import names_of
+from udacisense.cli.factory import allow_factory_option
 from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
 
 
@@ -24,6 +25,7 @@ from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
 @click.option("--seed", default=0, show_default=True)
+@allow_factory_option
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @dry_run_option
 @json_option
@@ -36,6 +38,7 @@ def command(
     batch_size: int,
     device: str,
     seed: int,
+    allow_factory: str | None,
     output: Path,
     dry_run: bool,
     as_json: bool,
@@ -52,7 +55,7 @@ def command(
     from udacisense.techniques import find_techniques, run_techniques
 
     chosen = find_techniques(names)
-    kept, model = load_artifact(baseline)
+    kept, model = load_artifact(baseline, allow_factory=allow_factory)
     dataset = load_dataset(data, size_px=kept.signature.size_px)
     announce(techniques_cost(chosen, kept.model, model, dataset, epochs=epochs), output)
     if dry_run:
@@ -66,6 +69,7 @@ def command(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        allow_factory=allow_factory,
     )
     tables = (techniques_table(found), per_class_table(found))
     write_text(output / "techniques.md", "\n".join(as_markdown(t) for t in tables))
@@ -77,4 +81,4 @@ def command(
         show(table)
         say()
     say(f"Written: {output}/techniques.json, techniques.md and {len(plots)} plots.")
-    next_command(f"udacisense report {output} -o report.html")
+    next_command("udacisense", "report", output, "-o", "report.html")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from udacisense.cli.completing import names_of
-from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, table
+from udacisense.cli.output import Choice, dry_run_option, duration, emit_json, json_option, next_command, say, table
 from udacisense.display import megabytes, milliseconds, percent
 
 
@@ -71,8 +71,9 @@ def command(
     with the same weights as an uninterrupted run.
     """
     from udacisense.cli.costs import announce, training_cost
-    from udacisense.data import load_dataset
+    from udacisense.data import Batches, load_dataset
     from udacisense.models import preset as make_spec
+    from udacisense.pipeline.initial import check_init
     from udacisense.training import TrainConfig, train_model, training_split
 
     config = TrainConfig(
@@ -89,6 +90,8 @@ def command(
     )
     dataset = load_dataset(data, size_px=size_px)
     spec = make_spec(preset, num_classes=len(dataset.class_names), resolution_px=resolution_px, size_px=size_px)
+    check_init(spec, init)
+    Batches(dataset.train, batch_size=batch_size)  # refused before the cost is told, as everything that can be
     n_images = len(training_split(dataset)[0])
     announce(training_cost(spec, n_images=n_images, epochs=epochs, channels_last=channels_last), output)
     if dry_run:
@@ -100,9 +103,8 @@ def command(
         emit_json(artifact)
         return
     figures = artifact.baseline
-    say(
-        f"{artifact.name} on {figures.n_eval_images} test images of {dataset.name}, trained {figures.duration_s:.0f} s:"
-    )
+    took = duration(figures.duration_s)
+    say(f"{artifact.name} on {figures.n_eval_images} test images of {dataset.name}, trained in {took}:")
     rows: list[list[str | None]] = [
         ["top-1", percent(figures.top1_fraction)],
         ["top-5", percent(figures.top5_fraction)],
@@ -112,4 +114,5 @@ def command(
         ["kept in", str(output / "artifact")],
     ]
     table("Trained", ["what", "figure"], rows)
-    next_command(f"udacisense compress --pipeline p1 --baseline {output}/artifact --data {data} -o runs/p1")
+    line = ["compress", "--pipeline", "p1", "--baseline", output / "artifact", "--data", data, "-o", "runs/p1"]
+    next_command("udacisense", *line)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from udacisense.cli.completing import names_of, variant_option, variants_of
+from udacisense.cli.factory import allow_factory_option, allowing
 from udacisense.cli.output import Cell, Choice, dry_run_option, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     shell_complete=variants_of("bundle"),
 )
 @click.option("--reproducer", type=click.Path(path_type=Path), help="With --locate: new folder that reproduces it.")
-@click.option("--allow-factory", help="package.module:factory of the bundle's model that may be imported.")
+@allow_factory_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.verify.json.")
 @dry_run_option
 @json_option
@@ -146,7 +147,7 @@ def command(
         say(f"{measured.bundle} on {measured.inputs}:\n")
         show(verification_table(measured))
         say(f"\nKept in {path}.")
-        next_command(f"udacisense bench {bundle}")
+        next_command("udacisense", "bench", bundle, *allowing(allow_factory))
     if code := exit_code(measured):
         raise click.exceptions.Exit(code)
 

@@ -7,19 +7,11 @@ from pathlib import Path
 from torch import nn
 
 from udacisense.data import DataSet
-from udacisense.errors import InputError
+from udacisense.pipeline.plan import plan_pipeline
 from udacisense.pipeline.recipes import PIPELINES, PipelineRecipe, find_pipeline
 from udacisense.pipeline.requirements import Requirement, check_requirements
 from udacisense.pipeline.run import OptimizationPipeline, PipelineResult, RunRecord
-from udacisense.pipeline.start import load_baseline, start_pipeline
-from udacisense.stages.contract import StepFunction
-from udacisense.stages.distill import apply_knowledge_distillation
-from udacisense.stages.quantize import apply_dynamic_quantization, quantized_engine
-from udacisense.stages.static import apply_static_quantization
-from udacisense.training.teachers import load_teacher
-from udacisense.training.transfer import load_transfer
-from udacisense.training.types import Teacher
-from udacisense.types import Artifact, ModelSpec, Signature
+from udacisense.types import Artifact, ModelSpec
 
 __all__ = [
     "PIPELINES",
@@ -30,6 +22,7 @@ __all__ = [
     "RunRecord",
     "check_requirements",
     "find_pipeline",
+    "plan_pipeline",
     "run_pipeline",
 ]
 
@@ -78,7 +71,7 @@ def run_pipeline(
         mix: fraction of the images that are blended with another one; it needs ``transfer``.
         engine: quantised engine to pack int8 weights for; None takes the one that PyTorch prefers here.
         resume: take finished steps and checkpoints of the same configuration from ``output_dir``.
-        allow_factory: the one ``package.module:factory`` that the baseline's record may import.
+        allow_factory: the one ``package.module:factory`` that the baseline's, or the teacher's, record may import.
 
     Returns:
         The artifact in ``output_dir/artifact``; :func:`check_requirements` of its ``baseline`` and ``stages[-1]``
@@ -88,44 +81,24 @@ def run_pipeline(
         InputError, LoadError: the name, the baseline, the data or an option does not fit.
         StageError: a step failed.
     """
-    recipe = find_pipeline(name, preset=preset)
-    if engine is not None:
-        with quantized_engine(engine):
-            pass  # refused here, before hours of training
-    if mix and transfer is None:
-        raise InputError("Mixing needs transfer images too; give a folder of unlabelled images, or mix 0.")
-    start = load_baseline(baseline, dataset, allow_factory=allow_factory)
-    pipeline = start_pipeline(
-        recipe.full_name,
-        start,
-        dataset,
+    pipeline = plan_pipeline(
+        name,
+        preset=preset,
+        baseline=baseline,
+        dataset=dataset,
+        student=student,
+        epochs=epochs,
         batch_size=batch_size,
         seed=seed,
-        transfer=load_transfer(transfer, size_px=start.signature.size_px) if transfer is not None else None,
+        engine=engine,
+        learning_rate=learning_rate,
+        student_init=student_init,
+        teacher=teacher,
+        transfer=transfer,
         transfer_ratio=transfer_ratio,
         mix=mix,
+        allow_factory=allow_factory,
     )
-    changes: dict[StepFunction, dict[str, object]] = {
-        apply_knowledge_distillation: {
-            "student": student,
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "student_init": student_init,
-            "teacher": _teacher(teacher, start.signature),
-            "remember": True if transfer is not None else None,
-        },
-        apply_dynamic_quantization: {"engine": engine},
-        apply_static_quantization: {"engine": engine},
-    }
-    for step in recipe.steps:
-        given = {k: v for k, v in changes.get(step.function, {}).items() if v is not None}
-        pipeline.add_step(step_name=step.name, step_function=step.function, **{**step.options, **given})
     artifact = pipeline.run(device, output_dir=output_dir, resume=resume).artifact
     assert artifact is not None, "the baseline and every student of a recipe have a spec"
     return artifact
-
-
-def _teacher(path: Path | None, signature: Signature) -> Teacher | None:
-    if path is None:
-        return None
-    return load_teacher(path, num_classes=len(signature.labels), mean=signature.mean, std=signature.std)

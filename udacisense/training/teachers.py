@@ -18,7 +18,14 @@ from udacisense.files import sha256_file
 from udacisense.training.types import Teacher
 
 
-def load_teacher(path: Path, *, num_classes: int, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Teacher:
+def load_teacher(
+    path: Path,
+    *,
+    num_classes: int,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    allow_factory: str | None = None,
+) -> Teacher:
     """Load a teacher that answers normalised images, float32 (b, 3, H, W), with logits, float32 (b, C).
 
     Args:
@@ -27,13 +34,14 @@ def load_teacher(path: Path, *, num_classes: int, mean: Sequence[float] = MEAN, 
         num_classes: C that the student has.
         mean: with which the batches are normalised (of RGB scaled to 0..1).
         std: likewise.
+        allow_factory: the one ``package.module:factory`` that the artifact's record may import.
 
     Raises:
         InputError: the path is neither, or the teacher answers another number of classes.
         LoadError: the file cannot be read.
     """
     if path.is_dir():
-        artifact, model = load_artifact(path)
+        artifact, model = load_artifact(path, allow_factory=allow_factory)
         classes: object = len(artifact.signature.labels)
         teacher: Teacher = model
     elif path.suffix == ".onnx" and path.is_file():

@@ -146,7 +146,7 @@ BAD = [
     ("no such init", 2, "gone", "train --data {shapes} --init {tmp}/gone -o {tmp}/o"),
     ("no such model", 2, "resnet99", "train --data {shapes} --model resnet99 -o {tmp}/o"),
     ("no epochs", 2, "epochs", "train --data {shapes} --epochs 0 -o {tmp}/o"),
-    ("batch of none", 2, "Batch size 0", "train --data {shapes} --batch-size 0 -o {tmp}/o"),
+    ("batch of none", 2, "batch size is 0", "train --data {shapes} --batch-size 0 -o {tmp}/o"),
     ("negative rate", 2, "learning_rate", "train --data {shapes} --lr -1 -o {tmp}/o"),
     ("no such pipeline", 2, "p9", "compress --pipeline p9 --baseline {artifact} --data {shapes} -o {tmp}/o"),
     ("no such baseline", 2, "gone", "compress --pipeline p1 --baseline {tmp}/gone --data {shapes} -o {tmp}/o"),
@@ -164,9 +164,16 @@ BAD = [
     ("a factory without shape", 2, "--input-shape", "export torchvision.models:resnet18 -o {tmp}/o"),
     ("a shape beside a model that has one", 2, "Leave them out", "export tiny --input-shape 1,3,9,9 -o {tmp}/o"),
     ("a model's name misspelt", 2, "Did you mean 'tiny'", "export tinny -o {tmp}/o"),
-    ("a gate before verify", 2, "run 'udacisense verify", "gate {tmp}/nothing"),
+    ("a gate before verify", 2, "make it: udacisense verify", "gate {bundle}"),
+    ("a gate on nothing", 2, "There is no bundle", "gate {tmp}/nothing"),
+    ("requirements that are a folder", 2, "is a directory", "verify {bundle} --limits {tmp}"),
     ("no such factory", 2, "no_such_module", "export no_such_module:make --input-shape 1,3,32,32 -o {tmp}/o"),
     ("no bundle", 2, "gone", "verify {tmp}/gone"),
+    ("verify on a model's name", 2, "first: udacisense export tiny -o bundle", "verify tiny"),
+    ("bench on a model's name", 2, "first: udacisense export tiny -o bundle", "bench tiny"),
+    ("a gate on a model's name", 2, "first: udacisense export tiny -o bundle", "gate tiny"),
+    ("a phone gets a model's name", 2, "first: udacisense export tiny -o bundle", "device push tiny"),
+    ("verify on an artifact", 2, "export it first: udacisense export", "verify {artifact}"),
     ("no such variant", 2, "ptl-fp99", "verify {bundle} --variant ptl-fp99"),
     ("verify on no threads", 2, "hreads", "verify {bundle} --threads 0"),
     ("bench on no threads", 2, "hreads", "bench {bundle} --threads 0"),
@@ -179,6 +186,31 @@ BAD = [
     ("preflight for no runtime", 2, "0.1", "preflight {ptl} --runtime 0.1"),
 ]
 
+# What a dry run must not answer with a cost, since the run itself would end at once.
+_TRAIN = "train --data {shapes} --model tiny -o {tmp}/o --dry-run"
+_COMPRESS = "compress --pipeline p2 --resolution 32 --baseline {artifact} --data {shapes} -o {tmp}/o --dry-run"
+BAD += [
+    (f"dry run: {name}", code, words, f"{line} {options}")
+    for name, code, words, line, options in [
+        ("no such init", 2, "gone", _TRAIN, "--init {tmp}/gone"),
+        ("text as weights", 3, "notes.txt", _TRAIN, "--init {text}"),
+        ("weights of another model", 3, "another model", _TRAIN, "--init {weights}"),
+        ("imagenet has no tiny", 2, "ImageNet weights exist for", _TRAIN, "--init imagenet"),
+        ("batch of none", 2, "batch size is 0", _TRAIN, "--batch-size 0"),
+        ("mix alone", 2, "needs transfer images", _COMPRESS, "--mix 0.5"),
+        ("too much of a mix", 2, "mix 1.5", _COMPRESS, "--mix 1.5 --transfer {shapes}/train"),
+        ("no such transfer", 2, "gone", _COMPRESS, "--transfer {tmp}/gone"),
+        ("student init misspelt", 2, "imagnet is no file", _COMPRESS, "--student-init imagnet"),
+        ("text as student's weights", 3, "notes.txt", _COMPRESS, "--student-init {text}"),
+        ("weights of another student", 3, "another model", _COMPRESS, "--student-init {weights}"),
+        ("imagenet has no tiny student", 2, "ImageNet weights exist", _COMPRESS, "--student-init imagenet"),
+        ("no such teacher", 2, "gone", _COMPRESS, "--teacher {tmp}/gone"),
+        ("text as teacher", 2, "notes.txt", _COMPRESS, "--teacher {text}"),
+        ("no epochs", 2, "epochs is 0", _COMPRESS, "--epochs 0"),
+        ("an engine that is none", 2, "tpu", _COMPRESS, "--engine tpu"),
+    ]
+]
+
 
 @pytest.fixture
 def places(shapes: Path, trained: Path, bundle: Path, tmp_path: Path) -> dict[str, Path]:
@@ -188,7 +220,8 @@ def places(shapes: Path, trained: Path, bundle: Path, tmp_path: Path) -> dict[st
     cut.write_bytes((trained / "model.safetensors").read_bytes()[:5000])
     (ptl,) = bundle.glob("*ptl-fp32.ptl")
     return {
-        "shapes": shapes, "artifact": trained, "bundle": bundle, "tmp": tmp_path, "text": text, "cut": cut, "ptl": ptl
+        "shapes": shapes, "artifact": trained, "bundle": bundle, "tmp": tmp_path, "text": text, "cut": cut, "ptl": ptl,
+        "weights": trained / "model.safetensors",
     }  # fmt: skip
 
 
@@ -206,6 +239,23 @@ def test_bad_input_gets_one_sentence(
     written = places["tmp"] / "o"
     assert not (written / "artifact").exists()
     assert not (written / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{_TRAIN} --model p1-slim --init {{weights}}",
+        f"{_TRAIN} --model baseline --init imagenet",
+        f"{_COMPRESS} --student p1-slim --student-init {{weights}} --teacher {{artifact}}",
+        f"{_COMPRESS} --mix 0.5 --transfer {{shapes}}/train",
+    ],
+)
+def test_a_dry_run_takes_what_a_run_takes_and_downloads_nothing(
+    line: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(places["tmp"] / "torch"))
+    assert run(line.format(**places).split()) == 0, capsys.readouterr().err
+    assert not (places["tmp"] / "torch").exists()
 
 
 def test_a_truncated_lite_file_fails_to_load(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

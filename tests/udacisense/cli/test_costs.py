@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporters.formats import ExportOptions
-from udacisense.cli import costs
+from udacisense.cli import costs, output
 from udacisense.data import DataSet, load_dataset
 from udacisense.models import build_model, preset
 from udacisense.pipeline import find_pipeline
@@ -96,3 +96,19 @@ def test_a_long_list_stands_below_the_figures_and_is_folded_between_names(
     assert names[0] == "ptl-fp32"
     assert names[-1] == "ort-int8-dynamic"
     assert len(names) == 7
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "1 s"),
+        (0.7, "1 s"),
+        (42.4, "42 s"),
+        (89.4, "89 s"),
+        (90.0, "2 min"),
+        (1380.0, "23 min"),
+        (5760.0, "1.6 h"),
+    ],
+)
+def test_a_duration_is_said_in_its_largest_fitting_unit(seconds: float, words: str) -> None:
+    assert output.duration(seconds) == words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -260,6 +261,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(
     assert run([*line.format(**places).split(), "--dry-run"]) == 0
     told = capsys.readouterr()
     assert words.format(**places) in told.err
+    assert re.search(r"about \d+ (s|min)\b", told.err), "one form of durations everywhere"
     assert told.out == ""
     assert not list(places["tmp"].iterdir())
     assert sorted(p.name for p in beside.iterdir()) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import shlex
@@ -54,14 +55,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def at(desk: Path, *arguments: str, path: tuple[Path, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a user's folder, in a process of its own, with these folders searched for code."""
-    searched = os.pathsep.join(map(str, (REPOSITORY, *path)))
+def at(desk: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a user's folder, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=desk,
         # As the installed program, which does not search the folder that it is started in.
-        env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": searched},
+        env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         check=False,
@@ -84,6 +84,12 @@ def test_evaluate_finds_code_in_the_users_folder_and_names_an_export_that_works(
     done = at(desk, *next_of(told.stdout), "-f", "onnx", "--precision", "fp32", "-o", "my bundle")
     assert done.returncode == 0, done.stderr
     assert (desk / "my bundle" / "manifest.json").is_file()
+    verified = at(desk, *next_of(done.stdout))
+    assert verified.returncode == 0, verified.stderr
+    assert "my bundle" in next_of(done.stdout), "a blank in a name is no end of it"
+    timed = at(desk, *next_of(verified.stdout), "--quick", "--dry-run")
+    assert timed.returncode == 0, timed.stderr
+    assert next_of(verified.stdout) == ["bench", "my bundle", "--allow-factory", "own:build"]
 
 
 @pytest.mark.slow
@@ -93,8 +99,77 @@ def test_inspect_names_a_verification_that_works(desk: Path) -> None:
     told = at(desk, "inspect", "a bundle")
     assert told.returncode == 0, told.stderr
     assert next_of(told.stdout) == ["verify", "a bundle", "--allow-factory", "own:build"]
-    done = at(desk, *next_of(told.stdout), path=(desk,))
+    done = at(desk, *next_of(told.stdout))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_compress_takes_a_baseline_of_the_users_own_code_where_it_is_allowed(desk: Path) -> None:
+    line = ["compress", "--pipeline", "p2", "--baseline", "runs/mine/artifact", "--data", "my photos", "--dry-run"]
+    refused = at(desk, *line, "-o", "runs/p2")
+    assert refused.returncode == 2
+    assert "allow it by name: --allow-factory own:build." in refused.stderr
+    told = at(desk, *line, "-o", "runs/p2", "--allow-factory", "own:build")
+    assert told.returncode == 0, told.stderr
+    assert "80 epochs of 30 images: about" in told.stderr
+    told = at(desk, *line, "--teacher", "runs/mine/artifact", "-o", "runs/p2", "--allow-factory", "own:build")
+    assert told.returncode == 0, told.stderr
+
+
+@pytest.mark.slow
+def test_techniques_take_a_baseline_of_the_users_own_code_where_it_is_allowed(desk: Path) -> None:
+    line = ["techniques", "--baseline", "runs/mine/artifact", "--data", "my photos", "--technique", "dynamic-int8"]
+    refused = at(desk, *line, "-o", "one by one")
+    assert refused.returncode == 2
+    assert "allow it by name: --allow-factory own:build." in refused.stderr
+    told = at(desk, *line, "-o", "one by one", "--allow-factory", "own:build")
+    assert told.returncode == 0, told.stderr
+    assert (desk / "one by one" / "techniques.md").is_file()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate X --data X",
+        "compress --pipeline p1 --baseline X --data X -o X",
+        "techniques --baseline X --data X -o X",
+        "export X -o X",
+        "verify X",
+        "bench X",
+        "device bench X",
+        "device pull X",
+    ],
+)
+def test_every_command_that_may_run_a_users_code_finds_it_in_the_working_folder(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "code_beside_the_user.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(REPOSITORY), *(place for place in sys.path if place)])
+    assert run(line.split()) == 2, "X is nothing"
+    assert importlib.util.find_spec("code_beside_the_user") is None, "nobody asked for it"
+    assert run([*line.split(), "--allow-factory", "code_beside_the_user:build"]) == 2
+    assert "No such option" not in capsys.readouterr().err
+    assert importlib.util.find_spec("code_beside_the_user") is not None
+
+
+def test_the_next_command_can_be_pasted_where_names_have_blanks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, runs = tmp_path / "my photos", tmp_path / "my run"
+    draw_dataset(data, train_per_class=4, test_per_class=1, seed=0)
+    line = ["--model", "p1-slim", "--resolution", "32", "--epochs", "1"]
+    assert run(["train", "--data", str(data), *line, "-o", str(runs)]) == 0
+    given = ["--baseline", str(runs / "artifact"), "--data", str(data)]
+    assert next_of(capsys.readouterr().out) == ["compress", "--pipeline", "p1", *given, "-o", "runs/p1"]
+    assert run(["evaluate", str(runs / "artifact"), "--data", str(data)]) == 0
+    assert next_of(capsys.readouterr().out) == ["compress", "--pipeline", "p1", *given, "-o", "runs/p1"]
+    assert run(["techniques", *given, "--technique", "graph", "-o", str(runs / "one by one")]) == 0
+    assert next_of(capsys.readouterr().out) == ["report", str(runs / "one by one"), "-o", "report.html"]
+    made = tmp_path / "my p2"
+    assert run(["compress", "--pipeline", "p2", *given, "--resolution", "32", "--epochs", "1", "-o", str(made)]) == 0
+    wanted = ["export", str(made / "artifact"), "--data", str(data), "-o", str(made / "bundle")]
+    assert next_of(capsys.readouterr().out) == wanted
 
 
 def test_the_demo_takes_a_folder_with_a_blank_in_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,53 @@
+"""Initial weights, refused before a run where they do not fit. Nothing is downloaded and nothing is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from udacisense.models import initialise, load_features, preset, read_state
+from udacisense.training import fresh_model
+from udacisense.types import ModelSpec
+
+
+def check_init(spec: ModelSpec, init: str) -> None:
+    """Refuse initial weights that :func:`udacisense.models.initialise` would refuse; a download is not tried.
+
+    Raises:
+        InputError, LoadError: as there.
+    """
+    model = fresh_model(spec, init="none", seed=0)
+    if init == "imagenet" and _features(model) == _features(fresh_model(preset("baseline"), init="none", seed=0)):
+        return  # what is left is the download
+    initialise(model, init)
+
+
+def check_student_init(spec: ModelSpec, init: str) -> None:
+    """Refuse initial weights that a distilled student cannot start from.
+
+    Args:
+        spec: of the student.
+        init: as ``student_init`` of :func:`udacisense.stages.distill.apply_knowledge_distillation`.
+
+    Raises:
+        InputError: the file is missing, or no such weights exist for this model.
+        LoadError: the file is no safetensors file, or its keys or shapes differ.
+    """
+    if init == "auto":
+        return
+    if init in ("none", "imagenet"):
+        check_init(spec, init)
+        return
+    model, state = fresh_model(spec, init="none", seed=0), read_state(Path(init))
+    if _shapes(state) != _shapes(model.state_dict()):
+        load_features(model, {k: v for k, v in state.items() if k.startswith("features.")}, source=init)
+
+
+def _features(model: nn.Module) -> dict[str, torch.Size]:
+    return {key: shape for key, shape in _shapes(model.state_dict()).items() if key.startswith("features.")}
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
