@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from udacisense.models import initialise, load_features, preset, read_state
+from udacisense.models import initialise, preset
+from udacisense.stages.distill import student_from_file
 from udacisense.training import fresh_model
 from udacisense.types import ModelSpec
 
@@ -40,14 +41,8 @@ def check_student_init(spec: ModelSpec, init: str) -> None:
     if init in ("none", "imagenet"):
         check_init(spec, init)
         return
-    model, state = fresh_model(spec, init="none", seed=0), read_state(Path(init))
-    if _shapes(state) != _shapes(model.state_dict()):
-        load_features(model, {k: v for k, v in state.items() if k.startswith("features.")}, source=init)
+    student_from_file(spec, Path(init), seed=0)
 
 
 def _features(model: nn.Module) -> dict[str, torch.Size]:
-    return {key: shape for key, shape in _shapes(model.state_dict()).items() if key.startswith("features.")}
-
-
-def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in state.items()}
+    return {key: value.shape for key, value in model.state_dict().items() if key.startswith("features.")}

@@ -124,7 +124,7 @@ def _student(
         return None, copy.deepcopy(student), "as given"
     spec = student_spec(options, num_classes=len(context.class_names), size_px=context.input_shape[-1])
     if init not in ("auto", "none", "imagenet"):
-        return spec, _from_file(spec, Path(init), context), f"the weights of {Path(init).name}"
+        return spec, student_from_file(spec, Path(init), seed=context.seed), f"the weights of {Path(init).name}"
     if init != "auto":
         return spec, fresh_model(spec, init=init, seed=context.seed), init
     built = fresh_model(spec, init="none", seed=context.seed)
@@ -137,9 +137,14 @@ def _student(
     return spec, built, "the teacher's features"
 
 
-def _from_file(spec: ModelSpec, path: Path, context: StepContext) -> nn.Module:
-    """Start from a file's weights: all of them where they fit, else the features alone."""
-    built = fresh_model(spec, init="none", seed=context.seed)
+def student_from_file(spec: ModelSpec, path: Path, *, seed: int) -> nn.Module:
+    """Build a student with a safetensors file's weights: all of them where they fit, else the features alone.
+
+    Raises:
+        InputError: the file is missing.
+        LoadError: it is no safetensors file, or its keys or shapes differ.
+    """
+    built = fresh_model(spec, init="none", seed=seed)
     state = read_state(path)
     fits_whole = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in built.state_dict().items()}
     if fits_whole:
