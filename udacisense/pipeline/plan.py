@@ -10,12 +10,13 @@ from torch import nn
 
 from udacisense.data import DataSet
 from udacisense.errors import InputError
+from udacisense.models import build_model
 from udacisense.pipeline.initial import check_student_init
 from udacisense.pipeline.recipes import RecipeStep, find_pipeline
 from udacisense.pipeline.run import OptimizationPipeline
 from udacisense.pipeline.start import load_baseline, start_pipeline
 from udacisense.stages.contract import StepFunction
-from udacisense.stages.distill import apply_knowledge_distillation, student_spec
+from udacisense.stages.distill import apply_knowledge_distillation, refuse_larger, student_spec
 from udacisense.stages.quantize import apply_dynamic_quantization, quantized_engine
 from udacisense.stages.static import apply_static_quantization
 from udacisense.training.teachers import load_teacher
@@ -73,7 +74,7 @@ def plan_pipeline(
     steps = [_changed(step, changes.get(step.function, {})) for step in recipe.steps]
     for step in steps:
         if step.function is apply_knowledge_distillation:
-            _check_distillation(step, start.signature)
+            _check_distillation(step, start.signature, start.model)
     pipeline = start_pipeline(
         recipe.full_name,
         start,
@@ -94,12 +95,13 @@ def _changed(step: RecipeStep, changes: dict[str, object]) -> RecipeStep:
     return replace(step, options={**step.options, **given})
 
 
-def _check_distillation(step: RecipeStep, signature: Signature) -> None:
-    """Refuse settings and initial weights that the step itself would refuse."""
+def _check_distillation(step: RecipeStep, signature: Signature, baseline: nn.Module) -> None:
+    """Refuse settings, a student and initial weights that the step itself would refuse."""
     options = step.options
     config = cast("TrainConfig", options.get("config", TrainConfig()))
     replace(config, epochs=cast("int", options["epochs"]), learning_rate=cast("float", options["learning_rate"]))
     student = student_spec(options, num_classes=len(signature.labels), size_px=signature.size_px)
+    refuse_larger(build_model(student), cast("Teacher", options.get("teacher") or baseline))
     check_student_init(student, str(options.get("student_init", "auto")))
 
 

@@ -78,7 +78,7 @@ def apply_knowledge_distillation(
         "student_width_mult": student_width_mult,
     }
     spec, start, origin = _student(named, student_init, model, context)
-    _refuse_larger(start, teaches)
+    refuse_larger(start, teaches)
     used = Distillation(
         teacher=RememberingTeacher(teaches) if remember else teaches, temperature=temperature, alpha=alpha
     )
@@ -154,7 +154,12 @@ def student_from_file(spec: ModelSpec, path: Path, *, seed: int) -> nn.Module:
     return built
 
 
-def _refuse_larger(student: nn.Module, teacher: Teacher) -> None:
+def refuse_larger(student: nn.Module, teacher: Teacher) -> None:
+    """Refuse a student that has more parameters than the module that teaches it.
+
+    Raises:
+        InputError: with both counts.
+    """
     if not isinstance(teacher, nn.Module):
         return
     small, large = count_parameters(student), count_parameters(teacher)

@@ -204,6 +204,7 @@ BAD += [
         ("text as student's weights", 3, "notes.txt", _COMPRESS, "--student-init {text}"),
         ("weights of another student", 3, "another model", _COMPRESS, "--student-init {weights}"),
         ("imagenet has no tiny student", 2, "ImageNet weights exist", _COMPRESS, "--student-init imagenet"),
+        ("a student larger than its teacher", 2, "no larger than its teacher", _COMPRESS, "--student p1-student"),
         ("no such teacher", 2, "gone", _COMPRESS, "--teacher {tmp}/gone"),
         ("text as teacher", 2, "notes.txt", _COMPRESS, "--teacher {text}"),
         ("no epochs", 2, "epochs is 0", _COMPRESS, "--epochs 0"),
