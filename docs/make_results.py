@@ -26,8 +26,7 @@ DOCS = Path(__file__).parent
 INTRODUCTION = """# Results
 
 Measured on the 1,000 household test images (CIFAR-100, 32 × 32 pixels) by these commands. The tables of the pipelines are those of seed 2, of the
-techniques those of seed 0, all on 25 and 26 November 2026 on one thread of an AMD EPYC (family 25, model 17; 2 cores, another training on the
-second one). The models that ship are those of seed 0; the goals are held against the mean of three seeds.
+techniques those of seed 0, all on 25 and 26 November 2026 on 2 cores of an AMD EPYC (family 25, model 17). The models that ship are those of seed 0; the goals are held against the mean of three seeds.
 
 <!-- not run: trains for hours -->
 ```
@@ -48,7 +47,8 @@ torchvision's ImageNet weights, which could not be downloaded where this ran: th
 
 Models are selected on 500 images split from the training images, the same for every seed; the test images are read for these figures
 alone. Every pipeline is held against the baseline of seed 0. Latency is that of one process with one thread, each model timed by turns
-with the baseline, beside other work: read ratios within a tenth as ties.
+with the baseline. Pipelines were timed with nothing else running but for their distilled rows, which, as the techniques, were timed beside
+another training: read ratios within a tenth as ties there.
 
 Intervals are Wilson's 95 % of 1,000 images at the mean of the seeds; how far seeds lie apart stands beside them. Seed 0 of `p1` was made on 22 November 2026,
 when static int8 chose its float32 blocks by decisions on training images instead of by the noise between two classes. Seed 1 of `p2` was
