@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from udacisense.errors import InputError
 from udacisense.models import count_parameters, load_features, preset, read_state
@@ -52,8 +52,9 @@ def apply_knowledge_distillation(
         epochs: None takes ``config.epochs``.
         learning_rate: None takes ``config.learning_rate``.
         config: every other setting of training.
-        student_init: ``auto`` starts from ``model``'s features where the student has exactly the same ones, else from
-            random weights; a safetensors file with another classifier, from its features; or as
+        student_init: ``auto`` starts from ``model``'s features where the student has the same ones, from a selection of
+            their channels where it has the same layers and is narrower (:func:`select_weights`), else from random
+            weights; a safetensors file with another classifier, from its features; or as
             :func:`udacisense.models.initialise` takes it.
         teacher: any callable from images (b, 3, H, W) to logits (b, C), for a teacher that is no step of this
             pipeline. A callable that is no module needs an attribute ``fingerprint`` (text).
@@ -130,11 +131,38 @@ def _student(
     built = fresh_model(spec, init="none", seed=context.seed)
     features = {k: v for k, v in teacher.state_dict().items() if k.startswith("features.")}
     wanted = {k: v.shape for k, v in built.state_dict().items() if k.startswith("features.")}
-    if not wanted or {k: v.shape for k, v in features.items()} != wanted:
+    selected = select_weights(features, wanted) if wanted else None
+    if selected is None:
         return spec, built, "none"
-    with torch.no_grad():
-        built.load_state_dict(features, strict=False)
-    return spec, built, "the teacher's features"
+    built.load_state_dict(selected, strict=False)
+    is_whole = {k: v.shape for k, v in features.items()} == wanted
+    return spec, built, "the teacher's features" if is_whole else "a selection of the teacher's channels"
+
+
+def select_weights(larger: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor] | None:
+    """Initialise a narrower network by evenly spaced channels of a larger one of the same layers.
+
+    Source: Xu et al. 2023, "Initializing Models with Larger Ones" (weight selection, uniform). Which channels are taken
+    depends on the two widths alone, so that layers that share channels keep the same ones.
+
+    Args:
+        larger: name → tensor.
+        shapes: name → shape of the narrower network.
+
+    Returns:
+        Tensors of those shapes; None where the layers differ or one is wider.
+    """
+    if larger.keys() != shapes.keys():
+        return None
+    selected = {}
+    for name, shape in shapes.items():
+        tensor = larger[name]
+        if tensor.ndim != len(shape) or any(new > old for new, old in zip(shape, tensor.shape, strict=True)):
+            return None
+        for axis, (new, old) in enumerate(zip(shape, tensor.shape, strict=True)):
+            tensor = tensor.index_select(axis, torch.linspace(0, old - 1, new).round().long().to(tensor.device))
+        selected[name] = tensor.clone()
+    return selected
 
 
 def student_from_file(spec: ModelSpec, path: Path, *, seed: int) -> nn.Module:

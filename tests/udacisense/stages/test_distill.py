@@ -9,6 +9,7 @@ from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilene
 from udacisense.errors import InputError
 from udacisense.metrics import evaluate
 from udacisense.stages import StepContext, apply_knowledge_distillation
+from udacisense.stages.distill import select_weights
 from udacisense.training import TrainConfig
 from udacisense.training.checkpoint import state_sha256
 
@@ -53,11 +54,26 @@ def test_a_student_with_the_same_features_starts_from_the_teachers() -> None:
     assert not torch.equal(other.model.state_dict()[name], teacher.state_dict()[name])
 
 
-def test_a_narrower_student_starts_fresh() -> None:
+def test_a_narrower_student_starts_from_evenly_spaced_channels_of_its_teacher() -> None:
+    frozen = TrainConfig(epochs=1, learning_rate=1e-30, schedule="constant", warmup_epochs=0, weight_decay=0.0)
+    teacher = build(mobilenet_spec(), seed=3)
+    result = apply_knowledge_distillation(teacher, CONTEXT, student=mobilenet_spec("p1-slim"), config=frozen)
+    assert result.notes["student_init"] == "a selection of the teacher's channels"
+    name = "features.4.block.1.0.weight"  # a depthwise convolution: its channels are those of the layer before
+    before, after = (result.model.state_dict()[f"features.4.block.{i}.0.weight"] for i in (0, 1))
+    wide, deep = (teacher.state_dict()[f"features.4.block.{i}.0.weight"] for i in (0, 1))
+    kept = [next(i for i in range(len(deep)) if torch.equal(deep[i], row)) for row in after]
+    assert (kept[0], kept[-1], len(kept)) == (0, len(deep) - 1, len(after)), name
+    inputs = torch.linspace(0, wide.shape[1] - 1, before.shape[1]).round().long()
+    assert torch.equal(before, wide[kept][:, inputs]), "layers that share channels keep the same ones"
+
+
+def test_a_student_of_other_layers_or_wider_than_its_teacher_starts_fresh() -> None:
+    teacher = {"a": torch.zeros(8, 4), "b": torch.zeros(8)}
+    assert select_weights(teacher, {"a": torch.Size((4, 2))}) is None
+    assert select_weights(teacher, {"a": torch.Size((4, 5)), "b": torch.Size((4,))}) is None
     frozen = TrainConfig(epochs=1, learning_rate=1e-30, schedule="constant", warmup_epochs=0)
-    result = apply_knowledge_distillation(
-        build(mobilenet_spec()), CONTEXT, student=mobilenet_spec("p1-slim"), config=frozen
-    )
+    result = apply_knowledge_distillation(build(mobilenet_spec()), CONTEXT, student=tiny_spec(), config=frozen)
     assert result.notes["student_init"] == "none"
 
 
