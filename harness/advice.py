@@ -90,8 +90,8 @@ def recommend(
 def eligible(ranked: Sequence[Row], bundle: str, known: Verdicts | None = None) -> list[Row]:
     """Return a bundle's rows that may be recommended, from fast to slow.
 
-    They are tuned and reported, ran in every round, are true to the golden pack, were not timed on nobody's phone, and
-    nothing that is ``known`` of their verification speaks against them.
+    They are tuned and reported, ran in every round, are true to the golden pack, were timed on no stand-in for a phone,
+    and nothing that is ``known`` of their verification speaks against them.
     """
     return [row for row in _reported(ranked, bundle) if _objection(row, known) is None]
 

@@ -278,7 +278,7 @@ def _bundle_cells(source: Source, grid: _Grid, variants: Sequence[str] | None) -
         if variants is not None and variant.id not in variants:
             continue
         for runner in runners_for(variant.format):
-            if runner.is_timed and not (runner.is_gpu and _is_off_gpu(variant, runner, grid)):
+            if runner.is_timed and not _is_left_to_a_note(variant, runner, grid):
                 cells += grid.cells(
                     bundle=name,
                     variant=variant,
@@ -289,9 +289,9 @@ def _bundle_cells(source: Source, grid: _Grid, variants: Sequence[str] | None) -
     return cells
 
 
-def _is_off_gpu(variant: Variant, runner: Runner, grid: _Grid) -> bool:
-    """No GPU, or no kernels for the precision: a note of the sweep says so once, not a row for each variant."""
-    return variant.precision != "fp32" or grid.unavailable.get(runner.name) is not None
+def _is_left_to_a_note(variant: Variant, runner: Runner, grid: _Grid) -> bool:
+    """No GPU, or no kernels there for the precision: a note of the sweep says so once, not a row for each variant."""
+    return runner.is_gpu and (variant.precision != "fp32" or grid.unavailable.get(runner.name) is not None)
 
 
 def _floor_cells(cells: Sequence[BenchCell], grid: _Grid) -> list[BenchCell]:

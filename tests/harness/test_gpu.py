@@ -15,7 +15,7 @@ from harness.bench import plan_sweep
 from harness.ranking import rank
 from harness.runners import RUNNERS, CannotJudgeError, verifiers_for
 from harness.runners.gpu import load_on
-from harness.schedule import choose
+from harness.schedule import Plan, choose
 
 GPUS = [name for name, row in RUNNERS.items() if row.is_gpu]
 SOURCE = make_source(
@@ -34,7 +34,7 @@ TIMES = {
 }
 
 
-def plan_with_cuda(**changes: object):  # type: ignore[no-untyped-def]
+def plan_with_cuda(**changes: object) -> Plan:
     return plan_of(SOURCE, unavailable={"torchscript-mps": "no Mac"}, **changes)
 
 

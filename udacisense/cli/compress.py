@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import click
 
@@ -91,8 +90,8 @@ def command(
     from udacisense.artifact import load_artifact
     from udacisense.cli.costs import announce, compression_cost
     from udacisense.data import load_dataset
-    from udacisense.models import preset
     from udacisense.pipeline import RunRecord, find_pipeline, plan_pipeline
+    from udacisense.stages.distill import student_spec
     from udacisense.training import training_split
     from udacisense.types import ModelSpec, read_json
 
@@ -103,12 +102,12 @@ def command(
     spec: ModelSpec | None = None
     if student is not None or resolution_px is not None:
         usual = recipe.steps[0].options
-        spec = preset(
-            student or str(usual["student"]),
-            num_classes=len(dataset.class_names),
-            resolution_px=resolution_px or cast("int | None", usual.get("student_resolution_px")),
-            size_px=signature.size_px,
-        )
+        chosen = {
+            **usual,
+            "student": student or usual["student"],
+            "student_resolution_px": resolution_px or usual.get("student_resolution_px"),
+        }
+        spec = student_spec(chosen, num_classes=len(dataset.class_names), size_px=signature.size_px)
     planned = plan_pipeline(
         recipe.name,
         preset=settings,
