@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -242,6 +242,15 @@ def test_pull_takes_home_what_is_sound_and_names_the_rest(
     assert "cut.json" in told
 
 
+@pytest.fixture
+def heeded_ctrl_c() -> Iterator[None]:
+    """A shell starts what runs in its background with Ctrl-C ignored; a person at a terminal has it heeded."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_ctrl_c")
 def test_a_pull_ends_at_ctrl_c(
     phone: ScriptedPhone, phone_bundle: Path, selftest_answer: MeasurementSet, tmp_path: Path, capsys: Told
 ) -> None:
