@@ -14,7 +14,7 @@ from udacisense.errors import InputError, did_you_mean
 from udacisense.metrics import mcnemar_p, predict, score, wilson_interval
 from udacisense.models import count_macs
 from udacisense.pipeline import PipelineResult
-from udacisense.pipeline.start import Baseline, load_baseline, start_pipeline
+from udacisense.pipeline.start import Baseline, PipelineOptions, load_baseline, start_pipeline
 from udacisense.stages.contract import Kind, StepFunction, kind_of
 from udacisense.stages.distill import apply_knowledge_distillation
 from udacisense.stages.graph import apply_graph_optimization
@@ -22,6 +22,7 @@ from udacisense.stages.prune import apply_magnitude_pruning, apply_structured_pr
 from udacisense.stages.qat import apply_quantization_aware_training
 from udacisense.stages.quantize import apply_dynamic_quantization, supported_engines
 from udacisense.stages.static import apply_static_quantization
+from udacisense.training.compute import Compute
 from udacisense.training.types import TrainConfig
 from udacisense.types import StageRecord, record, write_record
 
@@ -158,11 +159,8 @@ def run_techniques(
     *,
     output_dir: Path,
     names: Sequence[str] = (),
-    epochs: int | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    device: str = "cpu",
-    allow_factory: str | None = None,
+    options: PipelineOptions = PipelineOptions(),  # noqa: B008 - frozen
+    compute: Compute = Compute(),  # noqa: B008 - frozen
 ) -> TechniquesRecord:
     """Run techniques, each alone on the baseline; a finished one is kept and not run again.
 
@@ -171,11 +169,8 @@ def run_techniques(
         dataset: the images that the baseline was made for.
         output_dir: each technique keeps its steps in ``output_dir/<name>``; ``techniques.json`` has the figures.
         names: of :data:`TECHNIQUES`; none is all that this host can run.
-        epochs: of those that train; None: each its own.
-        batch_size: of training.
-        seed: of every run.
-        device: where training runs.
-        allow_factory: the one ``package.module:factory`` that the baseline's record may import.
+        options: of them, epochs (of those that train; None: :data:`EPOCHS`), batch size, seed and allow_factory count.
+        compute: what training runs on.
 
     Raises:
         InputError: a name or the data does not fit, or a technique that was asked for needs an engine that is missing.
@@ -188,7 +183,7 @@ def run_techniques(
         raise InputError(
             f"{missing[0].name} needs the quantised engine {missing[0].engine}; this host has {', '.join(present)}."
         )
-    start = load_baseline(baseline, dataset, allow_factory=allow_factory)
+    start = load_baseline(baseline, dataset, allow_factory=options.allow_factory)
     assert start.artifact is not None, "it was loaded from a folder"
     logits, labels = predict(start.model, start.test_batches(dataset))
     expected = logits.argmax(1) == labels
@@ -197,12 +192,12 @@ def run_techniques(
     for row in chosen:
         if row in missing:
             continue
-        options: dict[str, Any] = dict(row.options)
+        settings: dict[str, Any] = dict(row.options)
         if row.trains:
-            options["epochs"] = epochs if epochs is not None else EPOCHS
-        pipeline = start_pipeline(row.name, start, dataset, batch_size=batch_size, seed=seed)
-        pipeline.add_step(step_name=row.name, step_function=row.function, **options)
-        found = pipeline.run(device, output_dir=output_dir / row.name)
+            settings["epochs"] = options.epochs if options.epochs is not None else EPOCHS
+        pipeline = start_pipeline(row.name, start, dataset, options)
+        pipeline.add_step(step_name=row.name, step_function=row.function, **settings)
+        found = pipeline.run(compute, output_dir=output_dir / row.name)
         figures = found.baseline
         results.append(_result(row, found, start, dataset, expected))
     answer = TechniquesRecord(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from udacisense.cli.completing import names_of
 from udacisense.cli.factory import allow_factory_option
 from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.training_options import compute_options, supervision_options
+
+if TYPE_CHECKING:
+    from udacisense.training import Compute, Supervision
 
 
 @click.command("compress", short_help="Run a compression pipeline on a trained baseline.")
@@ -37,19 +43,13 @@ from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option
 @click.option("--epochs", type=int, help="Epochs of distillation; the pipeline's by default.")
 @click.option("--lr", "learning_rate", type=float, help="Of distillation; the pipeline's by default.")
 @click.option("--student-init", help="The student's initial weights: auto, none, imagenet or a .safetensors file.")
-@click.option(
-    "--teacher",
-    type=click.Path(path_type=Path),
-    help="Who teaches, instead of the baseline: an artifact folder, or an .onnx file that takes pixels 0-255.",
-)
-@click.option("--transfer", type=click.Path(path_type=Path), help="Folder of unlabelled images to distil on as well.")
-@click.option("--transfer-ratio", default=3.0, show_default=True, help="Transfer images for each labelled one.")
-@click.option(
-    "--mix", default=0.0, show_default=True, help="Fraction of images blended with another; needs --transfer."
-)
+@click.option("--optimizer", type=Choice(["adamw", "sgd"]), help="Of distillation; the pipeline's by default.")
+@click.option("--weight-decay", type=float, help="Of distillation; the pipeline's by default.")
+@click.option("--ema", "ema_decay", type=float, help="Decay of averaged weights; the pipeline's by default.")
+@supervision_options
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--engine", help="Quantised engine of dynamic int8: fbgemm, x86 or qnnpack.")
-@click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
+@compute_options
 @click.option("--seed", default=0, show_default=True)
 @allow_factory_option
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
@@ -67,17 +67,17 @@ def command(
     epochs: int | None,
     learning_rate: float | None,
     student_init: str | None,
-    teacher: Path | None,
-    transfer: Path | None,
-    transfer_ratio: float,
-    mix: float,
+    optimizer: str | None,
+    weight_decay: float | None,
+    ema_decay: float | None,
     batch_size: int,
     engine: str | None,
-    device: str,
     seed: int,
     allow_factory: str | None,
     output: Path,
     resume: bool,
+    supervision: Supervision,
+    compute: Compute,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -90,7 +90,7 @@ def command(
     from udacisense.artifact import load_artifact
     from udacisense.cli.costs import announce, compression_cost
     from udacisense.data import load_dataset
-    from udacisense.pipeline import RunRecord, find_pipeline, plan_pipeline
+    from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
     from udacisense.stages.distill import student_spec
     from udacisense.training import training_split
     from udacisense.types import ModelSpec, read_json
@@ -108,29 +108,26 @@ def command(
             "student_resolution_px": resolution_px or usual.get("student_resolution_px"),
         }
         spec = student_spec(chosen, num_classes=len(dataset.class_names), size_px=signature.size_px)
-    planned = plan_pipeline(
-        recipe.name,
-        preset=settings,
-        baseline=baseline,
-        dataset=dataset,
+    options = PipelineOptions(
         student=spec,
+        student_init=student_init,
         epochs=epochs,
+        learning_rate=learning_rate,
+        optimizer=optimizer,  # type: ignore[arg-type]  # Choice allows nothing else
+        weight_decay=weight_decay,
+        ema_decay=ema_decay,
         batch_size=batch_size,
         seed=seed,
         engine=engine,
-        learning_rate=learning_rate,
-        student_init=student_init,
-        teacher=teacher,
-        transfer=transfer,
-        transfer_ratio=transfer_ratio,
-        mix=mix,
+        supervision=replace(supervision, allow_factory=allow_factory),
         allow_factory=allow_factory,
     )
-    n_images = round(len(training_split(dataset)[0]) * (1 + (transfer_ratio if transfer else 0)))
+    planned = plan_pipeline(recipe.name, preset=settings, baseline=baseline, dataset=dataset, options=options)
+    n_images = round(len(training_split(dataset)[0]) * supervision.images_for_each)
     announce(compression_cost(recipe, spec, baseline_model, n_images=n_images, epochs=epochs), output)
     if dry_run:
         return
-    planned.run(device, output_dir=output, resume=resume)
+    planned.run(compute, output_dir=output, resume=resume)
     result = read_json(RunRecord, output / RunRecord.FILE_NAME)
     if as_json:
         emit_json(result)

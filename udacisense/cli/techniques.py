@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from udacisense.cli.completing import names_of
 from udacisense.cli.factory import allow_factory_option
-from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.training_options import compute_options
+
+if TYPE_CHECKING:
+    from udacisense.training import Compute
 
 
 @click.command("techniques", short_help="Measure every compression technique on the same baseline.")
@@ -23,7 +28,7 @@ from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option
 )
 @click.option("--epochs", type=int, help="Of those that train; each technique's own by default.")
 @click.option("--batch-size", default=64, show_default=True)
-@click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
+@compute_options
 @click.option("--seed", default=0, show_default=True)
 @allow_factory_option
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
@@ -36,10 +41,10 @@ def command(
     names: tuple[str, ...],
     epochs: int | None,
     batch_size: int,
-    device: str,
     seed: int,
     allow_factory: str | None,
     output: Path,
+    compute: Compute,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -52,6 +57,7 @@ def command(
     from udacisense.cli.costs import announce, techniques_cost
     from udacisense.data import load_dataset
     from udacisense.files import write_text
+    from udacisense.pipeline import PipelineOptions
     from udacisense.techniques import find_techniques, run_techniques
 
     chosen = find_techniques(names)
@@ -65,11 +71,8 @@ def command(
         dataset,
         output_dir=output,
         names=names,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        allow_factory=allow_factory,
+        options=PipelineOptions(epochs=epochs, batch_size=batch_size, seed=seed, allow_factory=allow_factory),
+        compute=compute,
     )
     tables = (techniques_table(found), per_class_table(found))
     write_text(output / "techniques.md", "\n".join(as_markdown(t) for t in tables))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from udacisense.cli.completing import names_of
+from udacisense.cli.factory import allow_factory_option
 from udacisense.cli.output import Choice, dry_run_option, duration, emit_json, json_option, next_command, say, table
+from udacisense.cli.training_options import compute_options, supervision_options
 from udacisense.display import megabytes, milliseconds, percent
+
+if TYPE_CHECKING:
+    from udacisense.training import Compute, Supervision
 
 
 @click.command("train", short_help="Train a model on labelled images.")
@@ -29,14 +36,21 @@ from udacisense.display import megabytes, milliseconds, percent
 @click.option("--lr", "learning_rate", default=1e-3, show_default=True)
 @click.option("--optimizer", default="adamw", show_default=True, type=Choice(["adamw", "sgd"]))
 @click.option("--schedule", default="cosine", show_default=True, type=Choice(["cosine", "plateau", "constant"]))
+@click.option("--weight-decay", default=1e-2, show_default=True, help="With sgd take about 1e-4.")
 @click.option("--label-smoothing", default=0.0, show_default=True)
 @click.option("--patience", type=int, help="Stop after so many epochs without a better validation result.")
+@click.option(
+    "--select-by", default="top1", show_default=True, type=Choice(["top1", "loss"]), help="What chooses the best epoch."
+)
+@click.option("--warmup", "warmup_epochs", default=1.0, show_default=True, help="Epochs of rising learning rate.")
 @click.option("--ema", "ema_decay", type=float, help="Decay of averaged weights, e.g. 0.999.")
 @click.option("--resolution", "resolution_px", type=int, help="Edge that the network sees; its preset's by default.")
 @click.option("--image-size", "size_px", default=32, show_default=True, help="Edge of the images that are fed in.")
-@click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
+@supervision_options
+@compute_options
 @click.option("--channels-last", is_flag=True, help="Train with channels-last tensors.")
 @click.option("--seed", default=0, show_default=True)
+@allow_factory_option
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last finished epoch.")
 @dry_run_option
@@ -53,14 +67,19 @@ def command(
     schedule: str,
     label_smoothing: float,
     patience: int | None,
+    select_by: str,
+    warmup_epochs: float,
+    weight_decay: float,
     ema_decay: float | None,
     resolution_px: int | None,
     size_px: int,
-    device: str,
     channels_last: bool,
     seed: int,
+    allow_factory: str | None,
     output: Path,
     resume: bool,
+    supervision: Supervision,
+    compute: Compute,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -81,23 +100,35 @@ def command(
         learning_rate=learning_rate,
         optimizer=optimizer,  # type: ignore[arg-type]  # Choice allows nothing else
         schedule=schedule,  # type: ignore[arg-type]
+        weight_decay=weight_decay,
         label_smoothing=label_smoothing,
         early_stopping_patience=patience,
+        select_by=select_by,  # type: ignore[arg-type]
+        warmup_epochs=warmup_epochs,
         ema_decay=ema_decay,
         channels_last=channels_last,
-        device=device,
+        compute=compute,
         seed=seed,
     )
     dataset = load_dataset(data, size_px=size_px)
     spec = make_spec(preset, num_classes=len(dataset.class_names), resolution_px=resolution_px, size_px=size_px)
     check_init(spec, init)
+    supervision = replace(supervision, allow_factory=allow_factory)
     Batches(dataset.train, batch_size=batch_size)  # refused before the cost is told, as everything that can be
-    n_images = len(training_split(dataset)[0])
+    n_images = round(len(training_split(dataset)[0]) * supervision.images_for_each)
     announce(training_cost(spec, n_images=n_images, epochs=epochs, channels_last=channels_last), output)
     if dry_run:
         return
     artifact = train_model(
-        spec, dataset, config=config, output_dir=output, init=init, batch_size=batch_size, name=preset, resume=resume
+        spec,
+        dataset,
+        config=config,
+        output_dir=output,
+        init=init,
+        batch_size=batch_size,
+        name=preset,
+        resume=resume,
+        supervision=supervision,
     )
     if as_json:
         emit_json(artifact)

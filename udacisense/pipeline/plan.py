@@ -9,18 +9,16 @@ from typing import cast
 from torch import nn
 
 from udacisense.data import DataSet
-from udacisense.errors import InputError
 from udacisense.models import build_model
 from udacisense.pipeline.initial import check_student_init
 from udacisense.pipeline.recipes import RecipeStep, find_pipeline
 from udacisense.pipeline.run import OptimizationPipeline
-from udacisense.pipeline.start import load_baseline, start_pipeline
-from udacisense.stages.contract import StepFunction
+from udacisense.pipeline.start import PipelineOptions, load_baseline, start_pipeline
 from udacisense.stages.distill import apply_knowledge_distillation, refuse_larger, student_spec
 from udacisense.stages.quantize import apply_dynamic_quantization, quantized_engine
 from udacisense.stages.static import apply_static_quantization
-from udacisense.training.teachers import load_teacher
-from udacisense.training.transfer import load_transfer
+from udacisense.training.losses import check_distillation
+from udacisense.training.supervision import Sources, load_supervision
 from udacisense.training.types import Teacher, TrainConfig
 from udacisense.types import ModelSpec, Signature
 
@@ -31,68 +29,58 @@ def plan_pipeline(
     preset: str = "default",
     baseline: Path | tuple[nn.Module, ModelSpec],
     dataset: DataSet,
-    student: str | ModelSpec | None = None,
-    epochs: int | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    engine: str | None = None,
-    learning_rate: float | None = None,
-    student_init: str | None = None,
-    teacher: Path | None = None,
-    transfer: Path | None = None,
-    transfer_ratio: float = 3.0,
-    mix: float = 0.0,
-    allow_factory: str | None = None,
+    options: PipelineOptions = PipelineOptions(),  # noqa: B008 - frozen
 ) -> OptimizationPipeline:
     """Return a pipeline by name with its steps. Everything is read and checked; nothing is trained or written.
 
-    Args: those of :func:`udacisense.pipeline.run_pipeline`.
+    ``plan_pipeline(...).run(output_dir=...)`` runs and keeps it; what is where: :meth:`OptimizationPipeline.run`.
+
+    Args:
+        name: ``p1``, ``p2``, ``p2-int8`` or a full name.
+        preset: ``default``, or ``report`` for the stages and settings of the report that this product started from.
+        baseline: an artifact's folder, or a trained model with its spec.
+        dataset: its training images are split 9 : 1 for selection; its test images give the figures, nothing else.
+        options: what is asked for instead of the recipe's own settings.
 
     Raises:
         InputError, LoadError: the name, the baseline, the data or an option does not fit.
     """
     recipe = find_pipeline(name, preset=preset)
-    if engine is not None:
-        with quantized_engine(engine):
+    if options.engine is not None:
+        with quantized_engine(options.engine):
             pass  # it is there
-    if mix and transfer is None:
-        raise InputError("Mixing needs transfer images too; give a folder of unlabelled images, or mix 0.")
-    start = load_baseline(baseline, dataset, allow_factory=allow_factory)
-    distilled: dict[str, object] = {
-        "student": student,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "student_init": student_init,
-        "teacher": _teacher(teacher, start.signature, allow_factory),
-        "remember": True if transfer is not None else None,
-    }
-    changes: dict[StepFunction, dict[str, object]] = {
-        apply_knowledge_distillation: distilled,
-        apply_dynamic_quantization: {"engine": engine},
-        apply_static_quantization: {"engine": engine},
-    }
-    steps = [_changed(step, changes.get(step.function, {})) for step in recipe.steps]
+    start = load_baseline(baseline, dataset, allow_factory=options.allow_factory)
+    sources = load_supervision(options.supervision, start.signature, is_taught=True)
+    steps = [_changed(step, options, sources) for step in recipe.steps]
     for step in steps:
         if step.function is apply_knowledge_distillation:
             _check_distillation(step, start.signature, start.model)
-    pipeline = start_pipeline(
-        recipe.full_name,
-        start,
-        dataset,
-        batch_size=batch_size,
-        seed=seed,
-        transfer=load_transfer(transfer, size_px=start.signature.size_px) if transfer is not None else None,
-        transfer_ratio=transfer_ratio,
-        mix=mix,
-    )
+    pipeline = start_pipeline(recipe.full_name, start, dataset, options, sources)
     for step in steps:
         pipeline.add_step(step_name=step.name, step_function=step.function, **step.options)
     return pipeline
 
 
-def _changed(step: RecipeStep, changes: dict[str, object]) -> RecipeStep:
-    given = {key: value for key, value in changes.items() if value is not None}
-    return replace(step, options={**step.options, **given})
+def _changed(step: RecipeStep, options: PipelineOptions, sources: Sources) -> RecipeStep:
+    """Return a step with what was asked for. What was not stays out: finished steps are recognised by their options."""
+    changes: dict[str, object] = {}
+    if step.function is apply_knowledge_distillation:
+        asked = options.supervision
+        changes = options.given("student", "student_init", "epochs", "learning_rate")
+        tuned = options.given("optimizer", "weight_decay", "ema_decay")
+        if tuned:
+            changes["config"] = replace(cast("TrainConfig", step.options.get("config", TrainConfig())), **tuned)
+        found = {
+            "temperature": asked.temperature,
+            "alpha": asked.alpha,
+            "teacher": sources.teacher,
+            "remember": True if asked.transfer is not None and asked.views != "fresh" else None,
+            "auxiliary": sources.auxiliary,
+        }
+        changes |= {key: value for key, value in found.items() if value is not None}
+    elif step.function in (apply_dynamic_quantization, apply_static_quantization):
+        changes = options.given("engine")
+    return replace(step, options={**step.options, **changes})
 
 
 def _check_distillation(step: RecipeStep, signature: Signature, baseline: nn.Module) -> None:
@@ -100,18 +88,7 @@ def _check_distillation(step: RecipeStep, signature: Signature, baseline: nn.Mod
     options = step.options
     config = cast("TrainConfig", options.get("config", TrainConfig()))
     replace(config, epochs=cast("int", options["epochs"]), learning_rate=cast("float", options["learning_rate"]))
+    check_distillation(temperature=cast("float", options["temperature"]), alpha=cast("float", options["alpha"]))
     student = student_spec(options, num_classes=len(signature.labels), size_px=signature.size_px)
     refuse_larger(build_model(student), cast("Teacher", options.get("teacher") or baseline))
     check_student_init(student, str(options.get("student_init", "auto")))
-
-
-def _teacher(path: Path | None, signature: Signature, allow_factory: str | None) -> Teacher | None:
-    if path is None:
-        return None
-    return load_teacher(
-        path,
-        num_classes=len(signature.labels),
-        mean=signature.mean,
-        std=signature.std,
-        allow_factory=allow_factory,
-    )

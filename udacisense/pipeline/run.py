@@ -28,7 +28,7 @@ from udacisense.recording import paired_latency_ms, record_stage
 from udacisense.stages.contract import Batch, Kind, StepContext, StepFunction, StepResult, kind_of
 from udacisense.training import ARTIFACT_FOLDER
 from udacisense.training.checkpoint import state_sha256
-from udacisense.training.optimizers import resolve_device
+from udacisense.training.compute import Compute
 from udacisense.types import Artifact, ModelSpec, Scalar, Signature, StageRecord, read_json, record, write_record
 
 log = logging.getLogger("udacisense")
@@ -162,11 +162,14 @@ class OptimizationPipeline:
         self._steps.append(Step(name=step_name, function=step_function, options=options))
         return self
 
-    def run(self, device: str = "cpu", *, output_dir: Path | None = None, resume: bool = True) -> PipelineResult:
+    def run(
+        self, device: str | Compute = "cpu", *, output_dir: Path | None = None, resume: bool = True
+    ) -> PipelineResult:
         """Run the steps, measure after each, and keep what is finished.
 
         Args:
-            device: where steps train (cpu, cuda, mps, auto); figures are always measured on the CPU.
+            device: where steps train (cpu, cuda, mps, auto), or all that they compute on; figures are always measured
+                on the CPU, and what steps train on changes rounding alone: finished ones are taken whatever made them.
             output_dir: where everything is kept; None keeps nothing. It then holds ``steps/`` (see
                 :mod:`udacisense.pipeline.store`), ``artifact/`` (the last float32 weights, which exporters start from),
                 ``final.pt`` (where the last step leaves TorchScript) and ``result.json``.
@@ -176,16 +179,17 @@ class OptimizationPipeline:
             InputError: the steps do not fit together, the device is not there, or another run writes to ``output_dir``.
             StageError: a step failed; it names the step, the cause, and what is kept where.
         """
-        self._check(device, output_dir)
+        compute = device if isinstance(device, Compute) else Compute(device=device)
+        self._check(compute, output_dir)
         with locked(output_dir) if output_dir is not None else nullcontext():
-            return self._run(device, output_dir, resume=resume)
+            return self._run(compute, output_dir, resume=resume)
 
-    def _run(self, device: str, output_dir: Path | None, *, resume: bool) -> PipelineResult:
+    def _run(self, compute: Compute, output_dir: Path | None, *, resume: bool) -> PipelineResult:
         store = StepStore(output_dir, self.baseline_model) if output_dir is not None else None
         links = [self._first_link(store, resume=resume)]
         for index, step in enumerate(self._steps, start=1):
             try:
-                links.append(self._next_link(links, step, store, device=device, resume=resume))
+                links.append(self._next_link(links, step, store, compute=compute, resume=resume))
             except Exception as exc:
                 raise self._failure(index, exc, store) from exc
         final = self._model(links, len(links) - 1, store)
@@ -198,9 +202,9 @@ class OptimizationPipeline:
             artifact=self._keep(links, figures, final, store, output_dir),
         )
 
-    def _check(self, device: str, output_dir: Path | None) -> None:
+    def _check(self, compute: Compute, output_dir: Path | None) -> None:
         """Refuse, before hours of training, what cannot work."""
-        resolve_device(device)
+        compute.check()
         if not self._steps:
             raise InputError(f"The pipeline {self.name!r} has no steps; add one with add_step.")
         kind: Kind | None = Kind.EAGER_FLOAT
@@ -224,13 +228,13 @@ class OptimizationPipeline:
         return _Link(step=None, fingerprint=fingerprint, spec=self.spec, record=figures, model=model, kept=kept)
 
     def _next_link(
-        self, links: list[_Link], step: Step, store: StepStore | None, *, device: str, resume: bool
+        self, links: list[_Link], step: Step, store: StepStore | None, *, compute: Compute, resume: bool
     ) -> _Link:
         """Take a finished step from disk, or run it, measure it and keep it."""
         index, before = len(links), links[-1]
         fingerprint = ""
         if store is not None:
-            inputs = f"{before.chained} {device}"
+            inputs = f"{before.chained} cpu"  # whatever it is: see run
             fingerprint = fingerprint_step(step.name, step.function, step.options, inputs=inputs)
             kept = store.find(index, step.name, fingerprint) if resume else None
             if kept is not None:
@@ -240,7 +244,7 @@ class OptimizationPipeline:
                 )
         log.info("step %s (%d of %d)", step.name, index, len(self._steps))
         model = self._model(links, index - 1, store)
-        context = self._context(device, fingerprint, store, resume=resume)
+        context = self._context(compute, fingerprint, store, resume=resume)
         start = time.perf_counter()
         result = perform(step, model, context)
         figures = self._measure(
@@ -267,17 +271,17 @@ class OptimizationPipeline:
             if link.kept.weights is not None:
                 link.model = store.load(index, link.step.name, link.kept)
             else:
-                context = self._context("cpu", link.fingerprint, store, resume=True)
+                context = self._context(Compute(), link.fingerprint, store, resume=True)
                 link.model = perform(link.step, self._model(links, index - 1, store), context).model
         return link.model
 
-    def _context(self, device: str, fingerprint: str, store: StepStore | None, *, resume: bool) -> StepContext:
+    def _context(self, compute: Compute, fingerprint: str, store: StepStore | None, *, resume: bool) -> StepContext:
         return StepContext(
             train=self.train_loader,
             validation=self.validation_loader,
             class_names=self.class_names,
             input_shape=self.signature.input_shape,
-            device=device,
+            compute=compute,
             seed=self.seed,
             fingerprint=fingerprint,
             work_dir=store.work / fingerprint if store is not None else None,

@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import nn
 
 from udacisense.artifact import load_artifact
-from udacisense.data import Batches, DataSet, Images, images_sha256, make_signature
+from udacisense.data import Batches, DataSet, make_signature
 from udacisense.errors import InputError
 from udacisense.pipeline.run import OptimizationPipeline
 from udacisense.training import EVALUATION_BATCH, training_split
-from udacisense.training.transfer import TransferBatches
+from udacisense.training.supervision import Sources, Supervision, load_supervision
 from udacisense.types import Artifact, ModelSpec, Signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """What is asked of a pipeline beside its name, baseline and data; None: the recipe's own.
+
+    Attributes:
+        student: a preset's name or a spec.
+        student_init: the student's initial weights; see
+            :func:`udacisense.stages.distill.apply_knowledge_distillation`.
+        epochs: of distillation.
+        learning_rate: of distillation.
+        optimizer: of distillation, ``adamw`` or ``sgd``.
+        weight_decay: of distillation.
+        ema_decay: of distillation, a step, of averaged weights.
+        batch_size: of training.
+        seed: of the run.
+        engine: quantised engine to pack int8 weights for; None takes the one that PyTorch prefers here.
+        supervision: who teaches instead of the baseline, on which images.
+        allow_factory: the one ``package.module:factory`` that the baseline's record may import.
+    """
+
+    student: str | ModelSpec | None = None
+    student_init: str | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    optimizer: Literal["adamw", "sgd"] | None = None
+    weight_decay: float | None = None
+    ema_decay: float | None = None
+    batch_size: int = 64
+    seed: int = 0
+    engine: str | None = None
+    supervision: Supervision = field(default_factory=Supervision)
+    allow_factory: str | None = None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Return those of some options that are not None."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +104,7 @@ def load_baseline(
 
 
 def start_pipeline(
-    name: str,
-    baseline: Baseline,
-    dataset: DataSet,
-    *,
-    batch_size: int,
-    seed: int,
-    transfer: Images | None = None,
-    transfer_ratio: float = 3.0,
-    mix: float = 0.0,
+    name: str, baseline: Baseline, dataset: DataSet, options: PipelineOptions, sources: Sources | None = None
 ) -> OptimizationPipeline:
     """Return a pipeline without steps: the training images split 9 : 1 for selection, the test images for figures.
 
@@ -82,39 +112,22 @@ def start_pipeline(
         name: what people call it.
         baseline: what it starts from.
         dataset: the images.
-        batch_size: of training.
-        seed: of the run.
-        transfer: unlabelled images that are mixed into the training batches.
-        transfer_ratio: of them, for each labelled image in an epoch.
-        mix: fraction of these batches' images that are blended with another one; it needs ``transfer``.
+        options: batch size and seed.
+        sources: transfer images that are mixed into the training batches; None: labelled images alone.
     """
     signature = baseline.signature
-    scaled = partial(Batches, mean=signature.mean, std=signature.std)
     images, held_back = training_split(dataset)
-    train: Batches | TransferBatches = scaled(images, batch_size=batch_size, shuffle=True, augment=True, seed=seed)
-    identity = f"{dataset.fingerprint} batch_size={batch_size}"
-    if transfer is not None:
-        identity += f" transfer={images_sha256(transfer)} ratio={transfer_ratio}" + (f" mix={mix}" if mix else "")
-        train = TransferBatches(
-            images,
-            transfer,
-            batch_size=batch_size,
-            ratio=transfer_ratio,
-            mix=mix,
-            seed=seed,
-            mean=signature.mean,
-            std=signature.std,
-        )
+    given = sources or load_supervision(Supervision(), signature, is_taught=True)
     return OptimizationPipeline(
         name,
         baseline.model,
-        train,
+        given.batches(images, signature, batch_size=options.batch_size, seed=options.seed),
         baseline.test_batches(dataset),
         dataset.class_names,
         signature.size_px,
-        validation_loader=scaled(held_back, batch_size=EVALUATION_BATCH),
+        validation_loader=Batches(held_back, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
         spec=baseline.spec,
         signature=signature,
-        seed=seed,
-        data_fingerprint=identity,
+        seed=options.seed,
+        data_fingerprint=f"{dataset.fingerprint} batch_size={options.batch_size}{given.identity}",
     )

@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +78,9 @@ def _plain(value: object, *, where: str) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v, where=where) for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return {type(value).__name__: _plain(asdict(value), where=where)}
+        identity = getattr(value, "identity", None)  # of a record that says what of it counts
+        plain = identity() if callable(identity) else {f.name: getattr(value, f.name) for f in fields(value)}
+        return {type(value).__name__: _plain(plain, where=where)}
     own = getattr(value, "fingerprint", None)
     if isinstance(own, str):
         return own

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from udacisense.recording import is_quantized
+from udacisense.training.compute import Compute
+from udacisense.training.types import Keep
 from udacisense.types import ModelSpec, Scalar
 
 Batch = tuple[Tensor, Tensor]  # images float32 (b, 3, H, W), labels int64 (b,)
@@ -52,11 +54,18 @@ class StepContext:
     validation: Iterable[Batch] | None  # split from the training images; None: the pipeline was given none
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int, int]  # (1, 3, H, W)
-    device: str  # cpu, cuda or mps: where training runs
     seed: int
     fingerprint: str  # of the step's input model, options and data
     work_dir: Path | None  # for checkpoints while the step runs; removed when it has finished
     resume: bool  # go on from what is in work_dir
+    compute: Compute = field(default_factory=Compute)  # what training runs on
+
+    @property
+    def keep(self) -> Keep | None:
+        """Where a step that trains keeps its checkpoints."""
+        if self.work_dir is None:
+            return None
+        return Keep(folder=self.work_dir, identity={"step": self.fingerprint}, resume=self.resume)
 
     @property
     def example(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,8 +15,7 @@ from udacisense.errors import InputError
 from udacisense.models import count_parameters, load_features, preset, read_state
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.training import fresh_model, train
-from udacisense.training.teachers import RememberingTeacher
-from udacisense.training.types import Distillation, SizedBatches, Teacher, TrainConfig
+from udacisense.training.types import Auxiliary, Distillation, SizedBatches, Teacher, TrainConfig
 from udacisense.types import ModelSpec, Scalar
 
 
@@ -35,6 +34,7 @@ def apply_knowledge_distillation(
     student_init: str = "auto",
     teacher: Teacher | None = None,
     remember: bool = False,
+    auxiliary: Auxiliary | None = None,
 ) -> StepResult:
     """Pipeline step: train a student on the labels and on the teacher's answers to each augmented batch.
 
@@ -58,8 +58,9 @@ def apply_knowledge_distillation(
             :func:`udacisense.models.initialise` takes it.
         teacher: any callable from images (b, 3, H, W) to logits (b, C), for a teacher that is no step of this
             pipeline. A callable that is no module needs an attribute ``fingerprint`` (text).
-        remember: ask the teacher once about each view; it pays where views come round again
+        remember: ask the teacher once about each view, where views come round again
             (:class:`udacisense.training.transfer.TransferBatches`).
+        auxiliary: heads that train beside the student's own and are dropped afterwards.
 
     Raises:
         InputError: a setting is out of range, or the student is larger than the module that teaches it.
@@ -69,7 +70,7 @@ def apply_knowledge_distillation(
         config,
         epochs=config.epochs if epochs is None else epochs,
         learning_rate=config.learning_rate if learning_rate is None else learning_rate,
-        device=context.device,
+        compute=context.compute,
         seed=context.seed,
     )
     teaches = teacher if teacher is not None else model
@@ -80,20 +81,21 @@ def apply_knowledge_distillation(
     }
     spec, start, origin = _student(named, student_init, model, context)
     refuse_larger(start, teaches)
-    used = Distillation(
-        teacher=RememberingTeacher(teaches) if remember else teaches, temperature=temperature, alpha=alpha
-    )
     result = train(
         start,
         cast("SizedBatches", context.train),
         config=config,
         validation=context.validation,
-        distillation=used,
-        identity={"step": context.fingerprint},
-        folder=context.work_dir,
-        resume=context.resume,
+        distillation=Distillation(teacher=teaches, temperature=temperature, alpha=alpha, remember=remember),
+        auxiliary=auxiliary,
+        keep=context.keep,
     )
-    notes: dict[str, Scalar] = {**asdict(config), "temperature": temperature, "alpha": alpha, "student_init": origin}
+    notes: dict[str, Scalar] = {
+        **config.described(),
+        "temperature": temperature,
+        "alpha": alpha,
+        "student_init": origin,
+    }
     notes["best_epoch"] = result.history.best_epoch
     return StepResult(model=result.model, notes=notes, spec=spec, documents={"history": result.history})
 

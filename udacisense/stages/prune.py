@@ -162,7 +162,7 @@ def _weighted(model: nn.Module) -> list[str]:
 
 
 def _settings(config: TrainConfig, context: StepContext, epochs: int, learning_rate: float) -> TrainConfig:
-    return replace(config, epochs=epochs, learning_rate=learning_rate, device=context.device, seed=context.seed)
+    return replace(config, epochs=epochs, learning_rate=learning_rate, compute=context.compute, seed=context.seed)
 
 
 def _taught(student: nn.Module, teacher: nn.Module, context: StepContext, config: TrainConfig) -> nn.Module:
@@ -172,9 +172,7 @@ def _taught(student: nn.Module, teacher: nn.Module, context: StepContext, config
         config=config,
         validation=context.validation,
         distillation=Distillation(teacher=teacher, temperature=3.0, alpha=0.7),
-        identity={"step": context.fingerprint},
-        folder=context.work_dir,
-        resume=context.resume,
+        keep=context.keep,
     ).model
 
 
@@ -198,9 +196,7 @@ def _gradually(
         config=config,
         # No validation: the best epoch would be one of those before the last weights were taken away.
         distillation=Distillation(teacher=teacher, temperature=3.0, alpha=0.7),
-        identity={"step": context.fingerprint},
-        folder=context.work_dir,
-        resume=context.resume,
+        keep=context.keep,
         before_epoch=tighten,
     ).model
     for name in names:

@@ -72,7 +72,7 @@ def apply_quantization_aware_training(
             "more epochs, and 0 or more blocks."
         )
     chosen = engine if engine is not None else next(iter(supported_engines()), "none")
-    settings = replace(config, epochs=epochs, learning_rate=learning_rate, device=context.device, seed=context.seed)
+    settings = replace(config, epochs=epochs, learning_rate=learning_rate, compute=context.compute, seed=context.seed)
     images = first_images(context, _CALIBRATION_IMAGES)
     with quiet(), quantized_engine(chosen):
         kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks)
@@ -87,9 +87,7 @@ def apply_quantization_aware_training(
             config=settings,
             validation=context.validation,
             distillation=Distillation(teacher=model, temperature=3.0, alpha=0.7),
-            identity={"step": context.fingerprint},
-            folder=context.work_dir,
-            resume=context.resume,
+            keep=context.keep,
             before_epoch=lambda training, epoch: _settle(training, fixed=epoch >= epochs // 2),
         )
         packed = resize_by_products(convert_fx(cast("fx.GraphModule", trained.model.eval())))

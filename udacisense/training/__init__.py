@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from udacisense.artifact import save_artifact
 from udacisense.data import Batches, DataSet, Images, make_signature, normalise, stratified_split
@@ -16,14 +16,30 @@ from udacisense.files import locked
 from udacisense.models import build_model, initialise, preset
 from udacisense.recording import record_stage
 from udacisense.training.checkpoint import state_sha256
+from udacisense.training.compute import Compute, launch, repeatable, resolve_device
 from udacisense.training.loop import TrainingRun
-from udacisense.training.optimizers import repeatable, resolve_device
-from udacisense.training.types import Distillation, History, SizedBatches, TrainConfig, TrainResult
+from udacisense.training.supervision import Supervision, load_supervision
+from udacisense.training.types import (
+    AnyBatches,
+    Auxiliary,
+    Distillation,
+    History,
+    Job,
+    Keep,
+    SizedBatches,
+    Teacher,
+    TrainConfig,
+    TrainResult,
+)
 from udacisense.types import Artifact, ModelSpec, Scalar
 
 __all__ = [
+    "Auxiliary",
+    "Compute",
     "Distillation",
     "History",
+    "Keep",
+    "Supervision",
     "TrainConfig",
     "TrainResult",
     "fresh_model",
@@ -44,29 +60,27 @@ def train(
     batches: SizedBatches,
     *,
     config: TrainConfig,
-    validation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    validation: AnyBatches | None = None,
     distillation: Distillation | None = None,
-    identity: Mapping[str, Scalar] | None = None,
-    folder: Path | None = None,
-    resume: bool = False,
+    auxiliary: Auxiliary | None = None,
+    keep: Keep | None = None,
     before_epoch: Callable[[nn.Module, int], None] | None = None,
 ) -> TrainResult:
     """Train a copy of ``model`` and return it with the weights of its best epoch.
 
     The best epoch is :func:`udacisense.training.types.best_epoch`; without ``validation`` it is the last. A run depends
-    on its arguments alone: on the CPU, with the same number of threads, the same call gives the same weights bit by
-    bit, interrupted and resumed or not (as long as ``batches`` draws its random numbers from its own ``set_epoch`` or
-    from torch).
+    on its arguments alone: on one device, in 32 bits, with the same number of threads, the same call gives the same
+    weights bit by bit, interrupted and resumed or not (as long as ``batches`` draws its random numbers from its own
+    ``set_epoch`` or from torch).
 
     Args:
         model: eager and float32; it stays as it is.
         batches: the training batches; ``set_epoch(e)``, where it has one, is called with e = 0, 1, ....
-        config: the settings.
+        config: the settings, and what to compute on.
         validation: batches that select the best epoch, drive early stopping and the plateau schedule.
         distillation: the teacher, or None for labels alone.
-        identity: what else must be equal for a resume (data fingerprint, batch size, ...).
-        folder: where the checkpoint and ``history.json`` are written after each epoch; None keeps nothing.
-        resume: go on from the checkpoint in ``folder``, if there is one.
+        auxiliary: heads that train beside the model's own, or None.
+        keep: where the checkpoint and ``history.json`` are written after each epoch; None keeps nothing.
         before_epoch: called with the model in training and the epoch (from 0) before each epoch, in train mode.
 
     Raises:
@@ -78,27 +92,43 @@ def train(
         raise InputError("early_stopping_patience needs validation batches; give some, or set it to None.")
     if len(batches) == 0:
         raise InputError("There are no training images.")
-    whole = {**_identity(model, config, distillation), **(identity or {})}
-    device = resolve_device(config.device)
-    with repeatable(config.seed, device):
-        run = TrainingRun(
-            model, batches=batches, config=config, validation=validation, distillation=distillation, device=device
-        )
-        if folder is not None:
-            run.open(folder, whole, resume=resume)
-        run.go(before_epoch)
+    if keep is not None:
+        whole = {**_identity(model, config, distillation, auxiliary), **keep.identity}
+        keep = replace(keep, identity=whole)
+    job = Job(
+        batches=batches,
+        config=config,
+        validation=validation,
+        distillation=distillation,
+        auxiliary=auxiliary,
+        keep=keep,
+        before_epoch=before_epoch,
+    )
+    fabric = launch(config.compute)
+    with repeatable(config.seed, fabric.device, precision=config.compute.precision):
+        run = TrainingRun(model, job, fabric)
+        if keep is not None:
+            run.open(keep)
+        run.go()
         return run.result()
 
 
-def _identity(model: nn.Module, config: TrainConfig, distillation: Distillation | None) -> dict[str, Scalar]:
-    found: dict[str, Scalar] = {**asdict(config), "initial_weights": state_sha256(model)}
+def _identity(
+    model: nn.Module, config: TrainConfig, distillation: Distillation | None, auxiliary: Auxiliary | None
+) -> dict[str, Scalar]:
+    found: dict[str, Scalar] = {**config.identity(), "initial_weights": state_sha256(model)}
     if distillation is not None:
-        teacher = distillation.teacher
         found["temperature"], found["alpha"] = distillation.temperature, distillation.alpha
-        found["teacher"] = (
-            state_sha256(teacher) if isinstance(teacher, nn.Module) else getattr(teacher, "fingerprint", None)
-        )
+        found["teacher"] = _fingerprint(distillation.teacher)
+    if auxiliary is not None:
+        found["auxiliary"] = f"folders={auxiliary.folders} weight={auxiliary.weight}"
+        if auxiliary.teacher is not None:
+            found["auxiliary_teacher"] = _fingerprint(auxiliary.teacher)
     return found
+
+
+def _fingerprint(teacher: Teacher) -> str | None:
+    return state_sha256(teacher) if isinstance(teacher, nn.Module) else getattr(teacher, "fingerprint", None)
 
 
 def training_split(dataset: DataSet) -> tuple[Images, Images]:
@@ -128,6 +158,7 @@ def train_model(
     batch_size: int = 64,
     name: str | None = None,
     resume: bool = False,
+    supervision: Supervision = Supervision(),  # noqa: B008 - frozen
 ) -> Artifact:
     """Train a model on labels and keep it as an artifact; one run at a time writes to an output folder.
 
@@ -145,6 +176,7 @@ def train_model(
         batch_size: of training.
         name: of the artifact; None takes the preset's or architecture's.
         resume: go on from the checkpoint in ``output_dir``, if there is one.
+        supervision: what it learns from beside the labels.
 
     Raises:
         InputError, LoadError, TrainingError: as :func:`train`.
@@ -154,21 +186,30 @@ def train_model(
     images, held_back = training_split(dataset)
     untrained = fresh_model(spec, init=init, seed=config.seed)
     _check_classes(untrained, dataset)
+    signature = make_signature(dataset.class_names, size_px=size_px)
+    sources = load_supervision(supervision, signature, is_taught=False)
+    data = dataset.fingerprint + sources.identity
+    identity: dict[str, Scalar] = {"data": data, "batch_size": batch_size, "model": spec_text(spec)}
     with locked(output_dir):
         result = train(
             untrained,
-            Batches(images, batch_size=batch_size, shuffle=True, augment=True, seed=config.seed),
+            sources.batches(images, signature, batch_size=batch_size, seed=config.seed),
             config=config,
             validation=Batches(held_back, batch_size=EVALUATION_BATCH),
-            identity={"data": dataset.fingerprint, "batch_size": batch_size, "model": spec_text(spec)},
-            folder=output_dir / "training",
-            resume=resume,
+            distillation=supervision.distilled_by(sources.teacher) if sources.teacher is not None else None,
+            auxiliary=sources.auxiliary,
+            keep=Keep(folder=output_dir / "training", identity=identity, resume=resume),
         )
-        signature = make_signature(dataset.class_names, size_px=size_px)
         figures = record_stage(
             result.model,
             stage="baseline",
-            config={**asdict(config), "batch_size": batch_size, "init": init, "best_epoch": result.history.best_epoch},
+            config={
+                **config.described(),
+                **supervision.described(),
+                "batch_size": batch_size,
+                "init": init,
+                "best_epoch": result.history.best_epoch,
+            },
             duration_s=sum(epoch.duration_s for epoch in result.history.epochs),
             test=Batches(dataset.test, batch_size=EVALUATION_BATCH),
             class_names=dataset.class_names,

@@ -86,7 +86,8 @@ def load_checkpoint(folder: Path, *, identity: Mapping[str, Scalar]) -> Checkpoi
 
 
 def _refuse_other_settings(path: Path, kept: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> None:
-    unlike = [key for key in sorted({*kept, *given}) if kept.get(key) != given.get(key)]
+    names = sorted({*kept, *given} - {"device"})  # which changes rounding alone, and was recorded of old
+    unlike = [key for key in names if kept.get(key) != given.get(key)]
     if unlike:
         shown = ", ".join(f"{k} = {_short(kept.get(k))} (now {_short(given.get(k))})" for k in unlike)
         raise InputError(

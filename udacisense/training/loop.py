@@ -7,19 +7,18 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from udacisense.data import Batch, Batches, normalise
 from udacisense.errors import InputError, LoadError, TrainingError
 from udacisense.files import remove
 from udacisense.metrics import inference
-from udacisense.models import refuse_difference
+from udacisense.models import count_macs, refuse_difference
 from udacisense.progress import Advance, is_live, progress
 from udacisense.training.checkpoint import (
     CHECKPOINT_NAME,
@@ -28,8 +27,10 @@ from udacisense.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from udacisense.training.losses import distillation_loss
+from udacisense.training.compute import will_compile
+from udacisense.training.objective import Student, loss_of
 from udacisense.training.optimizers import (
+    Average,
     cosine_rate,
     laid_out,
     load_optimizer,
@@ -39,82 +40,151 @@ from udacisense.training.optimizers import (
     rng_states,
     set_rng_states,
 )
+from udacisense.training.teachers import Answers
 from udacisense.training.types import (
-    Distillation,
+    AnyBatches,
     EpochRecord,
     History,
+    Job,
+    Keep,
     SizedBatches,
-    TrainConfig,
+    Teacher,
     TrainResult,
     best_epoch,
     describe,
+    on_device,
 )
-from udacisense.types import Scalar, write_record
+from udacisense.types import write_record
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 log = logging.getLogger("udacisense")
+
+_ASK_AT_ONCE = 64  # images; a GPU is asked about many more
+_ASK_A_GPU_AT_ONCE = 1024
+_LOOK_EVERY = 100  # steps of a GPU after which it is asked whether the losses are finite: each time it has to wait
 
 
 class TrainingRun:
     """The state of one training run."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        batches: SizedBatches,
-        config: TrainConfig,
-        validation: Iterable[tuple[Tensor, Tensor]] | None,
-        distillation: Distillation | None,
-        device: torch.device,
-    ) -> None:
-        self.config, self.batches, self.validation, self.device = config, batches, validation, device
-        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model = laid_out(copy.deepcopy(model).to(device), self.layout)
-        self.distillation = distillation
-        self.teacher = distillation.on_device(device) if distillation is not None else None
-        self.optimizer = make_optimizer(self.model, config)
+    def __init__(self, model: nn.Module, job: Job, fabric: Fabric) -> None:
+        config = job.config
+        self.job, self.config, self.fabric, self.device = job, config, fabric, fabric.device
+        self.is_leader = fabric.global_rank == 0
+        part = (fabric.global_rank, fabric.world_size)
+        self.batches = cast("SizedBatches", self._placed(job.batches, part))
+        self.validation = self._placed(job.validation) if job.validation is not None else None
+        is_wide = config.channels_last or self.device.type == "cuda"
+        self.layout = torch.channels_last if is_wide else torch.contiguous_format
+        self.original = model
+        self.model = laid_out(copy.deepcopy(model).to(self.device), self.layout)
+        if fabric.world_size > 1 and self.device.type == "cuda":  # a CPU's processes keep statistics of their own parts
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
+        self.average = Average(self.model, decay=config.ema_decay) if config.ema_decay is not None else None
+        taught = job.distillation
+        self.teacher = self._answering(taught.teacher, remember=taught.remember) if taught is not None else None
+        self.general: Answers | Teacher | None = None
+        if job.auxiliary is not None and job.auxiliary.teacher is not None:
+            self.general = self._answering(job.auxiliary.teacher, remember=job.auxiliary.remember)
+        self.student = self._make_student()
+        self.weights = self.student.named_weights()
+        self.optimizer = make_optimizer(self.weights, config)
+        is_compiled = will_compile(config.compute, self.device, macs=self._n_macs(), is_plain=job.before_epoch is None)
+        if is_compiled and isinstance(self.batches, Batches):
+            self.student.compile_for(self.batches.batch_size // fabric.world_size)
+        self.net, self.stepper = fabric.setup(self.student, self.optimizer, move_to_device=False)
         self.plateau: ReduceLROnPlateau | None = None
         if config.schedule == "plateau":
             self.plateau = ReduceLROnPlateau(
                 self.optimizer, factor=config.plateau_factor, patience=config.plateau_patience
             )
-        self.ema: AveragedModel | None = None
-        if config.ema_decay is not None:
-            average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.history: list[EpochRecord] = []
         self.best: dict[str, Tensor] = {}
-        self.folder: Path | None = None
-        self.identity: Mapping[str, Scalar] = {}
+
+    # ---- what it is made of
+
+    def _placed(self, batches: AnyBatches, part: tuple[int, int] = (0, 1)) -> AnyBatches:
+        if isinstance(batches, Batches):
+            return batches.on(self.device, part)
+        if part[1] > 1:
+            raise InputError(
+                "On several devices each process takes its part of a batch, and only udacisense.data.Batches can be "
+                "parted; give such, or train on one device."
+            )
+        return batches
+
+    def _answering(self, teacher: Teacher, *, remember: bool) -> Answers | Teacher:
+        """Return a teacher on the device; its kept answers where the batches' views come round again."""
+        ready, is_gpu = on_device(teacher, self.device), self.device.type == "cuda"
+        if isinstance(ready, nn.Module):
+            laid_out(ready, self.layout)
+        is_short = is_gpu and self.config.compute.precision != "32"
+
+        def ask(images: Tensor) -> Tensor:
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=is_short):
+                answered = ready(images)
+            return answered.float().clone()  # a tensor of inference mode cannot take part in a backward pass
+
+        if not (remember and isinstance(self.batches, Batches) and self.batches.n_rows is not None):
+            return ask
+        return Answers(ask, self.batches, ask_at_once=_ASK_A_GPU_AT_ONCE if is_gpu else _ASK_AT_ONCE)
+
+    def _make_student(self) -> Student:
+        auxiliary, batches = self.job.auxiliary, self.batches
+        if auxiliary is None:
+            return Student(self.model, {}, torch.empty(0))
+        if not isinstance(batches, Batches):
+            raise InputError("Auxiliary heads need udacisense.data.Batches, whose views are known; give such.")
+        widths: dict[str, int] = {}
+        example = normalise(batches.images.pixels[:1])
+        if auxiliary.folders:
+            if not batches.n_folders:
+                raise InputError("The batches know no folders; give transfer images in folders, or no labels of them.")
+            widths["folders"] = batches.n_folders
+        if auxiliary.teacher is not None:
+            with torch.no_grad():
+                widths["teacher"] = on_device(auxiliary.teacher, self.device)(example).shape[1]
+        return Student(self.model, widths, example)
+
+    def _n_macs(self) -> float:
+        """Return the multiply-adds of all forward passes; 0 where nobody asks, or knows the images' size."""
+        if not isinstance(self.batches, Batches) or self.config.compute.compile != "auto":
+            return 0.0
+        n_images = len(self.batches) * self.batches.batch_size * self.config.epochs
+        return float(n_images) * count_macs(self.model, (1, *self.batches.images.pixels.shape[1:]))
 
     # ---- the loop
 
-    def go(self, before_epoch: Callable[[nn.Module, int], None] | None) -> None:
+    def go(self) -> None:
         """Train from the first epoch that is not in the history."""
-        steps = len(self.batches)
+        steps, before_epoch = len(self.batches), self.job.before_epoch
         with progress("Training", self.config.epochs * steps) as advance:
             advance(len(self.history) * steps)
             for epoch in range(len(self.history), self.config.epochs):
                 if self._is_stopped():
                     break
-                self.model.train()
+                self.net.train()
                 if before_epoch is not None:
                     before_epoch(self.model, epoch)
                 self._finish(self._epoch(epoch, advance))
 
     def _epoch(self, epoch: int, advance: Advance) -> EpochRecord:
-        start = time.perf_counter()
+        start, note = time.perf_counter(), describe(self.history[-1:])
         set_epoch = getattr(self.batches, "set_epoch", None)
         if set_epoch is not None:
             set_epoch(epoch)
-        total, n_images, note = 0.0, 0, describe(self.history[-1:])
-        for step, (images, labels) in enumerate(self.batches):
+        for teacher in (self.teacher, self.general):
+            if isinstance(teacher, Answers):
+                teacher.prepare(advance)
+        losses = _Losses(self.device, epoch)
+        for step, given in enumerate(self.batches):
             self._set_lr(epoch, step)
-            loss = self._step(images, labels, epoch, step)
-            total, n_images = total + loss * len(labels), n_images + len(labels)
+            losses.add(self._step(given), len(given[1]), self._lr)
             advance(1, note=note)
+        train_loss = losses.mean(self.fabric)
         loss_v, top1 = self._validate(epoch)
-        train_loss = total / n_images
         lr = self._lr
         if self.plateau is not None:
             self.plateau.step(loss_v if loss_v is not None else train_loss)
@@ -127,56 +197,54 @@ class TrainingRun:
             duration_s=time.perf_counter() - start,
         )
 
-    def _step(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> float:
-        """Take one step; return the batch's mean loss."""
-        images = images.to(device=self.device, memory_format=self.layout)
-        loss = self._loss(images, labels.to(self.device))
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss is {value} in epoch {epoch + 1}, step {step + 1}, at learning rate {self._lr:.3g}; "
-                "lower the learning rate, or look for images or weights that are not finite."
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
-        return value
-
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        logits: Tensor = self.model(images)
-        if int(labels.max()) >= logits.shape[1]:
+    def _step(self, given: tuple[Tensor, Tensor]) -> Tensor:
+        """Take one step; return the batch's mean loss, on the device."""
+        batch = self._moved(given)
+        answers = self.net(batch[0])
+        if batch.highest >= answers[0].shape[1]:
             raise InputError(
-                f"The model answers {logits.shape[1]} classes, but a label is {int(labels.max())} (from 0); "
+                f"The model answers {answers[0].shape[1]} classes, but a label is {batch.highest} (from 0); "
                 "build it with the data's number of classes."
             )
-        smoothing = self.config.label_smoothing
-        if self.teacher is None or self.distillation is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        with torch.inference_mode():
-            answered = self.teacher(images)
-        return distillation_loss(
-            logits,
-            answered.clone(),  # a tensor of inference mode cannot take part in a backward pass; its copy can
-            labels,
-            temperature=self.distillation.temperature,
-            alpha=self.distillation.alpha,
-            label_smoothing=smoothing,
-        )
+        loss = loss_of(answers, batch, self.job, self._taught(self.teacher, batch), self._taught(self.general, batch))
+        self.stepper.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.stepper.step()
+        if self.average is not None:
+            self.average.update()
+        return loss.detach()
+
+    def _moved(self, given: tuple[Tensor, Tensor]) -> Batch:
+        """Return a batch on the device, in the layout of the weights."""
+        images, labels = given
+        details = vars(given) if isinstance(given, Batch) else {"highest": int(labels.max())}
+        return Batch(images.to(device=self.device, memory_format=self.layout), labels.to(self.device), **details)
+
+    @staticmethod
+    def _taught(teacher: Answers | Teacher | None, batch: Batch) -> Tensor | None:
+        if not isinstance(teacher, Answers):
+            return teacher(batch[0]) if teacher is not None else None
+        assert batch.rows is not None
+        return teacher[batch.rows]
 
     def _validate(self, epoch: int) -> tuple[float | None, float | None]:
-        """Return mean cross-entropy and top-1 on the validation batches, of the averaged weights where kept."""
+        """Return mean cross-entropy and top-1 on the validation batches, of the averaged weights where kept.
+
+        The first process looks; all are told.
+        """
         if self.validation is None:
             return None, None
-        model = self._candidate()
-        total, hits, n_images = 0.0, 0, 0
-        with inference(model):
-            for images, labels in self.validation:
-                logits, wanted = model(images.to(self.device)), labels.to(self.device)
-                total += F.cross_entropy(logits, wanted, reduction="sum").item()
-                hits += int((logits.argmax(1) == wanted).sum())
-                n_images += len(labels)
+        figures = torch.zeros(3, dtype=torch.float64, device=self.device)
+        if self.is_leader:
+            with inference(self._candidate()):
+                for images, labels in self.validation:
+                    logits, wanted = self._candidate()(images.to(self.device)), labels.to(self.device)
+                    figures[0] += F.cross_entropy(logits, wanted, reduction="sum")
+                    figures[1] += (logits.argmax(1) == wanted).sum()
+                    figures[2] += len(labels)
+        if self.fabric.world_size > 1:
+            torch.distributed.broadcast(figures, 0)
+        total, hits, n_images = figures.tolist()
         if n_images == 0:
             raise InputError("There are no validation images; give some, or train without validation.")
         if not math.isfinite(total):
@@ -210,37 +278,40 @@ class TrainingRun:
         return best_epoch(self.history, select_by=self.config.select_by) or 0
 
     def _candidate(self) -> nn.Module:
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.average is None else self.average.module
 
     def _finish(self, epoch: EpochRecord) -> None:
         """Keep the epoch's record, its weights if they are the best, and the checkpoint."""
         self.history.append(epoch)
         if self._best_epoch == epoch.epoch:
             self.best = {k: v.detach().cpu().clone() for k, v in self._candidate().state_dict().items()}
+        if not self.is_leader:
+            return
         if not is_live(sys.stderr):
             log.info("%s (%.1f s)", describe([epoch], of=self.config.epochs), epoch.duration_s)
-        if self.folder is not None:
-            self._save(self.folder)
+        if self.job.keep is not None:
+            self._save(self.job.keep)
 
     def _is_stopped(self) -> bool:
         patience = self.config.early_stopping_patience
         return patience is not None and len(self.history) - self._best_epoch >= patience
 
     def result(self) -> TrainResult:
-        """Return the best weights in a module on the CPU."""
-        self.model.load_state_dict(self.best)
-        trained = laid_out(self.model.cpu().eval(), torch.contiguous_format)
+        """Return the best weights in a copy of the model that was given, on the CPU."""
+        trained = copy.deepcopy(self.original).cpu().eval()
+        trained.load_state_dict(self.best)
         return TrainResult(trained, History(epochs=tuple(self.history), best_epoch=self._best_epoch))
 
     # ---- checkpoints
 
-    def open(self, folder: Path, identity: Mapping[str, Scalar], *, resume: bool) -> None:
-        """Keep checkpoints in ``folder``; take up the one that is there, or drop it."""
-        self.folder, self.identity = folder, identity
-        if not resume:
-            remove(folder / CHECKPOINT_NAME)
+    def open(self, keep: Keep) -> None:
+        """Take up the checkpoint that is there, or drop it."""
+        path = keep.folder / CHECKPOINT_NAME
+        if not keep.resume:
+            if self.is_leader:
+                remove(path)
             return
-        found = load_checkpoint(folder, identity=identity)
+        found = load_checkpoint(keep.folder, identity=keep.identity)
         if found is None:
             return
         try:
@@ -248,7 +319,7 @@ class TrainingRun:
         # What torch raises where the rest of its names, shapes or types are not this run's.
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as exc:
             raise LoadError(
-                f"{folder / CHECKPOINT_NAME} is not what this model and optimiser leave ({type(exc).__name__}: {exc}); "
+                f"{path} is not what this model and optimiser leave ({type(exc).__name__}: {exc}); "
                 "remove it, or train without resuming."
             ) from exc
 
@@ -256,21 +327,22 @@ class TrainingRun:
         for name in ("model", "best"):  # the best weights are loaded at the end, too late to say that they do not fit
             refuse_difference(found.group(name), self.model.state_dict(), source=f"the checkpoint ({name})")
         self.model.load_state_dict(found.group("model"))
+        self.student.heads.load_state_dict(found.group("heads"))
         self.best = found.group("best")
         self.history = list(found.state.history)
-        if self.ema is not None:
-            self.ema.load_state_dict(found.group("ema"))
-        load_optimizer(self.optimizer, self.model, found.group("optimizer"))
+        if self.average is not None:
+            self.average.load(found.group("ema"))
+        load_optimizer(self.optimizer, self.weights, found.group("optimizer"))
         for group in self.optimizer.param_groups:
             group["lr"] = found.state.lr
         if self.plateau is not None:
             self.plateau.load_state_dict(dict(found.state.scheduler))  # type: ignore[no-untyped-call]
         set_rng_states(self.device, found.group("rng"))
 
-    def _save(self, folder: Path) -> None:
+    def _save(self, keep: Keep) -> None:
         state = CheckpointState(
             schema_version=1,
-            identity=dict(self.identity),
+            identity=dict(keep.identity),
             history=tuple(self.history),
             best_epoch=self._best_epoch,
             lr=self._lr,
@@ -278,10 +350,53 @@ class TrainingRun:
         )
         groups = {
             "model": self.model.state_dict(),
+            "heads": self.student.heads.state_dict(),
             "best": self.best,
-            "optimizer": optimizer_tensors(self.optimizer, self.model),
+            "optimizer": optimizer_tensors(self.optimizer, self.weights),
             "rng": rng_states(self.device),
-            "ema": {} if self.ema is None else self.ema.state_dict(),
+            "ema": {} if self.average is None else self.average.state(),
         }
-        save_checkpoint(folder, state, groups)
-        write_record(folder / History.FILE_NAME, History(epochs=state.history, best_epoch=state.best_epoch))
+        save_checkpoint(keep.folder, state, groups)
+        write_record(keep.folder / History.FILE_NAME, History(epochs=state.history, best_epoch=state.best_epoch))
+
+
+class _Losses:
+    """The losses of an epoch's steps. They stay on the device: reading each would make a GPU wait for the host."""
+
+    def __init__(self, device: torch.device, epoch: int) -> None:
+        self._every = 1 if device.type == "cpu" else _LOOK_EVERY
+        self._epoch, self._losses, self._rates, self._sizes = epoch, list[Tensor](), list[float](), list[int]()
+
+    def add(self, loss: Tensor, n_images: int, rate: float) -> None:
+        """Take in a step.
+
+        Raises:
+            TrainingError: a loss was not finite; it names the step.
+        """
+        self._losses.append(loss)
+        self._rates.append(rate)
+        self._sizes.append(n_images)
+        if len(self._losses) % self._every == 0:
+            self._look(self._losses[-self._every :])
+
+    def _look(self, last: list[Tensor]) -> list[float]:
+        values: list[float] = torch.stack(last).double().tolist() if last else []
+        for back, value in enumerate(values):
+            step = len(self._losses) - len(last) + back
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"The loss is {value} in epoch {self._epoch + 1}, step {step + 1}, at learning rate "
+                    f"{self._rates[step]:.3g}; lower the learning rate, or look for images or weights that are not "
+                    "finite."
+                )
+        return values
+
+    def mean(self, fabric: Fabric) -> float:
+        """Return the mean over the epoch's images, of all processes."""
+        values = self._look(self._losses)
+        total = sum(value * size for value, size in zip(values, self._sizes, strict=True))
+        figures = torch.tensor([total, sum(self._sizes)], dtype=torch.float64)
+        if fabric.world_size > 1:
+            figures = figures.to(fabric.device)
+            torch.distributed.all_reduce(figures)
+        return float(figures[0] / figures[1])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udacisense.data import NO_LABEL
 from udacisense.errors import InputError
-
-NO_LABEL = -100  # of an image that the teacher alone speaks about
 
 
 def check_distillation(*, temperature: float, alpha: float) -> None:
@@ -30,6 +30,7 @@ def distillation_loss(
     temperature: float,
     alpha: float,
     label_smoothing: float = 0.0,
+    n_labelled: Tensor | None = None,
 ) -> Tensor:
     """Return α·T²·KL(teacher_T ‖ student_T) + (1-α)·CE, averaged over the batch (Hinton et al. 2015, section 2).
 
@@ -44,6 +45,7 @@ def distillation_loss(
         temperature: T > 0.
         alpha: 0..1, the weight of the teacher.
         label_smoothing: 0..1, of the CE part alone.
+        n_labelled: by which the sum of the CE is divided; None: the labels that are there.
 
     Raises:
         InputError: T or α is out of range, or the two models have unlike outputs.
@@ -54,15 +56,40 @@ def distillation_loss(
             f"The teacher answers {tuple(teacher_logits.shape)} logits and the student {tuple(student_logits.shape)}; "
             "both need the same classes."
         )
+    soft = soft_cross_entropy(student_logits, teacher_logits, temperature=temperature)
+    labelled = (labels != NO_LABEL).sum() if n_labelled is None else n_labelled
+    hard = F.cross_entropy(
+        student_logits, labels, label_smoothing=label_smoothing, ignore_index=NO_LABEL, reduction="sum"
+    )
+    return alpha * soft + (1 - alpha) * hard / labelled.clamp(min=1)
+
+
+def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Return T²·KL(teacher_T ‖ student_T), averaged over the batch; see :func:`distillation_loss`.
+
+    float (b, C), float (b, C) → float ().
+    """
     soft = F.kl_div(
         F.log_softmax(student_logits / temperature, dim=1),
         F.log_softmax(teacher_logits / temperature, dim=1),
         reduction="batchmean",
         log_target=True,
     )
-    labelled = (labels != NO_LABEL).sum().clamp(min=1)
-    hard = F.cross_entropy(
-        student_logits, labels, label_smoothing=label_smoothing, ignore_index=NO_LABEL, reduction="sum"
-    )
-    hard = hard / labelled
-    return alpha * temperature**2 * soft + (1 - alpha) * hard
+    return temperature**2 * soft
+
+
+def blended_cross_entropy(logits: Tensor, labels: Tensor, shares: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Return λ·CE(label a) + (1-λ)·CE(label b), averaged by weight over what has a label ("mixup": Zhang et al. 2018).
+
+    Args:
+        logits: float (b, C).
+        labels: int64 (b, 2), of both images of a blend; :data:`NO_LABEL` counts for nothing.
+        shares: float (b,), λ of the first one.
+        label_smoothing: 0..1.
+    """
+    weights = torch.stack([shares, 1 - shares], 1) * (labels != NO_LABEL)
+    losses = [
+        F.cross_entropy(logits, labels[:, i], label_smoothing=label_smoothing, ignore_index=NO_LABEL, reduction="none")
+        for i in range(2)
+    ]
+    return (torch.stack(losses, 1) * weights).sum() / weights.sum().clamp(min=1e-6)

@@ -1,27 +1,27 @@
-"""Teachers for distillation that come from a file, and one that remembers what it said."""
+"""Teachers for distillation that come from a file, and what they said."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from udacisense.artifact import load_artifact
-from udacisense.data import MEAN, STD
+from udacisense.data import MEAN, STD, Batches
 from udacisense.errors import InputError, LoadError
 from udacisense.files import sha256_file
+from udacisense.progress import Advance
 from udacisense.training.types import Teacher
 
 
 def load_teacher(
     path: Path,
     *,
-    num_classes: int,
+    num_classes: int | None,
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
     allow_factory: str | None = None,
@@ -31,7 +31,7 @@ def load_teacher(
     Args:
         path: an artifact's folder, or an ``.onnx`` file that takes RGB pixels 0..255, float32 (b, 3, H, W), with its
             own resize and normalisation inside.
-        num_classes: C that the student has.
+        num_classes: C that the student has; None: any.
         mean: with which the batches are normalised (of RGB scaled to 0..1).
         std: likewise.
         allow_factory: the one ``package.module:factory`` that the artifact's record may import.
@@ -49,7 +49,7 @@ def load_teacher(
         classes = teacher.num_classes
     else:
         raise InputError(f"{path} is no teacher; give an artifact's folder, or an .onnx file that takes pixels 0-255.")
-    if isinstance(classes, int) and classes != num_classes:
+    if num_classes is not None and isinstance(classes, int) and classes != num_classes:
         raise InputError(f"The teacher {path} answers {classes} classes and the data has {num_classes}.")
     return teacher
 
@@ -82,29 +82,44 @@ class OnnxTeacher:
         return torch.from_numpy(np.asarray(answer, np.float32)).to(images.device)
 
 
-class RememberingTeacher:
-    """A teacher that is asked once about each image; the same pixels get the same answer from memory.
+class Answers:
+    """A teacher's answers to views that come round again: asked once about each, and kept in a table on a device.
 
-    It pays where views come round again (:class:`udacisense.training.transfer.TransferBatches`). It keeps a 16-byte
-    hash and C floats for each different image: some 10 MB for 100,000 images and ten classes.
+    Args:
+        teacher: on the device, ready to answer.
+        batches: whose plans number their views.
+        ask_at_once: images that the teacher is asked about together.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher = teacher.eval() if isinstance(teacher, nn.Module) else teacher
-        self._answers: dict[bytes, Tensor] = {}
-        found = getattr(teacher, "fingerprint", None)
-        if isinstance(teacher, nn.Module):
-            from udacisense.training.checkpoint import state_sha256
+    def __init__(self, teacher: Teacher, batches: Batches, *, ask_at_once: int) -> None:
+        assert batches.n_rows is not None, "its views come round again"
+        self._teacher, self._batches, self._ask_at_once = teacher, batches, ask_at_once
+        self._known = torch.zeros(batches.n_rows, dtype=torch.bool)
+        self._table: Tensor | None = None
 
-            found = state_sha256(teacher)
-        self.fingerprint = found
+    def prepare(self, advance: Advance) -> None:
+        """Ask about the views of the batches' epoch that are not known so far; ``advance`` is told, of no step."""
+        plan = self._batches.plan()
+        assert plan.rows is not None
+        unknown = plan.order[~self._known[plan.rows[plan.order]]]
+        if not len(unknown):
+            return
+        device = self._batches.images.pixels.device
+        rows, there = plan.rows[unknown], plan.to(device)
+        for chosen, into in zip(*(torch.split(part, self._ask_at_once) for part in (unknown, rows)), strict=True):
+            advance(0, note="asking the teacher")
+            answer = self._teacher(self._batches.views(chosen.to(device), there))
+            if self._table is None:
+                self._table = torch.empty(len(self._known), answer.shape[1], dtype=_kept_as(answer), device=device)
+            self._table[into.to(device)] = answer.to(self._table)
+        self._known[rows] = True
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return logits, float32 (b, C), of images, float32 (b, 3, H, W)."""
-        rows = images.detach().cpu().contiguous().numpy()
-        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
-        unknown = [index for index, key in enumerate(keys) if key not in self._answers]
-        if unknown:
-            answers = self._teacher(images[unknown]).cpu()
-            self._answers.update((keys[index], answer) for index, answer in zip(unknown, answers, strict=True))
-        return torch.stack([self._answers[key] for key in keys]).to(images.device)
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return logits, float32 (b, C), of the views ``rows``, int64 (b,)."""
+        assert self._table is not None
+        return self._table[rows].float()
+
+
+def _kept_as(answer: Tensor) -> torch.dtype:
+    # A thousand classes for a hundred thousand views are 400 MB in 32 bits.
+    return torch.float32 if answer.shape[1] <= 100 else torch.float16

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from udacisense.data import IMAGE_SUFFIXES, MEAN, STD, Images, crop_and_flip, normalise, read_square
+from udacisense.data import IMAGE_SUFFIXES, MEAN, NO_LABEL, STD, Batches, Images, Plan, draw_crops, read_square
 from udacisense.errors import InputError
 from udacisense.progress import progress
-from udacisense.training.losses import NO_LABEL
 
 
-def load_transfer(folder: Path, *, size_px: int) -> Images:
+def load_transfer(folder: Path, *, size_px: int) -> tuple[Images, tuple[str, ...]]:
     """Load every image under a folder, at any depth, as unlabelled images (label :data:`NO_LABEL`).
+
+    Returns:
+        The images, and the name of the folder that each lies in.
 
     Raises:
         InputError: the folder is missing or holds no image, or an image cannot be read (named).
@@ -32,29 +34,44 @@ def load_transfer(folder: Path, *, size_px: int) -> Images:
         for index, file in enumerate(files):
             pixels[index] = read_square(file, size_px)
             advance(1)
-    return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.full((len(files),), NO_LABEL))
+    images = Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.full((len(files),), NO_LABEL))
+    return images, tuple(file.parent.name for file in files)
+
+
+def folder_classes(labels: Tensor, class_names: Sequence[str], folders: Sequence[str]) -> tuple[Tensor, int]:
+    """Return one class for each image, labelled ones first, over all class and folder names, and their number.
+
+    A folder that is called as a class is that class.
+
+    Args:
+        labels: int64 (n,), of the labelled images.
+        class_names: of these labels.
+        folders: names of the transfer images' folders.
+
+    Raises:
+        InputError: the folders add no class.
+    """
+    names = [*class_names, *sorted(set(folders) - set(class_names))]
+    if len(set(folders)) < 2:
+        raise InputError(
+            f"The transfer images lie in one folder, {folders[0]!r}, which tells them from nothing; sort them into "
+            "folders by what they show, or train without their labels."
+        )
+    numbers = {name: number for number, name in enumerate(names)}
+    return torch.cat([labels, torch.tensor([numbers[name] for name in folders])]), len(names)
 
 
 _VIEWS = (8, 2)  # of a labelled image, of a transfer image
 _MIXED_VIEWS = (16, 3)
 
 
-class _View(NamedTuple):
-    """How every image is seen: one row an image."""
-
-    shifts: Tensor  # int64 (n, 2)
-    flips: Tensor  # bool (n,)
-    shares: Tensor  # float32 (n, 1, 1, 1), λ of the image itself; 1: it is not mixed
-    partners: Tensor  # int64 (n,), whom it is mixed with
-
-
-class TransferBatches:
+class TransferBatches(Batches):
     """Normalised, augmented batches that mix labelled and transfer images, repeatable by epoch.
 
     An epoch has every labelled image once and ``ratio`` times as many transfer images, which take turns from epoch to
     epoch. Each image is seen in a fixed number of views (crop and flip, drawn from ``seed``), which come round again:
-    a teacher that remembers its answers (:class:`udacisense.training.teachers.RememberingTeacher`) has to look at each
-    view once, and still teaches exactly what the student sees ("function matching": Beyer et al. 2022, "Knowledge
+    a teacher whose answers are kept (:class:`udacisense.training.teachers.Answers`) has to look at each view once, and
+    still teaches exactly what the student sees ("function matching": Beyer et al. 2022, "Knowledge
     distillation: A good teacher is patient and consistent", section 3.1).
 
     With ``mix``, that fraction of the images of a view is blended with another image, λ·a + (1-λ)·b with λ uniform in
@@ -68,8 +85,9 @@ class TransferBatches:
         batch_size: images a batch; a last batch of less than half of that is left out.
         ratio: transfer images for each labelled one, more than 0; an epoch has at most all of them.
         mix: fraction of the images of a view that are blended with another one, 0..1.
-        labelled_views: different views of a labelled image; None: 8, and 16 with ``mix``, whose views differ more.
-        transfer_views: different views of a transfer image; None: 2, and 3 with ``mix``.
+        views: different views of a labelled and of a transfer image; None: 8 and 2, with ``mix``, whose views differ
+            more, 16 and 3; ``fresh``: new ones in each epoch, for a teacher that answers on the spot.
+        folders: class of each image, labelled ones first, by the folder that it lies in, int64 (n,), and their number.
         seed: of order and augmentation.
         mean: of RGB scaled to 0..1.
         std: likewise.
@@ -86,19 +104,16 @@ class TransferBatches:
         batch_size: int,
         ratio: float = 3.0,
         mix: float = 0.0,
-        labelled_views: int | None = None,
-        transfer_views: int | None = None,
+        views: tuple[int, int] | Literal["fresh"] | None = None,
+        folders: tuple[Tensor, int] | None = None,
         seed: int = 0,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ) -> None:
-        views = [
-            usual if wanted is None else wanted
-            for wanted, usual in zip((labelled_views, transfer_views), _MIXED_VIEWS if mix else _VIEWS, strict=True)
-        ]
-        if min(batch_size, *views) < 1 or not 0 < ratio < float("inf") or not 0 <= mix <= 1:
+        n_views = views if isinstance(views, tuple) else _MIXED_VIEWS if mix else _VIEWS
+        if min(batch_size, *n_views) < 1 or not 0 < ratio < float("inf") or not 0 <= mix <= 1:
             raise InputError(
-                f"Batch size {batch_size}, views {views[0]} and {views[1]}, transfer ratio {ratio}, mix {mix}: "
+                f"Batch size {batch_size}, views {n_views[0]} and {n_views[1]}, transfer ratio {ratio}, mix {mix}: "
                 "allowed are 1 or more, a ratio above 0, and 0 to 1 to mix."
             )
         if labelled.pixels.shape[1:] != transfer.pixels.shape[1:]:
@@ -106,40 +121,23 @@ class TransferBatches:
                 f"The labelled images are {tuple(labelled.pixels.shape[1:])} and the transfer images "
                 f"{tuple(transfer.pixels.shape[1:])}; load both at one size."
             )
-        self.images = Images(
-            torch.cat([labelled.pixels, transfer.pixels]), torch.cat([labelled.labels, transfer.labels])
-        )
         self.n_labelled, self.n_transfer = len(labelled), len(transfer)
         self.n_drawn = min(self.n_transfer, max(1, round(ratio * self.n_labelled)))
-        self.batch_size, self.seed = batch_size, seed
-        self.views, self.mix = views, mix
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0."""
-        self.epoch = epoch
+        self.n_views, self.mix = n_views, mix
+        self.n_rows = None if views == "fresh" else n_views[0] * self.n_labelled + n_views[1] * self.n_transfer
+        self.folders, self.n_folders = folders if folders is not None else (None, 0)
+        together = Images(torch.cat([labelled.pixels, transfer.pixels]), torch.cat([labelled.labels, transfer.labels]))
+        super().__init__(together, batch_size=batch_size, shuffle=True, augment=True, seed=seed, mean=mean, std=std)
 
     def __len__(self) -> int:
-        return max(1, round((self.n_labelled + self.n_drawn) / self.batch_size))
+        return len(self._bounds(self.n_labelled + self.n_drawn))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order, views = self._plan()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            pixels, labels = self._moved(chosen, views), self.images.labels[chosen]
-            if self.mix:
-                share = views.shares[chosen]
-                blended = torch.lerp(self._moved(views.partners[chosen], views).float(), pixels.float(), share)
-                pixels = blended.round_().to(torch.uint8)
-                labels = torch.where(share.flatten() < 1, NO_LABEL, labels)
-            yield normalise(pixels, mean=self.mean, std=self.std), labels
+    def _bounds(self, n: int) -> list[tuple[int, int]]:
+        count, size = max(1, round(n / self.batch_size)), self.batch_size
+        return [(start, min(n, start + size)) for start in range(0, count * size, size)]
 
-    def _moved(self, chosen: Tensor, views: _View) -> Tensor:
-        return crop_and_flip(self.images.pixels[chosen], views.shifts[chosen], views.flips[chosen])
-
-    def _plan(self) -> tuple[Tensor, _View]:
-        """Return this epoch's order, int64 (n,), and the view that it has of every image."""
+    def plan(self) -> Plan:
+        """Return how the chosen epoch sees the images; on the CPU."""
         turns = -(-self.n_transfer // self.n_drawn)  # epochs until each transfer image has had its turn
         turn, cycle = self.epoch % turns, self.epoch // turns
         first = min(turn * self.n_drawn, self.n_transfer - self.n_drawn)
@@ -147,21 +145,31 @@ class TransferBatches:
         drawn = in_turn[first : first + self.n_drawn] + self.n_labelled
         members = torch.cat([torch.arange(self.n_labelled), drawn])
         order = members[torch.randperm(len(members), generator=self._generator(1, self.epoch))]
-        ours, theirs = (self._view(v) for v in (self.epoch % self.views[0], cycle % self.views[1]))
-        n = self.n_labelled
-        return order, _View(*(torch.cat([a[:n], b[n:]]) for a, b in zip(ours, theirs, strict=True)))
+        if self.n_rows is None:
+            return Plan(order=order, **self._view(self.epoch))
+        n, (ours, theirs) = self.n_labelled, (self.epoch % self.n_views[0], cycle % self.n_views[1])
+        rows = [torch.arange(n) + ours * n, torch.arange(self.n_transfer) + self.n_views[0] * n]
+        rows[1] += theirs * self.n_transfer
+        first_view, second_view = self._view(ours), self._view(theirs)
+        return Plan(
+            order=order,
+            rows=torch.cat(rows),
+            **{name: torch.cat([first_view[name][:n], second_view[name][n:]]) for name in first_view},
+        )
 
-    def _view(self, view: int) -> _View:
+    def _view(self, view: int) -> dict[str, Tensor]:
+        """Draw how all images are seen the ``view``-th time, as a :class:`Plan` has it."""
         generator, n = self._generator(2, view), len(self.images)
-        pad = self.images.pixels.shape[2] // 8
-        shifts = torch.randint(-pad, pad + 1, (n, 2), generator=generator)
-        flips = torch.rand(n, generator=generator) < 0.5
+        drawn = draw_crops(n, self.images.pixels.shape[2], generator)
+        if not self.mix:
+            return drawn
         shares = torch.rand(n, generator=generator)
         shares[torch.rand(n, generator=generator) >= self.mix] = 1.0
         partners = torch.randint(n, (n,), generator=generator)
         labelled = torch.rand(n, generator=generator) < 0.5
         partners[labelled] %= self.n_labelled
-        return _View(shifts, flips, shares.view(n, 1, 1, 1), partners)
+        moved = {f"partner_{name}": value[partners] for name, value in drawn.items()}
+        return {**drawn, **moved, "shares": shares, "partners": partners}
 
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         mixed = np.random.SeedSequence([self.seed, purpose, number]).generate_state(2, np.uint32)

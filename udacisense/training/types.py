@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from udacisense.errors import InputError
+from udacisense.training.compute import Compute
 from udacisense.training.losses import check_distillation
-from udacisense.types import record
+from udacisense.types import Scalar, record
 
 Teacher = Callable[[Tensor], Tensor]
 
@@ -26,6 +28,9 @@ class SizedBatches(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over one epoch."""
+
+
+AnyBatches = SizedBatches | Iterable[tuple[Tensor, Tensor]]  # those of validation need no length
 
 
 @record
@@ -48,7 +53,7 @@ class TrainConfig:
     select_by: Literal["top1", "loss"] = "top1"
     ema_decay: float | None = None  # per step, of the averaged weights that are then validated and returned
     channels_last: bool = False
-    device: str = "cpu"  # cpu, cuda, mps or auto
+    compute: Compute = field(default_factory=Compute)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,12 +75,20 @@ class TrainConfig:
             ),
             "select_by": (self.select_by in ("top1", "loss"), "top1 or loss"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1"),
-            "device": (self.device in ("cpu", "cuda", "mps", "auto"), "cpu, cuda, mps or auto"),
             "seed": (self.seed >= 0, "0 or more"),
         }
         for name, (is_good, words) in allowed.items():
             if not is_good:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed is {words}.")
+
+    def identity(self) -> dict[str, Scalar]:
+        """Return what the result depends on but for rounding: every setting, without what it is computed on."""
+        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "compute"}
+        return {**chosen, "device": "cpu"}  # as every kept run has it
+
+    def described(self) -> dict[str, Scalar]:
+        """Return every setting for a record."""
+        return {**self.identity(), **asdict(self.compute)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +102,59 @@ class Distillation:
     teacher: Teacher
     temperature: float
     alpha: float
+    remember: bool = False  # ask once about each view, where the batches' views come round again
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
         check_distillation(temperature=self.temperature, alpha=self.alpha)
 
-    def on_device(self, device: torch.device) -> Teacher:
-        """Return the teacher ready to answer: a module is copied, moved and put into eval mode."""
-        teacher = self.teacher
-        return copy.deepcopy(teacher).to(device).eval() if isinstance(teacher, nn.Module) else teacher
+
+@dataclass(frozen=True, kw_only=True)
+class Auxiliary:
+    """Heads on the pooled features that train beside the model's own and are dropped afterwards.
+
+    What they learn is what the images show beyond the model's own classes: the name of the folder that each lies in,
+    and what a general network answers. Blended images have blended targets.
+    """
+
+    folders: bool = False  # a head over the folders that the batches know
+    teacher: Teacher | None = None  # a head that matches this one's logits, of any number of classes
+    temperature: float = 1.0  # of the teacher's
+    remember: bool = False  # as of Distillation
+    weight: float = 1.0  # of each head's loss, beside the model's own of 1
+
+    def __post_init__(self) -> None:
+        """Refuse settings without meaning."""
+        check_distillation(temperature=self.temperature, alpha=0.0)
+        if not 0 < self.weight < math.inf:
+            raise InputError(f"The weight of auxiliary heads is {self.weight}; allowed is more than 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Where a run keeps its checkpoint and ``history.json``, after each epoch."""
+
+    folder: Path
+    identity: Mapping[str, Scalar] = field(default_factory=dict)  # what else must be equal for a resume
+    resume: bool = False  # go on from the checkpoint that is there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a run is made of beside its model; see :func:`udacisense.training.train`."""
+
+    batches: SizedBatches
+    config: TrainConfig
+    validation: AnyBatches | None = None
+    distillation: Distillation | None = None
+    auxiliary: Auxiliary | None = None
+    keep: Keep | None = None
+    before_epoch: Callable[[nn.Module, int], None] | None = None
+
+
+def on_device(teacher: Teacher, device: torch.device) -> Teacher:
+    """Return a teacher ready to answer: a module is copied, moved and put into eval mode."""
+    return copy.deepcopy(teacher).to(device).eval() if isinstance(teacher, nn.Module) else teacher
 
 
 @record

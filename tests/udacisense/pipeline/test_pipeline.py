@@ -17,11 +17,12 @@ from udacisense.metrics import evaluate
 from udacisense.pipeline import (
     PIPELINES,
     OptimizationPipeline,
+    PipelineOptions,
     PipelineResult,
     RunRecord,
     check_requirements,
     find_pipeline,
-    run_pipeline,
+    plan_pipeline,
 )
 from udacisense.recording import paired_latency_ms
 from udacisense.stages import (
@@ -486,15 +487,9 @@ def baseline(tmp_path: Path) -> Path:
 )
 def test_a_pipeline_by_name_from_a_baseline_on_disk(tmp_path: Path, baseline: Path, name: str, stages) -> None:
     student = {"p1": mobilenet_spec("p1-student"), "p2": tiny_spec()}[name]
-    artifact = run_pipeline(
-        name,
-        baseline=baseline,
-        dataset=dataset(),
-        output_dir=tmp_path / "run",
-        student=student,
-        epochs=1,
-        batch_size=16,
-    )
+    options = PipelineOptions(student=student, epochs=1, batch_size=16)
+    planned = plan_pipeline(name, baseline=baseline, dataset=dataset(), options=options)
+    artifact = planned.run(output_dir=tmp_path / "run").artifact
     assert tuple(r.stage for r in artifact.stages) == stages
     assert artifact.model == student
     assert artifact.baseline.parameters == sum(p.numel() for p in build(mobilenet_spec()).parameters())
@@ -503,19 +498,17 @@ def test_a_pipeline_by_name_from_a_baseline_on_disk(tmp_path: Path, baseline: Pa
 
 
 def test_a_baseline_in_memory_serves_too(tmp_path: Path) -> None:
-    artifact = run_pipeline(
-        "p2", baseline=(build(SPEC), SPEC), dataset=dataset(), output_dir=tmp_path, student=tiny_spec(), epochs=1
-    )
-    assert artifact.model == tiny_spec()
+    options = PipelineOptions(student=tiny_spec(), epochs=1)
+    planned = plan_pipeline("p2", baseline=(build(SPEC), SPEC), dataset=dataset(), options=options)
+    assert planned.run(output_dir=tmp_path).artifact.model == tiny_spec()
 
 
 def test_what_does_not_fit_is_refused_before_training(tmp_path: Path, baseline: Path) -> None:
     data = dataset()
     renamed = dataclasses.replace(data, class_names=("a", "b", "c"))
     with pytest.raises(InputError, match="has the classes"):
-        run_pipeline("p1", baseline=baseline, dataset=renamed, output_dir=tmp_path / "run")
+        plan_pipeline("p1", baseline=baseline, dataset=renamed)
     with pytest.raises(InputError, match="engine 'tpu'"):
-        run_pipeline("p1", baseline=baseline, dataset=data, output_dir=tmp_path / "run", engine="tpu")
+        plan_pipeline("p1", baseline=baseline, dataset=data, options=PipelineOptions(engine="tpu"))
     with pytest.raises(InputError, match="no folder"):
-        run_pipeline("p1", baseline=tmp_path / "nowhere", dataset=data, output_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        plan_pipeline("p1", baseline=tmp_path / "nowhere", dataset=data)

@@ -13,7 +13,6 @@ CONTEXT = StepContext(
     validation=held_back(),
     class_names=CLASSES,
     input_shape=(1, 3, SIZE_PX, SIZE_PX),
-    device="cpu",
     seed=0,
     fingerprint="f",
     work_dir=None,

@@ -15,7 +15,7 @@ from training_cases import batches, build, coloured, held_back, tiny_spec
 
 from udacisense.data import Batches
 from udacisense.errors import InputError, LoadError
-from udacisense.training import Distillation, TrainConfig, TrainResult, train
+from udacisense.training import Distillation, Keep, TrainConfig, TrainResult, train
 from udacisense.training.checkpoint import state_sha256
 
 CONFIG = TrainConfig(epochs=4, learning_rate=1e-2, warmup_epochs=0.5, ema_decay=0.9, channels_last=True)
@@ -51,9 +51,7 @@ def run(
         config=config,
         validation=held_back(),
         distillation=Distillation(teacher=build(tiny_spec(), seed=7), temperature=3.0, alpha=0.5),
-        identity={"data": "colours"},
-        folder=folder,
-        resume=resume,
+        keep=None if folder is None else Keep(folder=folder, identity={"data": "colours"}, resume=resume),
     )
 
 
@@ -109,9 +107,7 @@ def test_other_data_weights_and_teacher_are_refused_by_name(tmp_path: Path) -> N
             batches(),
             config=CONFIG,
             distillation=Distillation(teacher=build(tiny_spec(), seed=8), temperature=3.0, alpha=0.5),
-            identity={"data": "others"},
-            folder=tmp_path,
-            resume=True,
+            keep=Keep(folder=tmp_path, identity={"data": "others"}, resume=True),
         )
 
 

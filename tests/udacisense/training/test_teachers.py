@@ -9,9 +9,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from training_cases import SIZE_PX, build, coloured, mobilenet_spec
 
-from udacisense.data import MEAN, STD, normalise
+from udacisense.data import MEAN, NO_LABEL, STD, normalise
 from udacisense.errors import InputError, LoadError
-from udacisense.training.teachers import OnnxTeacher, RememberingTeacher, load_teacher
+from udacisense.training.teachers import Answers, OnnxTeacher, load_teacher
+from udacisense.training.transfer import TransferBatches
 
 
 def channel_means(path: Path) -> Path:
@@ -46,7 +47,7 @@ def test_teachers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_teacher(tmp_path / "bad.onnx", num_classes=3)
 
 
-def test_a_teacher_that_remembers_is_asked_once_and_says_the_same() -> None:
+def test_a_teacher_is_asked_once_about_each_view_and_its_kept_answers_are_those_it_gave() -> None:
     asked: list[int] = []
     model = build(mobilenet_spec())
 
@@ -55,13 +56,17 @@ def test_a_teacher_that_remembers_is_asked_once_and_says_the_same() -> None:
         with torch.no_grad():
             return model(images)
 
-    images = normalise(coloured(6, seed=0).pixels)
-    teacher = RememberingTeacher(ask)
-    first = teacher(images[:4])
-    again = teacher(images[[3, 5, 0]])
-    assert asked == [4, 1]  # of the second batch, one image is new
-    torch.testing.assert_close(first, ask(images[:4]))
-    assert torch.equal(again[[0, 2]], first[[3, 0]])
+    labelled, others = coloured(6, seed=0), coloured(12, seed=1)
+    others.labels[:] = NO_LABEL
+    batches = TransferBatches(labelled, others, batch_size=6, ratio=1.0, mix=0.5, views=(2, 2))
+    answers = Answers(ask, batches, ask_at_once=5)
+    for epoch in range(8):
+        batches.set_epoch(epoch)
+        answers.prepare(lambda *_, **__: None)
+        for batch in batches:
+            torch.testing.assert_close(answers[batch.rows], model(batch[0]).detach(), rtol=1e-4, atol=1e-4)
+    assert sum(asked) == 2 * 6 + 2 * 12  # each view of each image, once
+    assert max(asked) == 5
 
 
 def test_another_file_is_another_teacher(tmp_path: Path) -> None:
@@ -70,4 +75,5 @@ def test_another_file_is_another_teacher(tmp_path: Path) -> None:
     changed.doc_string = "other"
     onnx.save(changed, tmp_path / "b.onnx")
     other = OnnxTeacher(tmp_path / "b.onnx", mean=MEAN, std=STD)
-    assert RememberingTeacher(first).fingerprint == first.fingerprint != other.fingerprint
+    again = OnnxTeacher(tmp_path / "a.onnx", mean=MEAN, std=STD)
+    assert again.fingerprint == first.fingerprint != other.fingerprint

@@ -13,7 +13,7 @@ from udacisense.artifact import load_artifact
 from udacisense.data import Batches
 from udacisense.errors import InputError, TrainingError
 from udacisense.metrics import evaluate
-from udacisense.training import Distillation, TrainConfig, train, train_model, training_split
+from udacisense.training import Compute, Distillation, TrainConfig, train, train_model, training_split
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.losses import distillation_loss
 from udacisense.training.optimizers import cosine_rate
@@ -90,7 +90,6 @@ def test_a_teacher_with_other_classes_is_refused() -> None:
         {"label_smoothing": 1.0},
         {"ema_decay": 1.0},
         {"early_stopping_patience": 0},
-        {"device": "tpu"},
         {"seed": -1},
         {"weight_decay": -1.0},
         {"plateau_factor": 1.0},
@@ -105,7 +104,7 @@ def test_settings_out_of_range_are_refused_by_name(change: dict[str, object]) ->
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this host has CUDA")
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(InputError, match="this machine has cpu"):
-        train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, device="cuda"))
+        train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, compute=Compute(device="cuda")))
 
 
 def test_early_stopping_without_validation_is_refused() -> None:

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from training_cases import SIZE_PX, coloured
 
-from udacisense.data import MEAN, STD, Images
+from udacisense.data import MEAN, NO_LABEL, STD, Images
 from udacisense.errors import InputError
-from udacisense.training.losses import NO_LABEL, distillation_loss
+from udacisense.training.losses import distillation_loss
 from udacisense.training.transfer import TransferBatches, load_transfer
 
 
@@ -18,8 +18,8 @@ def unlabelled(n: int) -> Images:
     return Images(coloured(n, seed=9).pixels, torch.full((n,), NO_LABEL))
 
 
-def mixed(**changes: float) -> TransferBatches:
-    settings: dict[str, float] = {"batch_size": 4, "ratio": 2.0, "labelled_views": 3, "transfer_views": 2, **changes}
+def mixed(**changes: object) -> TransferBatches:
+    settings: dict[str, object] = {"batch_size": 4, "ratio": 2.0, "views": (3, 2), **changes}
     return TransferBatches(coloured(8, seed=1), unlabelled(32), **settings)  # type: ignore[arg-type]
 
 
@@ -38,7 +38,7 @@ def test_an_epoch_has_every_labelled_image_and_its_share_of_the_others() -> None
 
 
 def test_transfer_images_take_turns() -> None:
-    batches = mixed(transfer_views=1)
+    batches = mixed(views=(3, 1))
     seen = []
     for number in range(2):
         images, labels = epoch(batches, number)
@@ -64,8 +64,8 @@ def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     assert not torch.equal(epoch(mixed(seed=1), 2)[0], whole[2])
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"ratio": 0.0}, {"ratio": float("nan")}, {"labelled_views": 0}])
-def test_numbers_without_meaning_are_refused(changes: dict[str, float]) -> None:
+@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"ratio": 0.0}, {"ratio": float("nan")}, {"views": (0, 1)}])
+def test_numbers_without_meaning_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InputError, match="allowed are"):
         mixed(**changes)
 
@@ -82,9 +82,10 @@ def test_a_folder_of_any_depth_is_read(tmp_path: Path) -> None:
     for name, colour in colours.items():
         Image.new("RGB", (40, 20), colour).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
-    found = load_transfer(tmp_path, size_px=SIZE_PX)
+    found, folders = load_transfer(tmp_path, size_px=SIZE_PX)
     assert found.pixels.shape == (3, 3, SIZE_PX, SIZE_PX)
     assert set(found.labels.tolist()) == {NO_LABEL}
+    assert folders == ("b", "a", tmp_path.name)
     assert sorted(np.argmax(found.pixels.float().mean((2, 3)).numpy(), axis=1)) == [0, 1, 2]
 
 

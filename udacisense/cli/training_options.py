@@ -1,0 +1,126 @@
+"""Options of commands that train, handed on as records: what it computes on, and what it learns from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from udacisense.cli.output import Choice
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Views(click.ParamType[Any]):
+    """A number of views, or ``fresh``."""
+
+    name = "N|fresh"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a number, or ``fresh``."""
+        if value == "fresh" or isinstance(value, int):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'fresh'.", param, ctx)
+
+
+_COMPUTE = {
+    "device": click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"])),
+    "precision": click.option(
+        "--precision",
+        default="32",
+        show_default=True,
+        type=Choice(["32", "bf16", "16"]),
+        help="Bits of the products in training; weights stay in 32.",
+    ),
+    "devices": click.option("--devices", default=1, show_default=True, help="Processes on each node, one a device."),
+    "nodes": click.option("--nodes", default=1, show_default=True, help="Machines that run this same command."),
+    "compile": click.option(
+        "--compile",
+        default="auto",
+        show_default=True,
+        type=Choice(["auto", "on", "off"]),
+        help="Compile the network; auto: where there is a C++ compiler and the run is long.",
+    ),
+}
+_SUPERVISION = {
+    "teacher": click.option(
+        "--teacher",
+        type=click.Path(path_type=Path),
+        help="Who teaches: an artifact folder, or an .onnx file that takes pixels 0-255.",
+    ),
+    "temperature": click.option("--temperature", type=float, help="Of the teacher's answers."),
+    "alpha": click.option("--alpha", type=float, help="Weight of the teacher against the labels, 0 to 1."),
+    "transfer": click.option(
+        "--transfer", type=click.Path(path_type=Path), help="Folder of unlabelled images to learn from too."
+    ),
+    "transfer_ratio": click.option(
+        "--transfer-ratio", default=3.0, show_default=True, help="Transfer images for each labelled one."
+    ),
+    "mix": click.option(
+        "--mix", default=0.0, show_default=True, help="Fraction of images blended with another; needs --transfer."
+    ),
+    "transfer_labels": click.option(
+        "--transfer-labels",
+        default="none",
+        show_default=True,
+        type=Choice(["none", "folders"]),
+        help="Train a head beside the model's own that names the folder of each transfer image, and drop it.",
+    ),
+    "auxiliary_teacher": click.option(
+        "--auxiliary-teacher",
+        type=click.Path(path_type=Path),
+        help="As --teacher, of any classes: a head beside the model's own learns its answers, and is dropped.",
+    ),
+    "auxiliary_weight": click.option(
+        "--auxiliary-weight", default=1.0, show_default=True, help="Of each such head's loss."
+    ),
+    "views": click.option(
+        "--views",
+        type=_Views(),
+        help="Different views of an image; fresh: new ones each epoch, the teacher answers live.",
+    ),
+}
+
+
+def compute_options(function: F) -> F:
+    """Add the options of what to compute on; the command gets them as ``compute``, checked."""
+
+    def make(given: dict[str, Any]) -> object:
+        from udacisense.training.compute import Compute
+
+        made = Compute(**given)
+        made.check()
+        return made
+
+    return _as_record(function, _COMPUTE, "compute", make)
+
+
+def supervision_options(function: F) -> F:
+    """Add the options of what to learn from; the command gets them as ``supervision``, checked."""
+
+    def make(given: dict[str, Any]) -> object:
+        from udacisense.training.supervision import Supervision
+
+        return Supervision(**given)
+
+    return _as_record(function, _SUPERVISION, "supervision", make)
+
+
+def _as_record(
+    function: F, options: Mapping[str, Callable[[F], F]], name: str, make: Callable[[dict[str, Any]], object]
+) -> F:
+    @functools.wraps(function)
+    def handed(**given: Any) -> Any:
+        chosen = {option: given.pop(option) for option in options}
+        return function(**given, **{name: make(chosen)})
+
+    made = cast("F", handed)
+    for option in reversed(list(options.values())):
+        made = option(made)
+    return made

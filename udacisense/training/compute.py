@@ -1,0 +1,132 @@
+"""Where training runs: device, precision, processes and compilation; by Lightning Fabric."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from udacisense.errors import InputError
+from udacisense.types import record
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+# Multiply-adds of a whole run from which compiling pays: it costs about a minute. Counted and not timed, so that the
+# same run decides the same way each time.
+_LONG_RUN_MACS = {"cpu": 5e11, "cuda": 2e13}
+_COMPILERS = ("g++", "clang++", "c++")
+
+
+@record
+class Compute:
+    """What a run computes on. It changes rounding and speed alone: a run begun on one may be finished on another."""
+
+    device: str = "cpu"  # cpu, cuda, mps or auto
+    precision: Literal["32", "bf16", "16"] = "32"  # of the student's and the teacher's products; weights stay float32
+    devices: int = 1  # a process each, on every node
+    nodes: int = 1
+    compile: Literal["auto", "on", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not."""
+        allowed = {
+            "device": (self.device in ("cpu", "cuda", "mps", "auto"), "cpu, cuda, mps or auto"),
+            "precision": (self.precision in ("32", "bf16", "16"), "32, bf16 or 16"),
+            "devices": (self.devices >= 1, "1 or more"),
+            "nodes": (self.nodes >= 1, "1 or more"),
+            "compile": (self.compile in ("auto", "on", "off"), "auto, on or off"),
+        }
+        for name, (is_good, words) in allowed.items():
+            if not is_good:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed is {words}.")
+
+    def check(self) -> torch.device:
+        """Return the device.
+
+        Raises:
+            InputError: this machine lacks it, has fewer of it, or it cannot compute in the precision.
+        """
+        found = resolve_device(self.device)
+        present = {"cuda": torch.cuda.device_count(), "mps": 1}.get(found.type, self.devices)
+        if self.devices > present:
+            raise InputError(f"devices is {self.devices}; this machine has {present} of {found.type}.")
+        if self.precision == "16" and found.type == "cpu":
+            raise InputError("precision 16 needs a GPU; a CPU computes in 32 or bf16.")
+        return found
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.nodes
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: the name is unknown, or this machine has no such device.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if present[d]))
+    if not present.get(name, False):
+        has = ", ".join(d for d, is_there in present.items() if is_there)
+        raise InputError(f"The device {name!r} is not available here; this machine has {has} (or auto).")
+    return torch.device(name)
+
+
+def launch(compute: Compute) -> Fabric:
+    """Return Fabric with its processes started; further calls in a run start no more of them.
+
+    Raises:
+        InputError: as :meth:`Compute.check`.
+    """
+    from lightning_fabric import Fabric
+
+    device = compute.check()
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=compute.devices,
+        num_nodes=compute.nodes,
+        strategy="ddp" if compute.processes > 1 else "auto",
+        precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[compute.precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def will_compile(compute: Compute, device: torch.device, *, macs: float, is_plain: bool) -> bool:
+    """Tell whether a run compiles its network.
+
+    Args:
+        compute: the setting.
+        device: of the run.
+        macs: multiply-adds of the run's forward passes.
+        is_plain: nothing changes the network between its epochs.
+    """
+    if compute.compile != "auto":
+        return compute.compile == "on"
+    has_compiler = any(shutil.which(name) for name in _COMPILERS)
+    return has_compiler and is_plain and macs >= _LONG_RUN_MACS.get(device.type, float("inf"))
+
+
+@contextmanager
+def repeatable(seed: int, device: torch.device, *, precision: str = "32") -> Iterator[None]:
+    """Seed torch, choose convolutions, and leave both as they were afterwards.
+
+    In 32 bits they are the repeatable ones; in fewer, where speed is what is wanted, the fastest.
+    """
+    chosen, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    devices = [] if device.type == "cpu" else [torch.cuda.current_device() if device.type == "cuda" else 0]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        torch.manual_seed(seed)
+        is_exact = precision == "32"
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = is_exact, not is_exact
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = chosen, benchmark
