@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from udacisense.data import HOUSEHOLD_CLASSES
-from udacisense.shapes import SHAPES, draw_dataset
+from udacisense.data.images import HOUSEHOLD_CLASSES
+from udacisense.data.shapes import SHAPES, draw_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -76,7 +76,7 @@ def place(tmp_path: Path) -> Path:
             (tmp_path / "shapes" / split / shape).rename(tmp_path / "shapes" / split / name)
     programs = tmp_path / ".bin"
     programs.mkdir()
-    for name, line in {"udacisense": "-c 'from udacisense.cli import main; main()'", "python": ""}.items():
+    for name, line in {"udacisense": "-c 'from udacisense.cli.main import main; main()'", "python": ""}.items():
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {line} "$@"\n')
         (programs / name).chmod(0o755)
     return tmp_path
@@ -158,7 +158,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 def test_the_command_line_pages_names_are_real() -> None:
     """Each ``udacisense COMMAND`` and ``--option`` that a page writes in a block exists."""
-    from udacisense.cli import COMMANDS, cli
+    from udacisense.cli.main import COMMANDS, cli
 
     context = cli.make_context("udacisense", ["doctor"], resilient_parsing=True)
     for page in PAGES:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli.completing import names_of
+from udacisense.base.display import megabytes, milliseconds, percent
+from udacisense.cli.options import names_of
 from udacisense.cli.output import Choice, dry_run_option, duration, emit_json, json_option, next_command, say, table
-from udacisense.display import megabytes, milliseconds, percent
 
 
 @click.command("train", short_help="Train a model on labelled images.")
@@ -19,7 +19,7 @@ from udacisense.display import megabytes, milliseconds, percent
     default="baseline",
     show_default=True,
     help="baseline, p1-student, p1-slim or tiny.",
-    shell_complete=names_of("udacisense.models", "PRESETS"),
+    shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
 @click.option(
     "--init", default="none", show_default=True, help="'imagenet' (downloaded), 'none', or a .safetensors file."
@@ -71,10 +71,12 @@ def command(
     with the same weights as an uninterrupted run.
     """
     from udacisense.cli.costs import announce, training_cost
-    from udacisense.data import Batches, load_dataset
-    from udacisense.models import preset as make_spec
+    from udacisense.data.batches import Batches
+    from udacisense.data.images import load_dataset
+    from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
-    from udacisense.training import TrainConfig, train_model, training_split
+    from udacisense.training import train_model, training_split
+    from udacisense.training.types import TrainConfig
 
     config = TrainConfig(
         epochs=epochs,

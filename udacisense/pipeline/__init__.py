@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import nn
 
-from udacisense.data import DataSet
+from udacisense.base.records import Artifact, ModelSpec
+from udacisense.data.images import DataSet
 from udacisense.pipeline.plan import plan_pipeline
 from udacisense.pipeline.recipes import PIPELINES, PipelineRecipe, find_pipeline
 from udacisense.pipeline.requirements import Requirement, check_requirements
 from udacisense.pipeline.run import OptimizationPipeline, PipelineResult, RunRecord
-from udacisense.types import Artifact, ModelSpec
 
 __all__ = [
     "PIPELINES",

@@ -8,9 +8,10 @@ from typing import cast
 
 from torch import nn
 
-from udacisense.data import DataSet
+from udacisense.base.records import ModelSpec, Signature
+from udacisense.data.images import DataSet
 from udacisense.errors import InputError
-from udacisense.models import build_model
+from udacisense.models.build import build_model
 from udacisense.pipeline.initial import check_student_init
 from udacisense.pipeline.recipes import RecipeStep, find_pipeline
 from udacisense.pipeline.run import OptimizationPipeline
@@ -22,7 +23,6 @@ from udacisense.stages.static import apply_static_quantization
 from udacisense.training.teachers import load_teacher
 from udacisense.training.transfer import load_transfer
 from udacisense.training.types import Teacher, TrainConfig
-from udacisense.types import ModelSpec, Signature
 
 
 def plan_pipeline(

@@ -1,4 +1,4 @@
-"""What a pipeline step is: the contract between :class:`udacisense.pipeline.OptimizationPipeline` and its steps.
+"""What a pipeline step is: the contract between :class:`udacisense.pipeline.run.OptimizationPipeline` and its steps.
 
 A step is a function::
 
@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from udacisense.recording import is_quantized
-from udacisense.types import ModelSpec, Scalar
+from udacisense.base.records import ModelSpec, Scalar
+from udacisense.measure.recording import is_quantized
 
 Batch = tuple[Tensor, Tensor]  # images float32 (b, 3, H, W), labels int64 (b,)
 
@@ -79,7 +79,7 @@ StepFunction = Callable[..., StepResult]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One row of :data:`udacisense.stages.STAGES`."""
+    """One row of :data:`udacisense.stages.table.STAGES`."""
 
     name: str
     function: StepFunction

@@ -11,13 +11,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError
-from udacisense.models import count_parameters, load_features, preset, read_state
+from udacisense.measure.counts import count_parameters
+from udacisense.models.build import preset
+from udacisense.models.weights import load_features, read_state
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.training import fresh_model, train
 from udacisense.training.teachers import RememberingTeacher
 from udacisense.training.types import Distillation, SizedBatches, Teacher, TrainConfig
-from udacisense.types import ModelSpec, Scalar
 
 
 def apply_knowledge_distillation(
@@ -55,7 +57,7 @@ def apply_knowledge_distillation(
         student_init: ``auto`` starts from ``model``'s features where the student has the same ones, from a selection of
             their channels where it has the same layers and is narrower (:func:`select_weights`), else from random
             weights; a safetensors file with another classifier, from its features; or as
-            :func:`udacisense.models.initialise` takes it.
+            :func:`udacisense.models.weights.initialise` takes it.
         teacher: any callable from images (b, 3, H, W) to logits (b, C), for a teacher that is no step of this
             pipeline. A callable that is no module needs an attribute ``fingerprint`` (text).
         remember: ask the teacher once about each view; it pays where views come round again

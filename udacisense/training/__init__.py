@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from udacisense.artifact import save_artifact
-from udacisense.data import Batches, DataSet, Images, make_signature, normalise, stratified_split
+from udacisense.base.files import locked
+from udacisense.base.records import Artifact, ModelSpec, Scalar
+from udacisense.data.batches import Batches, normalise
+from udacisense.data.images import DataSet, Images, make_signature, stratified_split
 from udacisense.errors import InputError
-from udacisense.files import locked
-from udacisense.models import build_model, initialise, preset
-from udacisense.recording import record_stage
+from udacisense.measure.recording import record_stage
+from udacisense.models.artifact import save_artifact
+from udacisense.models.build import build_model, preset
+from udacisense.models.weights import initialise
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.loop import TrainingRun
 from udacisense.training.optimizers import repeatable, resolve_device
 from udacisense.training.types import Distillation, History, SizedBatches, TrainConfig, TrainResult
-from udacisense.types import Artifact, ModelSpec, Scalar
 
 __all__ = [
     "Distillation",
@@ -110,7 +112,7 @@ def training_split(dataset: DataSet) -> tuple[Images, Images]:
 
 
 def fresh_model(spec: ModelSpec, *, init: str, seed: int) -> nn.Module:
-    """Build a model whose random weights depend on ``seed`` alone; see :func:`udacisense.models.initialise`."""
+    """Build a model whose random weights depend on ``seed`` alone; see :func:`udacisense.models.weights.initialise`."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = build_model(spec)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from udacisense.base.files import remove
+from udacisense.base.progress import Advance, is_live, progress
+from udacisense.base.records import Scalar, write_record
 from udacisense.errors import InputError, LoadError, TrainingError
-from udacisense.files import remove
-from udacisense.metrics import inference
-from udacisense.models import refuse_difference
-from udacisense.progress import Advance, is_live, progress
+from udacisense.measure.metrics import inference
+from udacisense.models.weights import refuse_difference
 from udacisense.training.checkpoint import (
     CHECKPOINT_NAME,
     Checkpoint,
@@ -49,7 +50,6 @@ from udacisense.training.types import (
     best_epoch,
     describe,
 )
-from udacisense.types import Scalar, write_record
 
 log = logging.getLogger("udacisense")
 

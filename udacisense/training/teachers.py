@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from udacisense.artifact import load_artifact
-from udacisense.data import MEAN, STD
+from udacisense.base.files import sha256_file
+from udacisense.data.images import MEAN, STD
 from udacisense.errors import InputError, LoadError
-from udacisense.files import sha256_file
+from udacisense.models.artifact import load_artifact
 from udacisense.training.types import Teacher
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udacisense.data import IMAGE_SUFFIXES, MEAN, STD, Images, crop_and_flip, normalise, read_square
+from udacisense.base.progress import progress
+from udacisense.data.batches import crop_and_flip, normalise
+from udacisense.data.images import IMAGE_SUFFIXES, MEAN, STD, Images, read_square
 from udacisense.errors import InputError
-from udacisense.progress import progress
 from udacisense.training.losses import NO_LABEL
 
 

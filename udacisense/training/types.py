@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from udacisense.base.records import record
 from udacisense.errors import InputError
 from udacisense.training.losses import check_distillation
-from udacisense.types import record
 
 Teacher = Callable[[Tensor], Tensor]
 

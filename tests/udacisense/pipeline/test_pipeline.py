@@ -10,29 +10,21 @@ import torch
 from torch import nn
 from training_cases import CLASSES, SIZE_PX, batches, build, dataset, held_back, mobilenet_spec, tiny_spec
 
-from udacisense.artifact import load_artifact, save_artifact
-from udacisense.data import make_signature
+from udacisense.base.records import StageRecord, read_json
+from udacisense.data.images import make_signature
 from udacisense.errors import InputError, StageError, TrainingError
-from udacisense.metrics import evaluate
-from udacisense.pipeline import (
-    PIPELINES,
-    OptimizationPipeline,
-    PipelineResult,
-    RunRecord,
-    check_requirements,
-    find_pipeline,
-    run_pipeline,
-)
-from udacisense.recording import paired_latency_ms
-from udacisense.stages import (
-    StepContext,
-    StepResult,
-    apply_dynamic_quantization,
-    apply_graph_optimization,
-    apply_knowledge_distillation,
-)
-from udacisense.training import TrainConfig
-from udacisense.types import StageRecord, read_json
+from udacisense.measure.metrics import evaluate
+from udacisense.measure.recording import paired_latency_ms
+from udacisense.models.artifact import load_artifact, save_artifact
+from udacisense.pipeline import run_pipeline
+from udacisense.pipeline.recipes import PIPELINES, find_pipeline
+from udacisense.pipeline.requirements import check_requirements
+from udacisense.pipeline.run import OptimizationPipeline, PipelineResult, RunRecord
+from udacisense.stages.contract import StepContext, StepResult
+from udacisense.stages.distill import apply_knowledge_distillation
+from udacisense.stages.graph import apply_graph_optimization
+from udacisense.stages.quantize import apply_dynamic_quantization
+from udacisense.training.types import TrainConfig
 
 SPEC = tiny_spec()
 CALLS: list[str] = []

@@ -13,10 +13,11 @@ import torch
 from safetensors import safe_open
 from training_cases import batches, build, coloured, held_back, tiny_spec
 
-from udacisense.data import Batches
+from udacisense.data.batches import Batches
 from udacisense.errors import InputError, LoadError
-from udacisense.training import Distillation, TrainConfig, TrainResult, train
+from udacisense.training import train
 from udacisense.training.checkpoint import state_sha256
+from udacisense.training.types import Distillation, TrainConfig, TrainResult
 
 CONFIG = TrainConfig(epochs=4, learning_rate=1e-2, warmup_epochs=0.5, ema_decay=0.9, channels_last=True)
 
@@ -161,7 +162,7 @@ torch.set_num_threads(1)
 import time
 from training_cases import coloured
 from test_checkpoint import run
-from udacisense.data import Batches
+from udacisense.data.images import Batches
 
 class Slow(Batches):
     def __iter__(self):

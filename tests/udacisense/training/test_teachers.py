@@ -9,7 +9,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from training_cases import SIZE_PX, build, coloured, mobilenet_spec
 
-from udacisense.data import MEAN, STD, normalise
+from udacisense.data.batches import normalise
+from udacisense.data.images import MEAN, STD
 from udacisense.errors import InputError, LoadError
 from udacisense.training.teachers import OnnxTeacher, RememberingTeacher, load_teacher
 

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from training_cases import CLASSES, SIZE_PX, batches, build, coloured, dataset, held_back, tiny_spec
 
-from udacisense.artifact import load_artifact
-from udacisense.data import Batches
+from udacisense.data.batches import Batches
 from udacisense.errors import InputError, TrainingError
-from udacisense.metrics import evaluate
-from udacisense.training import Distillation, TrainConfig, train, train_model, training_split
+from udacisense.measure.metrics import evaluate
+from udacisense.models.artifact import load_artifact
+from udacisense.training import train, train_model, training_split
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.losses import distillation_loss
 from udacisense.training.optimizers import cosine_rate
-from udacisense.training.types import EpochRecord, best_epoch
+from udacisense.training.types import Distillation, EpochRecord, TrainConfig, best_epoch
 
 FAST = TrainConfig(epochs=2, warmup_epochs=0)
 

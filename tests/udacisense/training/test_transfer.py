@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from training_cases import SIZE_PX, coloured
 
-from udacisense.data import MEAN, STD, Images
+from udacisense.data.images import MEAN, STD, Images
 from udacisense.errors import InputError
 from udacisense.training.losses import NO_LABEL, distillation_loss
 from udacisense.training.transfer import TransferBatches, load_transfer
