@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.tables import Table, requirements_table, stages_table
-from harness.techniques import as_markdown, per_class_table, techniques_table, write_plots
-from udacisense.display import megabytes, percent
-from udacisense.files import write_text
-from udacisense.metrics import wilson_interval
-from udacisense.pipeline import RunRecord
-from udacisense.techniques import TechniquesRecord
-from udacisense.types import Count, StageRecord, read_json, record
+from harness.report.html.plots.techniques import write_plots
+from harness.report.table import Table
+from harness.report.tables import requirements_table, stages_table
+from harness.report.techniques import as_markdown, per_class_table, techniques_table
+from udacisense.base.display import megabytes, percent
+from udacisense.base.files import write_text
+from udacisense.base.records import Count, StageRecord, read_json, record
+from udacisense.measure.metrics import wilson_interval
+from udacisense.pipeline.run import RunRecord
+from udacisense.pipeline.techniques import TechniquesRecord
 
 DOCS = Path(__file__).parent
 INTRODUCTION = """# Results

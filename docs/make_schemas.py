@@ -10,15 +10,15 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from exporters.manifest import Manifest
+from exporters.bundle.manifest import Manifest
 from harness.device.contract import OrderFailure
-from harness.gate import GateReport
-from harness.locate.job import Found
-from harness.types import BenchSet, MeasurementSet
-from udacisense.metrics import Evaluation
-from udacisense.pipeline import RunRecord
-from udacisense.techniques import TechniquesRecord
-from udacisense.types import Artifact
+from harness.gate.run import GateReport
+from harness.records import BenchSet, MeasurementSet
+from harness.verify.locate.job import Found
+from udacisense.base.records import Artifact
+from udacisense.measure.metrics import Evaluation
+from udacisense.pipeline.run import RunRecord
+from udacisense.pipeline.techniques import TechniquesRecord
 
 FOLDER = Path(__file__).parent / "schemas"
 RECORDS = {

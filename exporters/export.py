@@ -15,15 +15,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.bundle import ARTIFACT, LABELS, REFERENCE, WEIGHTS, Reference, activations_path, write_zip
-from exporters.formats import FORMATS, ExportOptions, Plan
+from exporters.bundle.manifest import FileRecord, Golden, Manifest, Variant
+from exporters.bundle.open import LABELS, write_zip
+from exporters.bundle.reference import ARTIFACT, REFERENCE, WEIGHTS, Reference, activations_path
+from exporters.formats.contract import ExportOptions, Plan
+from exporters.formats.table import FORMATS
 from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, Job, VariantResult, result_path, started_path
-from exporters.manifest import FileRecord, Golden, Manifest, Variant
+from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
+from udacisense.base.progress import progress
+from udacisense.base.records import Outcome, read_json, write_record
+from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, did_you_mean
-from udacisense.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
-from udacisense.progress import progress
-from udacisense.tensors import save_tensors
-from udacisense.types import Outcome, read_json, write_record
 
 if TYPE_CHECKING:
     from exporters.source import ExportSource
@@ -119,7 +121,7 @@ def _write_common(source: ExportSource, options: ExportOptions, partial: Path) -
     import numpy as np
     import torch
 
-    from exporters.golden import write_golden
+    from exporters.bundle.golden import write_golden
     from exporters.source import artifact_record
 
     (partial / LABELS).write_text("\n".join(source.signature.labels) + "\n", encoding="utf-8")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from exporters.formats import ExportOptions, Plan, Product
-from udacisense.types import ModelSpec, Outcome, Signature, record
+from exporters.formats.contract import ExportOptions, Plan, Product
+from udacisense.base.records import ModelSpec, Outcome, Signature, record
 
 MODEL = "model.safetensors"
 IMAGES = "images.safetensors"  # golden_inputs float32, and calibration uint8 where there is a data set
@@ -20,7 +20,7 @@ class Job:
     """``job.json``: one format of one model."""
 
     schema_version: Literal[1]
-    format: str  # row of exporters.formats.FORMATS
+    format: str  # row of exporters.formats.table.FORMATS
     plans: tuple[Plan, ...]
     options: ExportOptions
     name: str

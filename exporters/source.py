@@ -13,16 +13,17 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from udacisense.artifact import load_artifact
-from udacisense.data import MEAN, STD, Images, make_signature, stratified_draw
+from udacisense.base.files import sha256_file
+from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature
+from udacisense.data.images import MEAN, STD, Images, make_signature, stratified_draw
 from udacisense.errors import InputError
-from udacisense.files import sha256_file
-from udacisense.models import build_model, load_state
-from udacisense.types import Artifact, ModelSpec, Scalar, Signature
-from udacisense.zoo import resolve_artifact
+from udacisense.models.artifact import load_artifact
+from udacisense.models.build import build_model
+from udacisense.models.weights import load_state
+from udacisense.zoo.table import resolve_artifact
 
 if TYPE_CHECKING:
-    from udacisense.data import DataSet
+    from udacisense.data.images import DataSet
 
 GOLDEN_COUNT = 32
 _LARGE_PX = 96  # from this edge on, a golden pack of 32 float32 inputs weighs more than the model
@@ -192,7 +193,7 @@ def _labels(model: nn.Module, size_px: int, class_names: Sequence[str] | None) -
 
 def artifact_record(source: ExportSource) -> Artifact | None:
     """Return the artifact's own record, where the source is one."""
-    from udacisense.types import read_json
+    from udacisense.base.records import read_json
 
     if source.artifact_folder is None:
         return None

@@ -11,16 +11,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from exporters.formats import FORMATS, NotPossibleError, Plan, Product
-from exporters.golden import expected, write_floats
+from exporters.bundle.golden import expected, write_floats
+from exporters.bundle.precision import load_activations, save_activations
+from exporters.formats.contract import NotPossibleError, Plan, Product
+from exporters.formats.table import FORMATS
+from exporters.formats.workbench import Workbench
 from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, REFERENCE, Job, VariantResult, result_path, started_path
-from exporters.precision import load_activations, save_activations
-from exporters.workbench import Workbench
+from udacisense.base.files import remove
+from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.errors import UdacisenseError
-from udacisense.files import remove
-from udacisense.models import build_model, load_state
+from udacisense.models.build import build_model
+from udacisense.models.weights import load_state
 from udacisense.stages.quantize import quantized_engine
-from udacisense.types import Outcome, read_json, write_record
 
 
 def main(folder: Path) -> None:

@@ -8,7 +8,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from harness.types import Host, HostState
+from harness.records import Host, HostState
 from udacisense.errors import InputError
 
 _LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime", "coremltools", "executorch", "numpy", "udacisense")
@@ -20,7 +20,7 @@ def read_host() -> Host:
     """Read this machine's fingerprint."""
     import psutil
 
-    from harness.runners.gpu import gpu_name
+    from harness.runners.torch import gpu_name
 
     commit, dirty = _git(Path(__file__).resolve().parent)
     logical = os.cpu_count() or 1

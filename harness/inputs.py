@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters.manifest import Manifest
-from udacisense.data import DataSet, fit_square, normalise
+from exporters.bundle.manifest import Manifest
+from udacisense.base.records import Signature
+from udacisense.data.batches import normalise
+from udacisense.data.images import DataSet, fit_square
 from udacisense.errors import InputError, LoadError
-from udacisense.types import Signature
 
 PixelArray = NDArray[np.uint8]
 

@@ -14,15 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from exporters.bundle import check_bundle, open_bundle
-from exporters.onnx_facts import load_model
-from udacisense.artifact import load_artifact, save_artifact
-from udacisense.data import make_signature, read_square
+from exporters.bundle.open import check_bundle, open_bundle
+from exporters.preflight.onnx_facts import load_model
+from udacisense.base.files import sha256_file
+from udacisense.base.records import Artifact, StageRecord
+from udacisense.data.images import make_signature, read_square
 from udacisense.errors import InputError, LoadError
-from udacisense.files import sha256_file
-from udacisense.models import build_model, initialise, load_state, preset
+from udacisense.models.artifact import load_artifact, save_artifact
+from udacisense.models.build import build_model, preset
+from udacisense.models.weights import initialise, load_state
 from udacisense.training.checkpoint import CHECKPOINT_NAME, load_checkpoint
-from udacisense.types import Artifact, StageRecord
 
 SPEC = preset("tiny", num_classes=3, resolution_px=32)
 

@@ -10,8 +10,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from harness.device.contract import OrderFailure
-from harness.locate.job import Found
-from harness.report import Evidence
+from harness.report.collect import Evidence
+from harness.verify.locate.job import Found
 
 
 @pytest.fixture(scope="module")

@@ -29,10 +29,10 @@ sys.path[:0] = [str(ROOT / "desk"), str(ROOT.parent)]
 import toolchain  # noqa: E402
 from toolchain import class_path, compiler_path, core_path, joined, kotlinc, resources, versions  # noqa: E402
 
-from exporters.apk import preflight_apk  # noqa: E402
-from exporters.bundle import Bundle, check_files, open_bundle  # noqa: E402
-from exporters.manifest import Manifest  # noqa: E402
-from udacisense.types import Outcome  # noqa: E402
+from exporters.bundle.manifest import Manifest  # noqa: E402
+from exporters.bundle.open import Bundle, check_files, open_bundle  # noqa: E402
+from exporters.preflight.apk import preflight_apk  # noqa: E402
+from udacisense.base.records import Outcome  # noqa: E402
 
 BUILD = ROOT / "build"
 DESK = BUILD / "desk"

@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from exporters.manifest import Manifest
-from harness.compare import compare, softmax
-from harness.limits import LIMITS, judge
-from harness.stats import summarise
-from harness.types import Comparison
-from udacisense.data import HOUSEHOLD_CLASSES, fit_square
-from udacisense.metrics import wilson_interval
-from udacisense.shapes import draw_dataset
-from udacisense.types import Artifact, read_json
+from exporters.bundle.manifest import Manifest
+from harness.records import Comparison
+from harness.verify.compare import compare, softmax
+from harness.verify.limits import LIMITS, judge
+from udacisense.base.records import Artifact, read_json
+from udacisense.data.images import HOUSEHOLD_CLASSES, fit_square
+from udacisense.data.shapes import draw_dataset
+from udacisense.measure.metrics import wilson_interval
+from udacisense.measure.stats import summarise
 
 PRESETS = {"baseline": "baseline", "p1": "p1-student", "tiny": "tiny"}
 PRECISIONS = ("fp32", "int8-dynamic", "int8-static")
@@ -96,7 +96,7 @@ def drawings(folder: Path, labels: tuple[str, ...]) -> Path:
 
 def run(*words: str, check: bool = True) -> int:
     """Run a command of udacisense."""
-    command = [sys.executable, "-c", "import sys; from udacisense.cli import run; sys.exit(run(sys.argv[1:]))"]
+    command = [sys.executable, "-c", "import sys; from udacisense.cli.main import run; sys.exit(run(sys.argv[1:]))"]
     code = subprocess.run([*command, "--quiet", *words], check=False).returncode
     if check and code:
         raise SystemExit(f"'udacisense {' '.join(words)}' ended with exit code {code}; see above.")

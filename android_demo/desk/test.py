@@ -19,9 +19,9 @@ from pathlib import Path
 import toolchain
 from toolchain import ROOT, class_path, compiler_path, core_path, joined, kotlinc, resources, versions
 
-from harness.android.session import LIBRARIES, SHIMS
-from harness.android.setup import find_folder, unusable
-from harness.android.shim import BINDER
+from harness.runtime.session import LIBRARIES, SHIMS
+from harness.runtime.setup import find_folder, unusable
+from harness.runtime.shim import BINDER
 
 BUILD = ROOT / "build"
 RUNTIME = "android-x86_64"
@@ -70,7 +70,7 @@ def step(name: str, work):  # type: ignore[no-untyped-def]
 def runtime_folder() -> Path:
     """Return the folder of the AAR's x86_64 library on its stand-in for bionic; set it up where it is not."""
     if unusable(RUNTIME) is not None:
-        add = "import sys; from udacisense.cli import run; sys.exit(run(['runtime', 'add', sys.argv[1]]))"
+        add = "import sys; from udacisense.cli.main import run; sys.exit(run(['runtime', 'add', sys.argv[1]]))"
         toolchain.run(sys.executable, "-c", add, RUNTIME)
     folder = find_folder(RUNTIME)
     assert folder is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from udacisense.types import record
+from udacisense.base.records import record
 
 PACKAGE = "org.udacisense.demo"
 ACTIVITY = f"{PACKAGE}/.OrderActivity"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness.device.contract import PACKAGE
 from harness.device.phone import OnBytes, Phone, last_line
+from udacisense.base.files import ZIP_ERRORS
 from udacisense.errors import InputError
-from udacisense.files import ZIP_ERRORS
 
 _FOLDER = "/data/local/tmp"
 _INSTALL_S = 300.0

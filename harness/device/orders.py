@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
-from exporters.bundle import Bundle
-from exporters.manifest import Manifest
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import Bundle
 from harness.device.contract import ACTIVITY, FAILED, PACKAGE, RESULTS, Command, OrderFailure
 from harness.device.phone import Phone, last_line
 from harness.device.push import remote_manifest_sha256, require_app
 from harness.device.results import check_answers, read_result
-from harness.types import MeasurementSet
+from harness.records import MeasurementSet
+from udacisense.base.files import sha256_file
+from udacisense.base.records import from_json
 from udacisense.errors import InferenceError, InputError
-from udacisense.files import sha256_file
-from udacisense.types import from_json
 
 _POLL_S = 1.0
 _GONE_POLLS = 3  # without a process and without an answer: the app needs a moment to start

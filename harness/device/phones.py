@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from harness.device.phone import Phone
+from udacisense.base.records import record
 from udacisense.errors import InputError, UdacisenseError
-from udacisense.types import record
 
 if TYPE_CHECKING:
     from adbutils import AdbClient

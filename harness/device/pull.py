@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from exporters.bundle import Bundle
+from exporters.bundle.open import Bundle
 from harness.device.contract import FAILED, RESULTS, OrderFailure
 from harness.device.orders import result_names
 from harness.device.phone import Phone
 from harness.device.results import OtherBundleError, read_result, to_bench_set
+from udacisense.base.records import Outcome, from_json, record, write_record
 from udacisense.errors import InputError
-from udacisense.types import Outcome, from_json, record, write_record
 
 
 @record
@@ -42,7 +42,7 @@ def pull_results(
         bundle: results of others are left alone.
         place: from a file's name without its ending, and ``verify`` or ``bench``, to where it is kept.
         stop: where it is set, the pulling ends; what was kept stays.
-        allow_factory: see :func:`exporters.bundle.load_reference`.
+        allow_factory: see :func:`exporters.bundle.reference.load_reference`.
 
     Raises:
         InputError: the phone went away, there is no result at all, or ``stop`` was set.

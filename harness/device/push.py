@@ -10,14 +10,14 @@ import uuid
 from contextlib import suppress
 from pathlib import PurePosixPath
 
-from exporters.bundle import Bundle, check_files
-from exporters.manifest import Manifest
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import Bundle, check_files
 from harness.device.contract import BUNDLE, FILES, FORMATS, PACKAGE
 from harness.device.phone import OnBytes, Phone, RefusedError
-from udacisense.display import megabytes
+from udacisense.base.display import megabytes
+from udacisense.base.files import sha256_file, size_bytes
+from udacisense.base.records import record
 from udacisense.errors import InputError, LoadError
-from udacisense.files import sha256_file, size_bytes
-from udacisense.types import record
 
 _PARTIAL = f"{BUNDLE}.partial-"
 _OLD = f"{BUNDLE}.old"

@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from exporters.bundle import Bundle, bundle_sha256
-from exporters.manifest import Manifest
-from harness.advice import choose, eligible, recommendations, verdicts
-from harness.bench import describe_bundle
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import Bundle, bundle_sha256
+from harness.bench.advice import choose, eligible, recommendations, verdicts
+from harness.bench.cells import cell_id
+from harness.bench.ranking import rank
+from harness.bench.run import describe_bundle
 from harness.device.contract import RUNNER, Command
-from harness.ranking import rank
-from harness.sweep import cell_id
-from harness.types import BenchCell, BenchedBundle, BenchRun, BenchSet, Budget, HostState, Measurement, MeasurementSet
+from harness.records import BenchCell, BenchedBundle, BenchRun, BenchSet, Budget, HostState, Measurement, MeasurementSet
+from udacisense.base.files import sha256_file
+from udacisense.base.records import Outcome, from_json, read_json
 from udacisense.errors import InputError
-from udacisense.files import sha256_file
-from udacisense.types import Outcome, from_json, read_json
 
 KINDS: dict[str, Command] = {"verify": "selftest", "bench": "bench"}
 _ROUND = "round"  # Measurement.actual: rounds are numbered from 0
@@ -114,7 +114,7 @@ def to_bench_set(
         made: of kind ``bench``; see :func:`read_result`.
         bundle: that it is of.
         verifications: what failed there is not recommended. None: the record recommends nothing.
-        allow_factory: see :func:`exporters.bundle.load_reference`.
+        allow_factory: see :func:`exporters.bundle.reference.load_reference`.
 
     Raises:
         InputError: a row has no round.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from exporters.bundle import Bundle
-from exporters.manifest import Manifest
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import Bundle
 from harness.device.push import check_for_app
+from udacisense.base.files import atomic_path
 from udacisense.errors import InputError
-from udacisense.files import atomic_path
 
 ASSETS = Path("app/src/main/assets/bundle")  # below android_demo
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.bundle import bundle_sha256
-from exporters.manifest import Manifest
-from harness.gate import GateReport
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import bundle_sha256
+from harness.gate.run import GateReport
 from harness.host import machine_differences
-from harness.types import BenchSet, Host, MeasurementSet
+from harness.records import BenchSet, Host, MeasurementSet
+from udacisense.base.records import Artifact, read_json
 from udacisense.errors import InputError
-from udacisense.metrics import Evaluation
-from udacisense.pipeline import RunRecord
-from udacisense.techniques import TechniquesRecord
-from udacisense.types import Artifact, read_json
+from udacisense.measure.metrics import Evaluation
+from udacisense.pipeline.run import RunRecord
+from udacisense.pipeline.techniques import TechniquesRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from harness.gate import GateReport
-from harness.tables import Table
-from udacisense.metrics import wilson_interval
-from udacisense.pipeline import RunRecord
+from harness.gate.run import GateReport
+from harness.report.table import Table
+from udacisense.base.records import Outcome, StageRecord
+from udacisense.measure.metrics import wilson_interval
 from udacisense.pipeline.requirements import Requirement
-from udacisense.types import Outcome, StageRecord
+from udacisense.pipeline.run import RunRecord
 
 COLUMNS = ("requirement", "measured", "limit", "interval", "outcome")
 

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.advice import cautions, recommend
-from harness.instructions import disagreements
-from harness.ranking import Row, rank
+from harness.bench.advice import cautions, recommend, verified_accuracy
+from harness.bench.instructions import disagreements
+from harness.bench.ranking import Row, rank
+from harness.records import BenchSet, Host
 from harness.report.collect import Evidence, by_host
 from harness.report.requirements import gates_table, run_requirements
-from harness.report.states import state_ranges, states_table
-from harness.tables import (
-    Table,
+from harness.report.table import Table
+from harness.report.tables import (
     instructions_table,
     latency_table,
     stages_table,
+    state_ranges,
+    states_table,
     variants_table,
     verification_table,
-    verified_accuracy,
 )
-from harness.types import BenchSet, Host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,10 @@ def sections(evidence: Evidence) -> list[Section]:
 
 def technique_tables(evidence: Evidence) -> tuple[Table, ...]:
     """Return each techniques record's tables: costs and gains, then accuracy per class."""
-    from harness.techniques import per_class_table, techniques_table  # it writes Markdown with this package's cells
+    from harness.report.techniques import (  # it writes Markdown with this package's cells
+        per_class_table,
+        techniques_table,
+    )
 
     return tuple(made(found) for _, found in evidence.techniques for made in (techniques_table, per_class_table))
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.runners import FloatArray, checked_input, checked_output, first_line
+from harness.runners.table import FloatArray, checked_input, checked_output, first_line
+from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError, LoadError
-from udacisense.types import Scalar
 
 if TYPE_CHECKING:
-    from exporters.manifest import Variant
+    from exporters.bundle.manifest import Variant
 
 
-def unavailable() -> str | None:
+def unavailable(runner: str) -> str | None:  # noqa: ARG001 - the seam
     """Core ML runs on Apple's systems only."""
     return None if sys.platform == "darwin" else "needs macOS"
 
@@ -74,7 +74,7 @@ def _operations(spec: Any) -> list[Any]:
     return [op for f in functions.values() for block in f.block_specializations.values() for op in block.operations]
 
 
-def load(path: Path, variant: Variant, *, engine: str | None, threads: int) -> CoreMLSession:  # noqa: ARG001 - the seam
+def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threads: int) -> CoreMLSession:  # noqa: ARG001 - the seam
     """Compile and load a package."""
     import coremltools as ct
 

@@ -8,22 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from harness.runners import first_line
-from harness.runners.torchscript import TorchSession, configure
+from harness.runners.table import first_line
+from harness.runners.torch import TorchSession, configure
 from udacisense.errors import LoadError
 
 if TYPE_CHECKING:
-    from exporters.manifest import Variant
+    from exporters.bundle.manifest import Variant
 
 
-def unavailable() -> str | None:
+def unavailable(runner: str) -> str | None:  # noqa: ARG001 - the seam
     """Say how to get ExecuTorch where it is missing."""
-    from exporters import executorch
+    from exporters.formats import executorch
 
     return executorch.unavailable()
 
 
-def load(path: Path, variant: Variant, *, engine: str | None, threads: int) -> TorchSession:
+def load(
+    runner: str,  # noqa: ARG001 - the seam
+    path: Path,
+    variant: Variant,
+    *,
+    engine: str | None,
+    threads: int,
+) -> TorchSession:
     """Load a ``.pte`` and its ``forward``."""
     from executorch.runtime import Runtime  # type: ignore[import-not-found, unused-ignore]
 

@@ -1,4 +1,7 @@
-"""onnxruntime on its CPU provider: ``.onnx`` and ``.ort``."""
+"""onnxruntime, ``.onnx`` and ``.ort``: on its CPU provider, which every build has, or on XNNPACK.
+
+Its Android library has XNNPACK; desktop wheels mostly lack it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.runners import FloatArray, checked_input, checked_output, first_line
+from harness.runners.table import FloatArray, checked_input, checked_output, first_line
+from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError, InputError, LoadError
-from udacisense.types import Scalar
 
 if TYPE_CHECKING:
-    from exporters.manifest import Variant
+    from exporters.bundle.manifest import Variant
 
 CPU = "CPUExecutionProvider"
+XNNPACK = "XnnpackExecutionProvider"
 # Graph optimisation levels, by the name that a cell's engine may have; without one it is onnxruntime's default, all.
 LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
@@ -24,9 +28,17 @@ LEVELS = {
 }
 
 
-def unavailable() -> str | None:
-    """Say how to get onnxruntime where it is missing."""
-    return None if find_spec("onnxruntime") else "onnxruntime is not installed (pip install onnxruntime)"
+def unavailable(runner: str) -> str | None:
+    """Say how to get onnxruntime where it is missing, and whether it lacks XNNPACK."""
+    if find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed (pip install onnxruntime)"
+    if runner == "onnxruntime":
+        return None
+    import onnxruntime as ort
+
+    if XNNPACK in ort.get_available_providers():
+        return None
+    return "this onnxruntime is built without XNNPACK (its Android library has it)"
 
 
 class OrtSession:
@@ -79,6 +91,12 @@ def open_session(path: Path, variant: Variant, *, providers: list[Any], threads:
     return OrtSession(session, variant, threads, engine)
 
 
-def load(path: Path, variant: Variant, *, engine: str | None, threads: int) -> OrtSession:
-    """Load on the CPU provider, which every onnxruntime has; ``engine`` is a graph optimisation level, or None."""
-    return open_session(path, variant, providers=[CPU], threads=threads, engine=engine)
+def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threads: int) -> OrtSession:
+    """Load on the provider that the runner names; ``engine`` is a graph optimisation level, or None.
+
+    XNNPACK has a thread pool of its own, and the CPU provider behind it for what it lacks.
+    """
+    providers: list[Any] = [CPU]
+    if runner == "onnxruntime-xnnpack":
+        providers.insert(0, (XNNPACK, {"intra_op_num_threads": str(threads)}))
+    return open_session(path, variant, providers=providers, threads=threads, engine=engine)

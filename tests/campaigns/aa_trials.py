@@ -23,12 +23,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.cell import Job, run_cell
-from harness.floor import bare_variant
+from harness.cell.run import Job, bare_variant, run_cell
 from harness.host import read_host, usable_cores
-from harness.stats import Interval, ratio
-from harness.types import Host, RunSpec
-from udacisense.types import Outcome, record, write_record
+from harness.records import Host, RunSpec
+from udacisense.base.records import Outcome, record, write_record
+from udacisense.measure.stats import Interval, ratio
 
 LAYERS = 20
 CHANNELS = 32

@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporters.pointwise import right_on_x86
-from harness.stats import ratio
-from udacisense.artifact import load_artifact
-from udacisense.resizing import ProductsForBilinear
+from exporters.formats.pointwise import right_on_x86
+from udacisense.measure.stats import ratio
+from udacisense.models.artifact import load_artifact
+from udacisense.models.resizing import ProductsForBilinear
 from udacisense.stages.graph import trace_and_freeze
 
 CALLS = 10

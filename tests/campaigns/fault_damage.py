@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fault_scene import Answer, Ended, Scene, in_child, is_rude
 
-from udacisense.cli import run
+from udacisense.cli.main import run
 
 
 def damage(path: Path, rng: random.Random) -> str:

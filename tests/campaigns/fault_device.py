@@ -24,10 +24,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "harness" / "device
 
 from scripted_phone import ADBD, AdbServer, ScriptedPhone, why_not
 
-from harness.types import MeasurementSet
-from udacisense.cli import INTERRUPTED
-from udacisense.files import sha256_file, sha256_path, size_bytes
-from udacisense.types import to_json, write_record
+from harness.records import MeasurementSet
+from udacisense.base.files import sha256_file, sha256_path, size_bytes
+from udacisense.base.records import to_json, write_record
+from udacisense.cli.main import INTERRUPTED
 
 _BENCHES = 6
 _BENCH_BYTES = 4_000_000  # of each, at least: so much that a pull takes most of its time

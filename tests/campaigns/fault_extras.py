@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.bundle import bundle_sha256, open_bundle
-from exporters.manifest import Manifest
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import bundle_sha256, open_bundle
 from harness.device.contract import RUNNER
 from harness.device.results import to_bench_set
-from harness.types import BenchSet, Measurement, MeasurementSet
-from udacisense.cli import run
-from udacisense.files import atomic_path, sha256_file
-from udacisense.types import Outcome, read_json, write_record
+from harness.records import BenchSet, Measurement, MeasurementSet
+from udacisense.base.files import atomic_path, sha256_file
+from udacisense.base.records import Outcome, read_json, write_record
+from udacisense.cli.main import run
 
 EVALUATE = "evaluate {w}/base/artifact --data {w}/shapes --json"
 COREML = "export {w}/base/artifact -f coreml --precision fp16 -o {t}"

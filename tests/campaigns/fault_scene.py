@@ -16,9 +16,9 @@ from pathlib import Path
 
 from fault_extras import add_extras
 
-from exporters.bundle import write_zip
-from udacisense.cli import main
-from udacisense.shapes import draw_dataset
+from exporters.bundle.open import write_zip
+from udacisense.cli.main import main
+from udacisense.data.shapes import draw_dataset
 
 TRAIN = "train --data {w}/shapes --model tiny --resolution 32 --epochs 3 -o {o}/base"
 COMPRESS = "compress --pipeline p2 --baseline {w}/base/artifact --data {w}/shapes --resolution 32 --epochs 2 -o {o}/p2"

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from fault_scene import LINES, Answer, Ended, Scene, in_child, is_rude, start_child, wait_child
 
-from udacisense.artifact import load_artifact
-from udacisense.cli import run
-from udacisense.files import sha256_file, sha256_path
+from udacisense.base.files import sha256_file, sha256_path
+from udacisense.cli.main import run
+from udacisense.models.artifact import load_artifact
 
 
 def result_of(name: str, folder: Path) -> str:
@@ -241,7 +241,7 @@ def clock_jumps(name: str) -> Callable[[Scene, random.Random], Answer]:
             line = LINES[name].format(w=scene.work, o=folder).split()
             with (folder / "log").open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-c", "from udacisense.cli import main; main()", *line],
+                    [sys.executable, "-c", "from udacisense.cli.main import main; main()", *line],
                     env=env,
                     stdout=subprocess.DEVNULL,
                     stderr=log,

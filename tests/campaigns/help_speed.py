@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli import COMMANDS
+from udacisense.cli.main import COMMANDS
 
 IMPORT_LIMIT_S = 0.3
 HELP_LIMIT_S = 0.5

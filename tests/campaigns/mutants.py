@@ -21,8 +21,9 @@ import faults  # noqa: E402 - beside the tests that use it too
 import onnx_edits  # noqa: E402 - beside this file
 from damage import edit_json, flip_bit  # noqa: E402
 
-from exporters.bundle import Bundle, eager_source  # noqa: E402
-from exporters.manifest import Variant  # noqa: E402
+from exporters.bundle.manifest import Variant  # noqa: E402
+from exporters.bundle.open import Bundle  # noqa: E402
+from exporters.bundle.reference import eager_source  # noqa: E402
 
 FLIPS, CUTS = 3, 2  # random ones, of each file
 CONTROL = "none"  # the kind of a variant without a fault, which must pass
@@ -168,7 +169,7 @@ def ort_faults(variant: Variant, bundle: Bundle) -> list[Mutant]:
     whole = faults.file_of(bundle, sister)
 
     def alone(copy: Bundle, edit: Callable) -> None:
-        from exporters.onnx import _optimize_offline
+        from exporters.formats.onnx import _optimize_offline
 
         with tempfile.TemporaryDirectory() as name:
             faulty = Path(name) / "faulty.onnx"
@@ -210,7 +211,7 @@ def coreml_faults(variant: Variant) -> list[Mutant]:
 def convert_again(bundle: Bundle, variant_id: str, fault: Callable) -> None:
     import coremltools as ct
 
-    from exporters.coreml import _compressed, _program, quiet, save
+    from exporters.formats.coreml import _compressed, _program, quiet, save
 
     variant = bundle.variant(variant_id)
     is_image = variant.input_kind == "pixels"

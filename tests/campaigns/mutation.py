@@ -40,15 +40,15 @@ from damage import rehash  # isort: skip
 from small_bundle import make_small_bundle  # isort: skip
 from warm import fork_cells  # isort: skip
 
-from exporters.bundle import Bundle, check_files, open_bundle
-from exporters.formats import ExportOptions
-from harness.cell import run_cell
+from exporters.bundle.open import Bundle, check_files, open_bundle
+from exporters.formats.contract import ExportOptions
+from harness.cell.run import run_cell
 from harness.inputs import golden_pack, probe_images
-from harness.types import Measurement
-from harness.verify import verify_bundle
-from harness.verify_cells import Feed, Planner
+from harness.records import Measurement
+from harness.verify.plan import Feed, Planner
+from harness.verify.run import verify_bundle
+from udacisense.base.records import Outcome
 from udacisense.errors import UdacisenseError
-from udacisense.types import Outcome
 
 TIMEOUT_S = 120.0
 RUNNERS = ("torchscript", "lite", "onnxruntime", "mil")  # what every host has

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from exporters.metadata import KEY
-from exporters.onnx import RESIZING
+from exporters.bundle.metadata import KEY
+from exporters.formats.onnx import RESIZING
 
 _FLOAT, _UINT8, _FLOAT16 = 1, 2, 10
 # A quantiser lets a layer take its Relu's place; the name of the value is what is left of it.

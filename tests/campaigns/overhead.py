@@ -23,13 +23,13 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from aa_trials import make_job, write_network
 
-from harness.cell import Job
+from harness.cell.measure import measure_time, take_batch
+from harness.cell.run import Job
 from harness.host import read_host
-from harness.runners import RUNNERS, FloatArray, Session
-from harness.stats import ratio
-from harness.timing import measure_time, take_batch
-from harness.types import Host
-from udacisense.types import Scalar, record, write_record
+from harness.records import Host
+from harness.runners.table import RUNNERS, FloatArray, Session
+from udacisense.base.records import Scalar, record, write_record
+from udacisense.measure.stats import ratio
 
 HERE = Path(__file__).resolve().parent
 GOAL_MS = 0.3

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from aa_trials import make_job, run
 
-from exporters.bundle import Bundle, load_reference, open_bundle
-from harness.stats import ratio
+from exporters.bundle.open import Bundle, open_bundle
+from exporters.bundle.reference import load_reference
+from udacisense.measure.stats import ratio
 
 PLAIN = "plain"
 

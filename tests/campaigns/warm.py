@@ -15,23 +15,31 @@ import traceback
 import warnings
 from pathlib import Path
 
-import harness.cell
-import harness.weights
+import harness.cell.run
+import harness.verify.inside.weights
 
-_LOADED = ("__main__", "torch", "onnxruntime", "onnx", "coremltools", "harness.worker", "harness.runners.mil")
+_LOADED = (
+    "__main__",
+    "torch",
+    "onnxruntime",
+    "onnx",
+    "coremltools",
+    "harness.cell.worker",
+    "harness.runners.mil.program",
+)
 _FORKS = multiprocessing.get_context("forkserver")
-_AFRESH = harness.cell.run_process  # as the product starts them
+_AFRESH = harness.cell.run.run_process  # as the product starts them
 
 
 def fork_cells() -> None:
     """Start the harness's processes this way from now on."""
     _FORKS.set_forkserver_preload(list(_LOADED))
-    harness.cell.run_process = run_process  # type: ignore[assignment]
-    harness.weights.run_process = run_process  # type: ignore[assignment]
+    harness.cell.run.run_process = run_process  # type: ignore[assignment]
+    harness.verify.inside.weights.run_process = run_process  # type: ignore[assignment]
 
 
 def run_process(module: str, folder: Path, *, threads: int, timeout_s: float, shares_cores: bool) -> str | None:
-    """Do what :func:`harness.cell.run_process` does, in a fork."""
+    """Do what :func:`harness.cell.run.run_process` does, in a fork."""
     # OpenMP reads its settings once, when the campaign starts.
     process = _FORKS.Process(target=_work, args=(module, str(folder)))
     process.start()

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporters import ExportOptions, export_bundle
-from exporters.bundle import Bundle, open_bundle
+from exporters.bundle.open import Bundle, open_bundle
+from exporters.export import export_bundle
+from exporters.formats.contract import ExportOptions
 from exporters.source import ExportSource, drawn_images, make_source
-from udacisense.data import HOUSEHOLD_CLASSES, DataSet, Images, make_signature, normalise
-from udacisense.models import build_model, preset
+from udacisense.data.batches import normalise
+from udacisense.data.images import HOUSEHOLD_CLASSES, DataSet, Images, make_signature
+from udacisense.models.build import build_model, preset
 
 
 @dataclass(frozen=True)

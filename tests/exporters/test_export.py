@@ -14,15 +14,17 @@ import numpy as np
 import psutil
 import pytest
 
-from exporters import ExportOptions, export_bundle
-from exporters.bundle import check_bundle, eager_source, open_bundle
-from exporters.formats import expand_formats, expand_precisions
-from exporters.manifest import Manifest
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import check_bundle, open_bundle
+from exporters.bundle.reference import eager_source
+from exporters.export import export_bundle
+from exporters.formats.contract import ExportOptions
+from exporters.formats.table import expand_formats, expand_precisions
 from exporters.source import ExportSource, source_from_factory
-from udacisense.cli import run
+from udacisense.base.files import sha256_path
+from udacisense.base.records import Outcome
+from udacisense.cli.main import run
 from udacisense.errors import InputError
-from udacisense.files import sha256_path
-from udacisense.types import Outcome
 
 FACTORIES = """
 import os, torch
@@ -158,7 +160,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(
         "import sys\n"
         "from pathlib import Path\n"
         "from exporters import ExportOptions, export_bundle\n"
-        "from exporters.bundle import load_reference, open_bundle\n"
+        "from exporters.bundle.open import load_reference, open_bundle\n"
         "from exporters.source import make_source\n"
         "model, reference = load_reference(open_bundle(Path(sys.argv[1])))\n"
         "source = make_source(name='tiny', model=model, spec=reference.model,\n"
@@ -226,7 +228,7 @@ def test_names_stand_for_several() -> None:
 
 
 def test_the_manifest_reads_back_as_it_was_written(exported) -> None:
-    from udacisense.types import from_json, to_json
+    from udacisense.base.records import from_json, to_json
 
     manifest = exported.bundle.manifest
     assert from_json(Manifest, to_json(manifest), source="test") == manifest

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.preflight import LITE_RUNTIMES, preflight
+from exporters.preflight.run import LITE_RUNTIMES, preflight
+from udacisense.base.files import atomic_path
+from udacisense.base.records import Outcome
 from udacisense.errors import UdacisenseError
-from udacisense.files import atomic_path
-from udacisense.types import Outcome
 
 pytestmark = pytest.mark.runtime
 

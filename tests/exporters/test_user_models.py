@@ -10,14 +10,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from exporters import ExportOptions, export_bundle
-from exporters.bundle import eager_source, open_bundle
-from exporters.manifest import Precision
+from exporters.bundle.manifest import Precision
+from exporters.bundle.open import open_bundle
+from exporters.bundle.reference import eager_source
+from exporters.export import export_bundle
+from exporters.formats.contract import ExportOptions
 from exporters.source import drawn_images, source_from_factory
-from harness.runners.mil import read_program
-from udacisense.data import DataSet, Images, normalise
+from harness.runners.mil.program import read_program
+from udacisense.base.records import Outcome
+from udacisense.data.batches import normalise
+from udacisense.data.images import DataSet, Images
 from udacisense.errors import InputError
-from udacisense.types import Outcome
 
 
 def awake(factory: str, inputs: torch.Tensor, path: Path) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fuzz_seeds import Seeds
 
-from udacisense.cli import run
+from udacisense.cli.main import run
 from udacisense.errors import UdacisenseError
 
 HANGS_S = 60  # far beyond what any of these takes

@@ -16,15 +16,16 @@ from fuzz_damage import damaged, toml_texts
 from fuzz_seeds import Seeds
 from hypothesis import strategies as st
 
-from exporters.bundle import LABELS, REFERENCE, load_reference, open_bundle
-from exporters.manifest import Manifest
-from exporters.metadata import EXTRA_FILE, read_extra_file
-from exporters.precision import load_activations
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.metadata import EXTRA_FILE, read_extra_file
+from exporters.bundle.open import LABELS, open_bundle
+from exporters.bundle.precision import load_activations
+from exporters.bundle.reference import REFERENCE, load_reference
 from harness.device.install import check_apk
-from harness.verify import _refuse_damage
-from udacisense.data import read_square
+from harness.verify.run import _refuse_damage
+from udacisense.base.records import Artifact
+from udacisense.data.images import read_square
 from udacisense.training.checkpoint import CHECKPOINT_NAME
-from udacisense.types import Artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def row(
 def picture(form: str, suffix: str, damage: Any = damaged, **options: Any) -> Parser:
     return row(
         " ".join((form, "picture", *options.values())),
-        "udacisense.data",
+        "udacisense.data.images",
         lambda _: whole.picture(form, **options),
         damage,
         read.alone(f"photo{suffix}", lambda path: read_square(path, 8)),
@@ -88,7 +89,7 @@ PACKAGE = "model-coreml-fp32.mlpackage/Manifest.json"
 BUNDLES = (
     row(
         "manifest",
-        "exporters.bundle udacisense.cli.inspect",
+        "exporters.bundle.open udacisense.cli.inspect",
         read.of_bundle(Manifest.FILE_NAME),
         inside.records,
         read.in_bundle(Manifest.FILE_NAME, read.inspect),
@@ -96,7 +97,7 @@ BUNDLES = (
     ),
     row(
         "manifest, for a shell's completion",
-        "udacisense.cli.completing",
+        "udacisense.cli.options",
         read.of_bundle(Manifest.FILE_NAME),
         inside.records,
         read.in_bundle(Manifest.FILE_NAME, read.completed),
@@ -111,14 +112,14 @@ BUNDLES = (
     ),
     row(
         "manifest, with the floats that it tells of",
-        "exporters.golden",
+        "exporters.bundle.golden",
         read.of_bundle(Manifest.FILE_NAME),
         lambda data: inside.part(data, "golden", "signature"),
         read.in_bundle(Manifest.FILE_NAME, read.floats),
     ),
     row(
         "golden inputs",
-        "harness.inputs exporters.golden",
+        "harness.inputs exporters.bundle.golden",
         read.of_bundle("golden/inputs.f32"),
         damaged,
         read.in_bundle("golden/inputs.f32", read.golden),
@@ -126,16 +127,16 @@ BUNDLES = (
     ),
     row(
         "zipped bundle",
-        "exporters.bundle",
+        "exporters.bundle.open",
         lambda seeds: (seeds.root / "bundle.zip").read_bytes(),
         inside.zips({".json": inside.records}),
         read.alone("bundle.zip", read.inspect),
     ),
-    row("labels", "harness.verify", read.of_bundle(LABELS), damaged, LABELS_OF, examples=30),
-    row("reference", "exporters.bundle", read.of_bundle(REFERENCE), inside.records, REFERENCE_OF),
+    row("labels", "harness.verify.run", read.of_bundle(LABELS), damaged, LABELS_OF, examples=30),
+    row("reference", "exporters.bundle.open", read.of_bundle(REFERENCE), inside.records, REFERENCE_OF),
     row(
         "calibrated activations",
-        "exporters.precision",
+        "exporters.bundle.precision",
         read.activations,
         inside.safetensors,
         read.alone("a.safetensors", load_activations),
@@ -145,7 +146,7 @@ BUNDLES = (
 TRAINED = (
     row(
         "artifact",
-        "udacisense.artifact",
+        "udacisense.models.artifact",
         lambda seeds: (seeds.artifact / Artifact.FILE_NAME).read_bytes(),
         inside.records,
         read.in_artifact(Artifact.FILE_NAME),
@@ -153,7 +154,7 @@ TRAINED = (
     ),
     row(
         "artifact, the options of its model",
-        "udacisense.artifact",
+        "udacisense.models.artifact",
         lambda seeds: (seeds.artifact / Artifact.FILE_NAME).read_bytes(),
         lambda data: inside.part(data, "model"),
         read.in_artifact(Artifact.FILE_NAME),
@@ -161,14 +162,14 @@ TRAINED = (
     ),
     row(
         "weights",
-        "udacisense.models",
+        "udacisense.models.build",
         lambda seeds: (seeds.artifact / "model.safetensors").read_bytes(),
         inside.safetensors,
         read.alone("w.safetensors", read.weights),
     ),
     row(
         "weights of an artifact",
-        "udacisense.models udacisense.artifact",
+        "udacisense.models.build udacisense.models.artifact",
         lambda seeds: (seeds.artifact / "model.safetensors").read_bytes(),
         inside.safetensors,
         read.in_artifact("model.safetensors", with_checksum=True),
@@ -201,18 +202,18 @@ PICTURES = (
 SETTINGS = (
     row(
         "requirements of the gate",
-        "harness.gate_config",
+        "harness.gate.config",
         lambda _: read.TOML,
         toml_texts,
         read.gate_config,
         examples=200,
     ),
-    row("limits", "harness.limits", lambda _: read.LIMITS, toml_texts, read.limits, examples=100),
+    row("limits", "harness.verify.limits", lambda _: read.LIMITS, toml_texts, read.limits, examples=100),
 )
 
 RECORDS = (
     *(
-        row(f"{relative} as a baseline", "harness.gate", read.of_records(relative), inside.records, read.baseline)
+        row(f"{relative} as a baseline", "harness.gate.run", read.of_records(relative), inside.records, read.baseline)
         for relative in ("p1/bundle.gate.json", "p1/bundle.verify.json", "host.bench.json")
     ),
     record_in("p1/bundle.verify.json", "udacisense.cli.gate", *GATE, "--markdown", "{}/m.md"),
@@ -226,14 +227,14 @@ RECORDS = (
 EXPORTED = (
     row(
         "metadata of a TorchScript file",
-        "exporters.metadata",
+        "exporters.bundle.metadata",
         lambda seeds: whole.lite(seeds).read_bytes(),
         inside.zips({EXTRA_FILE: inside.records}),
         read.alone("model.ptl", read_extra_file),
     ),
     row(
         "PyTorch lite file",
-        "exporters.lite_facts",
+        "exporters.preflight.lite_facts",
         lambda seeds: whole.lite(seeds).read_bytes(),
         inside.zips({EXTRA_FILE: inside.records}),
         read.preflight("model.ptl"),
@@ -242,7 +243,7 @@ EXPORTED = (
     ),
     row(
         "ONNX file",
-        "exporters.onnx_facts",
+        "exporters.preflight.onnx_facts",
         read.of_bundle("model-onnx-fp32.onnx"),
         inside.protobufs(onnx.ModelProto.FromString),
         read.preflight("model.onnx"),
@@ -250,7 +251,7 @@ EXPORTED = (
     ),
     row(
         "ORT file",
-        "exporters.onnx_facts exporters.child",
+        "exporters.preflight.onnx_facts udacisense.base.child",
         read.of_bundle("model-ort-fp32.ort"),
         damaged,
         read.preflight("model.ort", "--runtime", "mobile-1.18.0"),
@@ -259,21 +260,21 @@ EXPORTED = (
     ),
     row(
         "Core ML program",
-        "exporters.coreml",
+        "exporters.formats.coreml",
         read.of_bundle(MODEL_SPEC),
         inside.protobufs(whole.core_ml_message),
         read.in_bundle(MODEL_SPEC, read.core_ml),
     ),
     row(
         "Core ML package's list",
-        "exporters.coreml",
+        "exporters.formats.coreml",
         read.of_bundle(PACKAGE),
         inside.records,
         read.in_bundle(PACKAGE, read.core_ml),
     ),
     row(
         "app",
-        "exporters.apk",
+        "exporters.preflight.apk",
         lambda _: whole.app(),
         inside.zips({".so": inside.libraries}),
         read.preflight("app.apk"),
@@ -291,14 +292,14 @@ PHONES = (
     ),
     row(
         "archive of the phone's library",
-        "harness.android.build",
+        "harness.runtime.build",
         lambda _: whole.android_library(),
         inside.zips(),
         read.archive_of_library,
     ),
     row(
         "runtime that is set up",
-        "harness.android.setup",
+        "harness.runtime.setup",
         lambda _: read.runtime_record(),
         inside.records,
         read.runtimes,
@@ -327,14 +328,14 @@ PHONES = (
     ),
     row(
         "answer of a worker",
-        "harness.cell",
+        "harness.cell.run",
         lambda _: read.worker_record(),
         inside.records,
         lambda place, data: read.answered(place, data, read.worker_outputs()),
     ),
     row(
         "outputs of a worker",
-        "harness.cell",
+        "harness.cell.run",
         lambda _: read.worker_outputs(),
         damaged,
         lambda place, data: read.answered(place, read.worker_record(), data),
@@ -350,39 +351,38 @@ _SHIPPED = "reads what its own installation holds"
 # Modules that read, and nothing from outside that another row does not stand for.
 OWN: dict[str, str] = {
     "exporters.export": _ANSWER,
-    "exporters.onnx": _FRESH,
-    "exporters.preflight": _SHIPPED,
+    "exporters.formats.onnx": _FRESH,
+    "exporters.preflight.run": _SHIPPED,
     "exporters.source": "reads the record of an artifact that was loaded a moment before",
     "exporters.worker": _WORKER,
-    "harness.android.instructions": _ANSWER,
-    "harness.android.session": _WORKER,
-    "harness.android.shim": _SHIPPED,
-    "harness.bench": "reads a sweep that is to be gone on with, and records of a bundle that was opened before",
-    "harness.energy": "reads the kernel's counters",
+    "harness.runtime.count": _ANSWER,
+    "harness.runtime.session": _WORKER,
+    "harness.runtime.shim": _SHIPPED,
+    "harness.bench.run": "reads a sweep that is to be gone on with, and records of a bundle that was opened before",
+    "harness.cell.energy": "reads the kernel's counters",
     "harness.host": "reads the kernel's description of the machine",
-    "harness.identity": _WORKER,
-    "harness.ladder": _ANSWER,
-    "harness.locate.ladder": _WORKER,
-    "harness.locate.points": _WORKER,
-    "harness.locate.reproducer": _FRESH,
-    "harness.locate.worker": _WORKER,
-    "harness.report.html": _SHIPPED,
-    "harness.roofline": _ANSWER,
-    "harness.runners.gpu": _WORKER,
-    "harness.runners.torchscript": _WORKER,
-    "harness.techniques": "reads the history that training wrote",
-    "harness.timing": _WORKER,
-    "harness.verify_judge": "reads the golden logits of a bundle whose files are whole, and what a worker answered",
-    "harness.verify_ranges": _WORKER,
-    "harness.weights": _WORKER,
-    "harness.worker": _WORKER,
+    "harness.cell.identity": _WORKER,
+    "harness.verify.locate.run": _ANSWER,
+    "harness.verify.locate.rungs": _WORKER,
+    "harness.verify.locate.trace": _WORKER,
+    "harness.verify.locate.reproducer": _FRESH,
+    "harness.verify.locate.worker": _WORKER,
+    "harness.report.html.page": _SHIPPED,
+    "harness.bench.roofline": _ANSWER,
+    "harness.runners.torch": _WORKER,
+    "harness.report.techniques": "reads the history that training wrote",
+    "harness.cell.measure": _WORKER,
+    "harness.verify.judge": "reads the golden logits of a bundle whose files are whole, and what a worker answered",
+    "harness.verify.inside.zero_points": _WORKER,
+    "harness.verify.inside.weights": _WORKER,
+    "harness.cell.worker": _WORKER,
     "udacisense.cli.compress": _FRESH,
     "udacisense.cli.costs": _SHIPPED,
     "udacisense.cli.device": _FRESH,
-    "udacisense.cli.factory": "reads the reference of a bundle that was opened before",
+    "udacisense.cli.options": "reads the reference of a bundle that was opened before",
     "udacisense.cli.export": "reads an artifact's record for its size; the artifact is loaded afterwards",
     "udacisense.cli.preflight": _FRESH,
-    "udacisense.torchscript": _FRESH,
+    "udacisense.base.tensors": _FRESH,
     "udacisense.pipeline.run": "reads the figures of an equal run, and measures them again where it cannot",
-    "udacisense.types": "reads records; each kind of record is fuzzed by itself",
+    "udacisense.base.records": "reads records; each kind of record is fuzzed by itself",
 }

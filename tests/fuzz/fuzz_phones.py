@@ -17,9 +17,10 @@ from fuzz_hold import Place, check_sentence
 from fuzz_seeds import LABELS, Seeds, example_of
 from hypothesis import strategies as st
 
-from exporters.bundle import Bundle, open_bundle
-from exporters.manifest import Manifest
-from harness.advice import recommend
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import Bundle, open_bundle
+from harness.bench.advice import recommend
+from harness.bench.ranking import rank
 from harness.device.contract import FORMATS, RUNNER, Command
 from harness.device.install import install_apk
 from harness.device.orders import place_order, result_names
@@ -28,13 +29,12 @@ from harness.device.phones import choose, list_phones
 from harness.device.pull import pull_results
 from harness.device.push import _compare, remote_manifest_sha256
 from harness.device.results import check_answers, read_result, to_bench_set
-from harness.ranking import rank
-from harness.tables import latency_table, verification_table
-from harness.types import MeasurementSet, RunSpec
-from harness.verify import exit_code
+from harness.records import MeasurementSet, RunSpec
+from harness.report.tables import latency_table, verification_table
+from harness.verify.run import exit_code
+from udacisense.base.files import sha256_file
+from udacisense.base.records import to_json
 from udacisense.errors import UdacisenseError
-from udacisense.files import sha256_file
-from udacisense.types import to_json
 
 # --- Answers of the app --------------------------------------------------------------------------------------------
 

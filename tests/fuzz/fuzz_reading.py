@@ -16,25 +16,26 @@ from damage import rehash
 from fuzz_hold import Place, command
 from fuzz_seeds import Seeds
 
-from exporters.bundle import check_bundle, open_bundle
-from exporters.precision import save_activations
-from harness.android.build import _unpack_library
-from harness.android.catalogue import RUNTIMES
-from harness.android.setup import Installed, list_runtimes
-from harness.cell import CellResult, Job, run_cell
+from exporters.bundle.open import check_bundle, open_bundle
+from exporters.bundle.precision import save_activations
+from harness.cell.run import CellResult, Job, run_cell
 from harness.device.contract import Command
-from harness.gate import Past, gate_bundle, read_baseline
-from harness.gate_config import GateConfig, read_config
+from harness.gate.config import GateConfig, read_config
+from harness.gate.run import Past, gate_bundle, read_baseline
 from harness.inputs import golden_pack
-from harness.limits import read_limits
-from harness.types import MeasurementSet, RunSpec
-from udacisense.artifact import load_artifact
-from udacisense.cli.completing import _variants
-from udacisense.files import sha256_file
-from udacisense.models import build_model, initialise, load_state
+from harness.records import MeasurementSet, RunSpec
+from harness.runtime.build import _unpack_library
+from harness.runtime.catalogue import RUNTIMES
+from harness.runtime.setup import Installed, list_runtimes
+from harness.verify.limits import read_limits
+from udacisense.base.files import sha256_file
+from udacisense.base.records import Artifact, read_json, to_json, write_record
+from udacisense.cli.options import _variants
+from udacisense.models.artifact import load_artifact
+from udacisense.models.build import build_model
+from udacisense.models.weights import initialise, load_state
 from udacisense.pipeline.store import STEP_FILE, KeptStep, StepStore
 from udacisense.training.checkpoint import CHECKPOINT_NAME
-from udacisense.types import Artifact, read_json, to_json, write_record
 
 Parse = Callable[[Place, bytes], object]
 _WHEN = b'"2026-01-01T00:00:00+00:00"'
@@ -273,5 +274,5 @@ def answered(place: Place, result: bytes, outputs: bytes) -> None:
         inputs_path="",
         others=(),
     )
-    with mock.patch("harness.cell.run_process", work):
+    with mock.patch("harness.cell.run.run_process", work):
         assert run_cell(job).result.outcome is not None

@@ -19,18 +19,19 @@ from fuzz_containers import zip_of
 from numpy.typing import NDArray
 from PIL import Image
 
-from exporters.bundle import open_bundle, write_zip
+from exporters.bundle.open import open_bundle, write_zip
 from exporters.export import export_bundle
-from exporters.formats import ExportOptions
+from exporters.formats.contract import ExportOptions
 from exporters.source import source_from_artifact
-from harness.android.shim import LIBRARIES
-from harness.gate import GateReport, gate_bundle
-from harness.types import BenchSet, MeasurementSet
-from udacisense.artifact import save_artifact
-from udacisense.data import make_signature
-from udacisense.models import build_model, preset
-from udacisense.training import TrainConfig, train
-from udacisense.types import ModelSpec, StageRecord, read_json, to_json, write_record
+from harness.gate.run import GateReport, gate_bundle
+from harness.records import BenchSet, MeasurementSet
+from harness.runtime.shim import LIBRARIES
+from udacisense.base.records import ModelSpec, StageRecord, read_json, to_json, write_record
+from udacisense.data.images import make_signature
+from udacisense.models.artifact import save_artifact
+from udacisense.models.build import build_model, preset
+from udacisense.training import train
+from udacisense.training.types import TrainConfig
 
 LABELS = ("clock", "lamp", "bed")
 LIBRARY = "lib/arm64-v8a/libreal.so"

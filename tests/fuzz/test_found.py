@@ -15,21 +15,21 @@ import pytest
 from fuzz_hold import Place, command
 from fuzz_seeds import Seeds
 
-from exporters.apk import load_alignments, preflight_apk
-from exporters.bundle import check_bundle, open_bundle
-from exporters.manifest import Manifest
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import check_bundle, open_bundle
+from exporters.preflight.apk import load_alignments, preflight_apk
 from harness.device.orders import result_names
 from harness.device.phone import Phone
 from harness.device.phones import list_phones
-from harness.gate import read_baseline
-from harness.gate_config import GateConfig
-from harness.types import Timing
-from harness.verify import _refuse_damage
-from udacisense.cli.completing import _variants
+from harness.gate.config import GateConfig
+from harness.gate.run import read_baseline
+from harness.records import Timing
+from harness.verify.run import _refuse_damage
+from udacisense.base.records import ModelSpec, Outcome, Scalar, StageRecord, from_json
+from udacisense.base.tensors import TENSOR_ERRORS
+from udacisense.cli.options import _variants
 from udacisense.errors import InputError, LoadError
-from udacisense.models import build_model
-from udacisense.tensors import TENSOR_ERRORS
-from udacisense.types import ModelSpec, Outcome, Scalar, StageRecord, from_json
+from udacisense.models.build import build_model
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

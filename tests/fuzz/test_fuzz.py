@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 import exporters
 import harness
 import udacisense
-from harness.cell import CellResult
+from harness.cell.run import CellResult
+from udacisense.base.records import from_json, to_json
 from udacisense.errors import InputError
-from udacisense.types import from_json, to_json
 
 MORE = int(os.environ.get("UDACISENSE_FUZZ", "1"))
 RECORD_EXAMPLES = 40

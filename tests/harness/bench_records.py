@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from exporters.manifest import Golden, GoldenImage, Manifest, Variant
+from exporters.bundle.manifest import Golden, GoldenImage, Manifest, Variant
+from harness.bench.cells import Source, make_plan
+from harness.bench.rounds import Plan
 from harness.host import read_host, read_state
-from harness.runners import RUNNERS
-from harness.schedule import Plan
-from harness.sweep import Source, make_plan
-from harness.types import BenchCell, BenchedBundle, BenchRun, BenchSet, Ceiling, Measurement, Phase, Timing
-from udacisense.types import Outcome, Resize, Signature
+from harness.records import BenchCell, BenchedBundle, BenchRun, BenchSet, Ceiling, Measurement, Phase, Timing
+from harness.runners.table import RUNNERS
+from udacisense.base.records import Outcome, Resize, Signature
 
 LABELS = tuple("abcdefghij")
 

@@ -8,8 +8,8 @@ import pytest
 import small_bundle as small
 import torch
 
-from exporters.formats import ExportOptions
-from udacisense.data import DataSet
+from exporters.formats.contract import ExportOptions
+from udacisense.data.images import DataSet
 
 
 @pytest.fixture(scope="session")

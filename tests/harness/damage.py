@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from exporters.manifest import FileRecord, Manifest
-from udacisense.files import sha256_file, sha256_path, size_bytes
-from udacisense.types import read_json, write_record
+from exporters.bundle.manifest import FileRecord, Manifest
+from udacisense.base.files import sha256_file, sha256_path, size_bytes
+from udacisense.base.records import read_json, write_record
 
 
 def copied(bundle: Path, target: Path) -> Path:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.mobile_optimizer import optimize_for_mobile
 
-from exporters.bundle import Bundle, eager_source
+from exporters.bundle.open import Bundle
+from exporters.bundle.reference import eager_source
 
 # Layers of the tiny model: features.0 is the stem, features.k.0 a depthwise and features.k.1 a pointwise convolution.
 POINTWISE = "features.3.1.0"

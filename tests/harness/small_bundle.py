@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from exporters.export import export_bundle
-from exporters.formats import ExportOptions
+from exporters.formats.contract import ExportOptions
 from exporters.source import make_source
-from udacisense.data import Batches, DataSet, load_dataset, make_signature
-from udacisense.models import build_model, preset
-from udacisense.shapes import draw_dataset
+from udacisense.data.batches import Batches
+from udacisense.data.images import DataSet, load_dataset, make_signature
+from udacisense.data.shapes import draw_dataset
+from udacisense.models.build import build_model, preset
 
 SPEC = preset("tiny", resolution_px=48)
 

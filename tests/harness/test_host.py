@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from harness.host import machine_differences, read_host, read_state, require_like, software_differences, usable_cores
-from harness.types import Host
+from harness.records import Host
+from udacisense.base.records import from_json, to_json
 from udacisense.errors import InputError
-from udacisense.types import from_json, to_json
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from udacisense.data import Batches, DataSet, Images
-from udacisense.models import build_model, preset
-from udacisense.types import ModelSpec
+from udacisense.base.records import ModelSpec
+from udacisense.data.batches import Batches
+from udacisense.data.images import DataSet, Images
+from udacisense.models.build import build_model, preset
 
 CLASSES = ("red", "green", "blue")
 SIZE_PX = 16

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.completing import variant_option
-from udacisense.cli.factory import allow_factory_option
+from udacisense.cli.options import allow_factory_option, variant_option
 from udacisense.cli.output import Choice, duration, emit_json, next_command, render, say, say_cost, show
 
 if TYPE_CHECKING:
-    from harness.ranking import Row
-    from harness.types import BenchedBundle, BenchSet, MeasurementSet
+    from harness.bench.ranking import Row
+    from harness.records import BenchedBundle, BenchSet, MeasurementSet
 
 
 @click.command("bench", short_help="Time every exported file on this machine.")
@@ -74,12 +73,12 @@ def command(
     Several bundles in one run can be held against each other. Ctrl-C keeps what was measured; --resume goes on. At the
     end each bundle's recommended setting is written into its manifest.
     """
-    from harness.bench import plan_sweep, run_sweep
-    from harness.instructions import ABOUT_S, countable, left_out
-    from harness.types import MeasurementSet
+    from harness.bench.instructions import ABOUT_S, countable, left_out
+    from harness.bench.run import plan_sweep, run_sweep
+    from harness.records import MeasurementSet
+    from udacisense.base.progress import progress
+    from udacisense.base.records import read_json
     from udacisense.errors import InputError
-    from udacisense.progress import progress
-    from udacisense.types import read_json
 
     if compare is not None:
         _compare(*compare, form)
@@ -128,10 +127,10 @@ def command(
 
 def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[str, ...], form: str) -> None:
     """Write the recommended settings, and print what was measured."""
-    from harness.advice import cautions, recommend
-    from harness.instructions import disagreements
-    from harness.ranking import rank
-    from harness.tables import instructions_table, latency_table, limits_table, verified_accuracy
+    from harness.bench.advice import cautions, recommend, verified_accuracy
+    from harness.bench.instructions import disagreements
+    from harness.bench.ranking import rank
+    from harness.report.tables import instructions_table, latency_table, limits_table
 
     ranked = rank(measured, accuracy=verified_accuracy(measured, verified))
     _write_settings(measured, ranked, verified)
@@ -154,8 +153,8 @@ def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[s
 
 def _write_settings(measured: BenchSet, ranked: list[Row], verified: list[MeasurementSet]) -> None:
     """Write the recommended setting of each bundle into its manifest, where one may write there."""
-    from exporters.bundle import recommend_setting
-    from harness.advice import recommended_settings
+    from exporters.bundle.open import recommend_setting
+    from harness.bench.advice import recommended_settings
 
     settings = recommended_settings(measured, ranked, verified)
     for bundle in measured.bundles:
@@ -172,11 +171,11 @@ def _count(
     """Count, and print the table of counts."""
     import json
 
-    from harness.instructions import count_variants
-    from harness.tables import instructions_table
+    from harness.bench.instructions import count_variants
+    from harness.report.tables import instructions_table
+    from udacisense.base.progress import progress
+    from udacisense.base.records import Outcome, to_json
     from udacisense.errors import InputError
-    from udacisense.progress import progress
-    from udacisense.types import Outcome, to_json
 
     if not wanted:
         why = "; ".join(uncounted) or "the bundles hold no .ptl, .onnx or .ort that was asked for"
@@ -234,9 +233,9 @@ def _seconds(text: str | None) -> float | None:
 
 def _say_kept(path: Path) -> None:
     """Say after Ctrl-C what the record holds, and how to go on."""
-    from harness.types import BenchSet
+    from harness.records import BenchSet
+    from udacisense.base.records import read_json
     from udacisense.errors import InputError
-    from udacisense.types import read_json
 
     try:
         runs = len(read_json(BenchSet, path).runs)
@@ -248,10 +247,10 @@ def _say_kept(path: Path) -> None:
 
 
 def _compare(before: Path, after: Path, form: str) -> None:
-    from harness.changes import compare_sets
-    from harness.tables import comparison_table
-    from harness.types import BenchSet
-    from udacisense.types import read_json
+    from harness.bench.compare_runs import compare_sets
+    from harness.records import BenchSet
+    from harness.report.tables import comparison_table
+    from udacisense.base.records import read_json
 
     made = compare_sets(read_json(BenchSet, before), read_json(BenchSet, after))
     if form == "json":

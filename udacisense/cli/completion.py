@@ -19,7 +19,7 @@ def command(*, shell: str) -> None:
     """  # noqa: D301 - click reads the backspace
     from click.shell_completion import get_completion_class
 
-    from udacisense.cli import cli
+    from udacisense.cli.main import cli
 
     found = get_completion_class(shell)
     assert found is not None, "click has one for each shell that is allowed"

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.completing import names_of
-from udacisense.cli.factory import allow_factory_option
+from udacisense.cli.options import allow_factory_option, names_of
 from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options, supervision_options
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--student",
     help="Preset of the student: p1-student, p1-slim or tiny; the pipeline's by default.",
-    shell_complete=names_of("udacisense.models", "PRESETS"),
+    shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
 @click.option("--resolution", "resolution_px", type=int, help="Edge that the student sees; its preset's by default.")
 @click.option("--epochs", type=int, help="Epochs of distillation; the pipeline's by default.")
@@ -86,14 +85,14 @@ def command(
     After each step its size, parameters, latency and accuracy are measured. Finished steps are kept: the same command
     goes on after Ctrl-C or a crash. The requirement table says what was reached; 'gate' turns it into an exit code.
     """
-    from harness.tables import requirements_table, stages_table
-    from udacisense.artifact import load_artifact
+    from harness.report.tables import requirements_table, stages_table
+    from udacisense.base.records import ModelSpec, read_json
     from udacisense.cli.costs import announce, compression_cost
-    from udacisense.data import load_dataset
+    from udacisense.data.images import load_dataset
+    from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
     from udacisense.stages.distill import student_spec
     from udacisense.training import training_split
-    from udacisense.types import ModelSpec, read_json
 
     recipe = find_pipeline(pipeline, preset=settings)
     kept, baseline_model = load_artifact(baseline, allow_factory=allow_factory)

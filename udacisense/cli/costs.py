@@ -13,19 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from udacisense.base.display import megabytes
 from udacisense.cli.output import duration, say_cost
-from udacisense.display import megabytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from exporters.bundle import Bundle
-    from exporters.formats import ExportOptions, Plan
-    from exporters.manifest import Precision, Variant
-    from udacisense.data import DataSet
-    from udacisense.pipeline import PipelineRecipe
-    from udacisense.techniques import Technique
-    from udacisense.types import ModelSpec
+    from exporters.bundle.manifest import Precision, Variant
+    from exporters.bundle.open import Bundle
+    from exporters.formats.contract import ExportOptions, Plan
+    from udacisense.base.records import ModelSpec
+    from udacisense.data.images import DataSet
+    from udacisense.pipeline.recipes import PipelineRecipe
+    from udacisense.pipeline.techniques import Technique
 
 _PROBE_IMAGES = 8
 _PROCESS_S = 3.0  # an interpreter with torch and a runtime in it
@@ -87,7 +87,8 @@ def training_cost(
     """Estimate a training run on the CPU: one step on a few images is timed, nothing is kept of it."""
     import torch
 
-    from udacisense.models import build_model, count_parameters
+    from udacisense.measure.counts import count_parameters
+    from udacisense.models.build import build_model
 
     with torch.random.fork_rng([]):
         model = build_model(spec).train()
@@ -108,7 +109,7 @@ def training_cost(
 
 def _answer_s(model: nn.Module, input_shape: tuple[int, ...]) -> float:
     """Time a call; return the seconds an image."""
-    from udacisense.metrics import median_latency_ms
+    from udacisense.measure.metrics import median_latency_ms
 
     return median_latency_ms(model, input_shape) / 1e3 / input_shape[0]
 
@@ -139,11 +140,12 @@ def techniques_cost(
 
     A row whose quantised engine this host lacks is left out, as when they run.
     """
-    from udacisense.models import count_parameters
-    from udacisense.stages import apply_quantization_aware_training, apply_static_quantization
+    from udacisense.measure.counts import count_parameters
+    from udacisense.pipeline.techniques import EPOCHS
     from udacisense.stages.distill import student_spec
+    from udacisense.stages.qat import apply_quantization_aware_training
     from udacisense.stages.quantize import supported_engines
-    from udacisense.techniques import EPOCHS
+    from udacisense.stages.static import apply_static_quantization
     from udacisense.training import training_split
 
     n_train, size_px = len(training_split(dataset)[0]), dataset.test.pixels.shape[-1]
@@ -200,11 +202,13 @@ def demo_cost(
     """
     import torch
 
-    from exporters.formats import FORMATS, ExportOptions
+    from exporters.formats.contract import ExportOptions
+    from exporters.formats.table import FORMATS
     from exporters.source import GOLDEN_COUNT
-    from udacisense.models import build_model, count_parameters
-    from udacisense.types import Artifact, read_json
-    from udacisense.zoo import resolve_artifact
+    from udacisense.base.records import Artifact, read_json
+    from udacisense.measure.counts import count_parameters
+    from udacisense.models.build import build_model
+    from udacisense.zoo.table import resolve_artifact
 
     costs: list[Cost] = []
     for name, precisions in models.items():
@@ -233,7 +237,7 @@ def demo_cost(
 
 def export_cost(options: ExportOptions, *, parameters: int, cores: int) -> Cost:
     """Estimate an export: a process a format, as many at once as there are cores."""
-    from exporters.formats import FORMATS
+    from exporters.formats.table import FORMATS
 
     plans = {name: FORMATS[name].plans(options) for name in options.formats if FORMATS[name].unavailable() is None}
     size = sum(
@@ -265,9 +269,9 @@ def verification_cost(
 
     An emulated runner is fed ``emulated_images``.
     """
-    from exporters.bundle import load_reference
-    from harness.verify_cells import check_runners, check_variants
-    from udacisense.types import Outcome
+    from exporters.bundle.reference import load_reference
+    from harness.verify.plan import check_runners, check_variants
+    from udacisense.base.records import Outcome
 
     check_runners(runners)
     chosen = check_variants(bundle.manifest.variants, variants)
@@ -291,7 +295,7 @@ def _verification_cost(
     runners: Sequence[str] | None = None,
     cores: int,
 ) -> Cost:
-    from harness.runners import RUNNERS, verifiers_for
+    from harness.runners.table import RUNNERS, verifiers_for
 
     cells = [
         (variant.id, row.name)

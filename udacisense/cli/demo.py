@@ -14,7 +14,7 @@ import click
 from udacisense.cli.output import dry_run_option, duration, next_command, say, say_cost
 
 if TYPE_CHECKING:
-    from exporters.manifest import Precision
+    from exporters.bundle.manifest import Precision
 
 _MODELS = ("baseline", "p1", "tiny")
 # float32 everywhere, and int8 where it is what would ship.
@@ -37,9 +37,9 @@ def command(*, output: Path, data: str | None, dry_run: bool) -> None:
     Nothing is trained and nothing is downloaded: it takes some minutes. Without --data the files are compared on each
     bundle's own golden images; accuracy is then what the models' records say.
     """
-    from udacisense.cli import INTERRUPTED
     from udacisense.cli.costs import announce, demo_cost
-    from udacisense.data import load_dataset
+    from udacisense.cli.main import INTERRUPTED
+    from udacisense.data.images import load_dataset
     from udacisense.errors import UdacisenseError
 
     n_images = None if data is None else len(load_dataset(data).test)
@@ -86,8 +86,8 @@ def _commands(output: Path, data: str | None) -> list[str]:
 
 
 def _run(line: str) -> int:
-    from udacisense.cli import run
-    from udacisense.progress import is_quiet
+    from udacisense.base.progress import is_quiet
+    from udacisense.cli.main import run
 
     is_verbose = logging.getLogger("udacisense").level == logging.DEBUG
     told = ["--quiet"] if is_quiet() else ["--verbose"] if is_verbose else []

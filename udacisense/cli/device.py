@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from udacisense.cli.completing import variant_option
-from udacisense.cli.factory import allow_factory_option, allowing_bundle
+from udacisense.cli.options import allow_factory_option, allowing_bundle, variant_option
 from udacisense.cli.output import Cell, duration, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exporters.bundle import Bundle
+    from exporters.bundle.open import Bundle
     from harness.device.contract import Command
     from harness.device.phone import Phone
     from harness.device.phones import Answer
-    from harness.types import BenchSet, MeasurementSet
+    from harness.records import BenchSet, MeasurementSet
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -56,7 +55,7 @@ def command() -> None:
 def list_command(*, as_json: bool) -> None:
     """Show the phones that adb sees, and what is missing on those that are not ready."""
     from harness.device.phones import connect, list_phones
-    from udacisense.display import megabytes
+    from udacisense.base.display import megabytes
 
     found = list_phones(connect())
     if as_json:
@@ -92,7 +91,7 @@ def install_command(*, apk: Path, serials: tuple[str, ...], every: bool) -> None
     """Install the demo app APK, in place of an older build of it."""
     from harness.device.install import check_apk, install_apk
     from harness.device.phones import choose, connect, on_each
-    from udacisense.progress import progress
+    from udacisense.base.progress import progress
 
     check_apk(apk)
     phones = choose(connect(), serials=serials, every=every)
@@ -113,8 +112,8 @@ def push_command(*, bundle: Path, serials: tuple[str, ...], every: bool, as_json
     """Send BUNDLE to the app, whole and compared by SHA-256 on the phone, in place of the one it had."""
     from harness.device.phones import choose, connect, on_each
     from harness.device.push import bundle_bytes, push_bundle
-    from udacisense.display import megabytes
-    from udacisense.progress import progress
+    from udacisense.base.display import megabytes
+    from udacisense.base.progress import progress
 
     with _checked(bundle) as opened:
         phones = choose(connect(), serials=serials, every=every)
@@ -154,9 +153,9 @@ def selftest_command(
     as_json: bool,
 ) -> None:
     """Replay the golden pack of BUNDLE in the app: pixels, tensor, logits, label. Exit code 1 where a variant fails."""
-    from harness.tables import verification_table
-    from harness.verify import exit_code
-    from udacisense.types import write_record
+    from harness.report.tables import verification_table
+    from harness.verify.run import exit_code
+    from udacisense.base.records import write_record
 
     allowed: list[str] = []
 
@@ -213,11 +212,11 @@ def bench_command(
 
     What failed 'verify' or 'device selftest' is not recommended: their records beside BUNDLE and in OUTPUT are read.
     """
-    from harness.advice import recommend
+    from harness.bench.advice import recommend
+    from harness.bench.ranking import rank
     from harness.device.results import read_verifications, to_bench_set
-    from harness.ranking import rank
-    from harness.tables import latency_table
-    from udacisense.types import Outcome, write_record
+    from harness.report.tables import latency_table
+    from udacisense.base.records import Outcome, write_record
 
     counts = _thread_counts(threads)
     verified = read_verifications((bundle.parent, output or bundle.parent), _stem(bundle))
@@ -303,10 +302,10 @@ def pull_command(
 @click.option("--project", type=PathArgument, help="Folder of android_demo; default: the one here or above.")
 def stage_command(*, bundle: Path, project: Path | None) -> None:
     """Copy BUNDLE into the sources of the app, so that the next build carries it."""
-    from exporters.bundle import opened as open_it
+    from exporters.bundle.open import opened as open_it
     from harness.device.stage import find_project, stage_bundle
-    from udacisense.display import megabytes
-    from udacisense.files import size_bytes
+    from udacisense.base.display import megabytes
+    from udacisense.base.files import size_bytes
 
     with open_it(bundle) as source:
         target = stage_bundle(source, project or find_project(Path.cwd()))
@@ -316,7 +315,7 @@ def stage_command(*, bundle: Path, project: Path | None) -> None:
 
 @contextmanager
 def _checked(path: Path) -> Iterator[Bundle]:
-    from exporters.bundle import opened
+    from exporters.bundle.open import opened
     from harness.device.push import check_for_app
 
     with opened(path) as bundle:
@@ -338,7 +337,7 @@ def _ordered(
     """Place the order on every phone that is meant, and keep each answer as soon as it is there."""
     from harness.device.orders import measure
     from harness.device.phones import choose, connect, on_each
-    from udacisense.progress import progress
+    from udacisense.base.progress import progress
 
     with _checked(path) as bundle:
         for name in variants:
@@ -383,7 +382,7 @@ def _emit(records: Sequence[object]) -> None:
     """One phone's record as it is; those of several phones as a list."""
     import json
 
-    from udacisense.types import to_json
+    from udacisense.base.records import to_json
 
     if len(records) == 1:
         emit_json(records[0])

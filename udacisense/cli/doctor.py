@@ -31,9 +31,9 @@ def collect() -> dict[str, Any]:
     """Return the facts as plain data: ``environment``, ``formats`` and ``runners`` (None: works here)."""
     import torch
 
-    from exporters import FORMATS
+    from exporters.formats.table import FORMATS
     from harness.host import read_host
-    from harness.runners import RUNNERS
+    from harness.runners.table import RUNNERS
 
     host = read_host()
     engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli.factory import allow_factory_option, allowing
+from udacisense.base.display import percent
+from udacisense.cli.options import allow_factory_option, allowing
 from udacisense.cli.output import Choice, emit_json, json_option, next_command, say, table
-from udacisense.display import percent
 
 
 @click.command("evaluate", short_help="Measure a trained model on the test images.")
@@ -20,11 +20,12 @@ from udacisense.display import percent
 @json_option
 def command(*, artifact: Path, data: str, device: str, allow_factory: str | None, as_json: bool) -> None:
     """Measure ARTIFACT (a folder that 'train' or 'compress' wrote): top-1, top-5, accuracy per class, confusion."""
-    from udacisense.artifact import load_artifact
-    from udacisense.data import Batches, load_dataset
+    from udacisense.data.batches import Batches
+    from udacisense.data.images import load_dataset
     from udacisense.errors import InputError
-    from udacisense.metrics import evaluate
-    from udacisense.training import resolve_device
+    from udacisense.measure.metrics import evaluate
+    from udacisense.models.artifact import load_artifact
+    from udacisense.training.compute import resolve_device
 
     record, model = load_artifact(artifact, allow_factory=allow_factory)
     signature = record.signature

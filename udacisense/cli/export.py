@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.completing import names_of
-from udacisense.cli.factory import allow_factory_option, allowing, search_working_folder
+from udacisense.cli.options import allow_factory_option, allowing, names_of, search_working_folder
 from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
-    from exporters.formats import ExportOptions
+    from exporters.formats.contract import ExportOptions
     from exporters.source import ExportSource
 
 
@@ -26,14 +25,14 @@ if TYPE_CHECKING:
     "formats",
     multiple=True,
     help="ptl, torchscript, onnx, coreml, executorch or all.",
-    shell_complete=names_of("exporters.formats", "FORMATS", "all"),
+    shell_complete=names_of("exporters.formats.table", "FORMATS", "all"),
 )
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
     help="fp32, fp16, int8 (all of them), int8-static, … or all.",
-    shell_complete=names_of("exporters.formats", "PRECISIONS", "int8", "all"),
+    shell_complete=names_of("exporters.formats.table", "PRECISIONS", "int8", "all"),
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
 @click.option("--data", help="Images for calibration and the golden pack: 'cifar100' or a folder.")
@@ -82,10 +81,10 @@ def command(
     exit code is 1.
     """
     from exporters.export import export_bundle
-    from harness.tables import variants_table
+    from harness.report.tables import variants_table
+    from udacisense.base.records import Outcome
     from udacisense.cli.costs import announce, export_cost
-    from udacisense.models import count_parameters
-    from udacisense.types import Outcome
+    from udacisense.measure.counts import count_parameters
 
     options = _options(
         formats=formats,
@@ -143,8 +142,8 @@ def _options(
     batch: str,
     **others: object,
 ) -> ExportOptions:
-    from exporters import FORMATS
-    from exporters.formats import PRECISIONS, ExportOptions
+    from exporters.formats.contract import PRECISIONS, ExportOptions
+    from exporters.formats.table import FORMATS
     from udacisense.errors import InputError
 
     if batch != "dynamic" and not (batch.isdigit() and int(batch) >= 1):
@@ -167,7 +166,7 @@ def _source(
     model: str, *, data: str | None, input_shape: str | None, init: str | None, allow_factory: str | None
 ) -> ExportSource:
     from exporters.source import source_from_artifact, source_from_factory
-    from udacisense.data import load_dataset
+    from udacisense.data.images import load_dataset
     from udacisense.errors import InputError
 
     folder = Path(model)
@@ -186,8 +185,8 @@ def _source(
             f"--input-shape and --init are for package.module:factory; {model} has its own shape and weights. "
             "Leave them out."
         )
-    from udacisense.types import Artifact, read_json
-    from udacisense.zoo import resolve_artifact
+    from udacisense.base.records import Artifact, read_json
+    from udacisense.zoo.table import resolve_artifact
 
     folder = resolve_artifact(folder)
     dataset = None

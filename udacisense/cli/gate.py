@@ -38,14 +38,14 @@ def command(
 
     A gain never fails. What was skipped is shown apart and never counts as passed.
     """
-    from exporters.bundle import require_bundle
-    from harness.gate import exit_code, gate_bundle, read_baseline
-    from harness.gate_config import read_config
-    from harness.gate_output import markdown, write_junit
-    from harness.types import BenchSet, MeasurementSet
+    from exporters.bundle.open import require_bundle
+    from harness.gate.config import read_config
+    from harness.gate.run import exit_code, gate_bundle, read_baseline
+    from harness.records import BenchSet, MeasurementSet
+    from harness.report.gate import markdown, write_junit
+    from udacisense.base.files import write_text
+    from udacisense.base.records import read_json, write_record
     from udacisense.errors import InputError
-    from udacisense.files import write_text
-    from udacisense.types import read_json, write_record
 
     require_bundle(bundle)
     records = verification or bundle.with_name(f"{bundle.name}.verify.json")

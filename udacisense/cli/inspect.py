@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.factory import allowing_bundle
+from udacisense.cli.options import allowing_bundle
 from udacisense.cli.output import emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
-    from exporters.manifest import Manifest
+    from exporters.bundle.manifest import Manifest
 
 
 @click.command("inspect", short_help="Show a bundle and check every byte of it.")
@@ -22,7 +22,7 @@ def command(*, bundle: Path, as_json: bool) -> None:
 
     Ends with exit code 1 and names the file when a byte was changed, is missing or is extra.
     """
-    from exporters.bundle import check_files, opened
+    from exporters.bundle.open import check_files, opened
 
     with opened(bundle) as source:
         problems = check_files(source)
@@ -40,8 +40,8 @@ def command(*, bundle: Path, as_json: bool) -> None:
 
 
 def _print(manifest: Manifest) -> None:
-    from harness.tables import variants_table
-    from udacisense.types import Outcome
+    from harness.report.tables import variants_table
+    from udacisense.base.records import Outcome
 
     say(f"{manifest.name}, written {manifest.created_utc}, {len(manifest.files)} files")
     signature = manifest.signature

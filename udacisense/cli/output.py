@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from udacisense.base.progress import is_live, is_quiet
 from udacisense.errors import did_you_mean
-from udacisense.progress import is_live, is_quiet
 
 if TYPE_CHECKING:
-    from harness.tables import Table
+    from harness.report.table import Table
 
     _Choice = click.Choice[str]
 else:
@@ -56,7 +56,7 @@ def emit_json(value: Any) -> None:
     import dataclasses
 
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        from udacisense.types import to_json
+        from udacisense.base.records import to_json
 
         click.echo(to_json(value), nl=False)
     else:
@@ -106,7 +106,7 @@ def render(made: Table, form: str) -> None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerows([made.columns, *(["" if cell is None else cell for cell in row] for row in made.rows)])
     else:
-        from harness.report import markdown_cell
+        from harness.report.table import markdown_cell
 
         for row in (made.columns, ("---",) * len(made.columns), *made.rows):
             click.echo("| " + " | ".join(markdown_cell(cell) for cell in row) + " |")

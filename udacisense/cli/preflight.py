@@ -11,7 +11,7 @@ import click
 from udacisense.cli.output import Cell, emit_json, json_option, next_command, say, table
 
 if TYPE_CHECKING:
-    from harness.android.prove import Proof
+    from harness.verify.prove import Proof
 
 
 @click.command("preflight", short_help="Check a mobile file against the runtime that will load it.")
@@ -37,10 +37,10 @@ def command(
     The answer is yes (exit code 0), or no with the reason and the fix (exit code 1). With --prove the file is also run
     in the phone's own library, and 3 means that it would not load there, 4 that it did not run.
     """
-    from exporters.apk import is_app, preflight_apk
-    from exporters.preflight import backport_lite, preflight
+    from exporters.preflight.apk import is_app, preflight_apk
+    from exporters.preflight.run import backport_lite, preflight
+    from udacisense.base.records import Outcome
     from udacisense.errors import InputError
-    from udacisense.types import Outcome
 
     _refuse_bundle(file)
     is_apk = is_apk or is_app(file)
@@ -74,9 +74,9 @@ def command(
 
 def _refuse_bundle(file: Path) -> None:
     """Where a bundle's folder was given, say which of its files were meant."""
-    from exporters.manifest import Manifest
+    from exporters.bundle.manifest import Manifest
+    from udacisense.base.records import read_json
     from udacisense.errors import InputError
-    from udacisense.types import read_json
 
     if file.suffix == ".mlpackage" or not (file / Manifest.FILE_NAME).is_file():
         return  # a Core ML package has a Manifest.json, which is the same name on a Mac
@@ -87,8 +87,8 @@ def _refuse_bundle(file: Path) -> None:
 
 
 def _prove(file: Path, size_px: int | None) -> tuple[Proof, ...]:
-    from harness.android.prove import prove
-    from udacisense.progress import progress
+    from harness.verify.prove import prove
+    from udacisense.base.progress import progress
 
     with progress("running it in the phone's library", 1):
         return prove(file, size_px=size_px)
@@ -113,7 +113,7 @@ def _print_proofs(proofs: tuple[Proof, ...]) -> None:
 
 def _plain(value: object) -> dict[str, Any]:
     """Return a record as plain data."""
-    from udacisense.types import to_json
+    from udacisense.base.records import to_json
 
     plain: dict[str, Any] = json.loads(to_json(value))
     return plain

@@ -20,11 +20,13 @@ def command(*, runs: tuple[Path, ...], output: Path, title: str, data: str | Non
     A .html file is whole in itself: it opens anywhere, without a network. A .md and its .json are written together.
     The report computes nothing that the records do not hold.
     """
-    from harness.report import collect, to_html, to_json_text, to_markdown
-    from udacisense.data import load_dataset
+    from harness.report.collect import collect
+    from harness.report.html.page import to_html
+    from harness.report.markdown import to_json_text, to_markdown
+    from udacisense.base.files import write_text
+    from udacisense.data.images import load_dataset
     from udacisense.errors import InputError
-    from udacisense.files import write_text
-    from udacisense.zoo import resolve_artifact
+    from udacisense.zoo.table import resolve_artifact
 
     if output.suffix not in (".html", ".md", ".json"):
         raise InputError(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli.completing import names_of
+from udacisense.base.display import megabytes
+from udacisense.cli.options import names_of
 from udacisense.cli.output import Cell, duration, next_command, say, table
-from udacisense.display import megabytes
 
 
 @click.group("runtime", short_help="Set up the phone's own library on this machine.")
@@ -23,7 +23,7 @@ def command() -> None:
 @command.command("list")
 def list_command() -> None:
     """Show which runtimes are set up, where, and what the others need."""
-    from harness.android.setup import list_runtimes
+    from harness.runtime.setup import list_runtimes
 
     rows: list[list[Cell]] = [
         [
@@ -39,16 +39,16 @@ def list_command() -> None:
 
 
 @command.command("add")
-@click.argument("name", shell_complete=names_of("harness.android.catalogue", "RUNTIMES"))
+@click.argument("name", shell_complete=names_of("harness.runtime.catalogue", "RUNTIMES"))
 @click.option("--library-version", help="Another release than the one known to work; the one added last is used.")
 @click.option("--offline", "offline_dir", type=click.Path(path_type=Path), help="Folder that holds the downloads.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and stop.")
 def add_command(*, name: str, library_version: str | None, offline_dir: Path | None, dry_run: bool) -> None:
     """Set up NAME under the user's cache folder, and prove it by running a small file."""
-    from harness.android.catalogue import cache_root, cost
-    from harness.android.setup import add_runtime
-    from harness.runners import RUNNERS
-    from udacisense.progress import progress
+    from harness.runners.table import RUNNERS
+    from harness.runtime.catalogue import cache_root, cost
+    from harness.runtime.setup import add_runtime
+    from udacisense.base.progress import progress
 
     disk_bytes, seconds = cost(name)
     say(f"{name} takes about {megabytes(disk_bytes)} below {cache_root()} and about {duration(seconds)}.")
@@ -75,10 +75,10 @@ def add_command(*, name: str, library_version: str | None, offline_dir: Path | N
 
 
 @command.command("remove")
-@click.argument("name", shell_complete=names_of("harness.android.catalogue", "RUNTIMES"))
+@click.argument("name", shell_complete=names_of("harness.runtime.catalogue", "RUNTIMES"))
 def remove_command(*, name: str) -> None:
     """Remove NAME, every version of it."""
-    from harness.android.setup import remove_runtime
+    from harness.runtime.setup import remove_runtime
 
     removed = remove_runtime(name)
     say("\n".join(f"Removed {path}." for path in removed) or f"{name} was not set up.")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.completing import names_of
-from udacisense.cli.factory import allow_factory_option
+from udacisense.cli.options import allow_factory_option, names_of
 from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     "names",
     multiple=True,
     help="Only this one; may be given again. All by default.",
-    shell_complete=names_of("udacisense.techniques", "TECHNIQUES"),
+    shell_complete=names_of("udacisense.pipeline.techniques", "TECHNIQUES"),
 )
 @click.option("--epochs", type=int, help="Of those that train; each technique's own by default.")
 @click.option("--batch-size", default=64, show_default=True)
@@ -52,13 +51,14 @@ def command(
 
     A finished technique is kept: the same command goes on after Ctrl-C. OUTPUT/techniques.md has the tables.
     """
-    from harness.techniques import as_markdown, per_class_table, techniques_table, write_plots
-    from udacisense.artifact import load_artifact
+    from harness.report.html.plots.techniques import write_plots
+    from harness.report.techniques import as_markdown, per_class_table, techniques_table
+    from udacisense.base.files import write_text
     from udacisense.cli.costs import announce, techniques_cost
-    from udacisense.data import load_dataset
-    from udacisense.files import write_text
+    from udacisense.data.images import load_dataset
+    from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions
-    from udacisense.techniques import find_techniques, run_techniques
+    from udacisense.pipeline.techniques import find_techniques, run_techniques
 
     chosen = find_techniques(names)
     kept, model = load_artifact(baseline, allow_factory=allow_factory)

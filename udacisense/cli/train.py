@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.completing import names_of
-from udacisense.cli.factory import allow_factory_option
+from udacisense.base.display import megabytes, milliseconds, percent
+from udacisense.cli.options import allow_factory_option, names_of
 from udacisense.cli.output import Choice, dry_run_option, duration, emit_json, json_option, next_command, say, table
 from udacisense.cli.training_options import compute_options, supervision_options
-from udacisense.display import megabytes, milliseconds, percent
 
 if TYPE_CHECKING:
     from udacisense.training import Compute, Supervision
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     default="baseline",
     show_default=True,
     help="baseline, p1-student, p1-slim or tiny.",
-    shell_complete=names_of("udacisense.models", "PRESETS"),
+    shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
 @click.option(
     "--init", default="none", show_default=True, help="'imagenet' (downloaded), 'none', or a .safetensors file."
@@ -90,8 +89,9 @@ def command(
     with the same weights as an uninterrupted run.
     """
     from udacisense.cli.costs import announce, training_cost
-    from udacisense.data import Batches, load_dataset
-    from udacisense.models import preset as make_spec
+    from udacisense.data.batches import Batches
+    from udacisense.data.images import load_dataset
+    from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
     from udacisense.training import TrainConfig, train_model, training_split
 

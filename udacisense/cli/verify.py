@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from udacisense.cli.completing import names_of, variant_option, variants_of
-from udacisense.cli.factory import allow_factory_option, allowing
+from udacisense.cli.options import allow_factory_option, allowing, names_of, variant_option, variants_of
 from udacisense.cli.output import Cell, Choice, dry_run_option, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
-    from harness.locate.job import Found
+    from harness.verify.locate.job import Found
 
 
 @click.command("verify", short_help="Prove that every exported file answers as its source does.")
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     "runners",
     multiple=True,
     help="Runner; may be repeated. Default: all that open the format.",
-    shell_complete=names_of("harness.runners", "RUNNERS"),
+    shell_complete=names_of("harness.runners.table", "RUNNERS"),
 )
 @click.option("--rtol", type=float, help="Relative tolerance, instead of each precision's own.")
 @click.option("--atol", type=float, help="Absolute tolerance, instead of each precision's own.")
@@ -74,16 +73,16 @@ def command(
     Numbers are held against the eager source of the same precision, decisions against the float32 master. Ends with 1
     when a variant fails, 3 when one would not load, 4 when one crashed.
     """
-    from exporters.bundle import open_bundle
-    from harness.ladder import locate
-    from harness.limits import LIMITS, read_limits
-    from harness.tables import verification_table
-    from harness.verify import exit_code, verify_bundle
+    from exporters.bundle.open import open_bundle
+    from harness.report.tables import verification_table
+    from harness.verify.limits import LIMITS, read_limits
+    from harness.verify.locate.run import locate
+    from harness.verify.run import exit_code, verify_bundle
+    from udacisense.base.files import locked
+    from udacisense.base.progress import progress
+    from udacisense.base.records import write_record
     from udacisense.cli.costs import announce, verification_cost
-    from udacisense.data import load_dataset
-    from udacisense.files import locked
-    from udacisense.progress import progress
-    from udacisense.types import write_record
+    from udacisense.data.images import load_dataset
 
     source = open_bundle(bundle)
     signature = source.manifest.signature

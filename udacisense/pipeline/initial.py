@@ -7,14 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from udacisense.models import initialise, preset
+from udacisense.base.records import ModelSpec
+from udacisense.models.build import preset
+from udacisense.models.weights import initialise
 from udacisense.stages.distill import student_from_file
 from udacisense.training import fresh_model
-from udacisense.types import ModelSpec
 
 
 def check_init(spec: ModelSpec, init: str) -> None:
-    """Refuse initial weights that :func:`udacisense.models.initialise` would refuse; a download is not tried.
+    """Refuse initial weights that :func:`udacisense.models.weights.initialise` would refuse; a download is not tried.
 
     Raises:
         InputError, LoadError: as there.

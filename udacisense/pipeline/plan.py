@@ -8,8 +8,9 @@ from typing import cast
 
 from torch import nn
 
-from udacisense.data import DataSet
-from udacisense.models import build_model
+from udacisense.base.records import ModelSpec, Signature
+from udacisense.data.images import DataSet
+from udacisense.models.build import build_model
 from udacisense.pipeline.initial import check_student_init
 from udacisense.pipeline.recipes import RecipeStep, find_pipeline
 from udacisense.pipeline.run import OptimizationPipeline
@@ -20,7 +21,6 @@ from udacisense.stages.static import apply_static_quantization
 from udacisense.training.losses import check_distillation
 from udacisense.training.supervision import Sources, load_supervision
 from udacisense.training.types import Teacher, TrainConfig
-from udacisense.types import ModelSpec, Signature
 
 
 def plan_pipeline(

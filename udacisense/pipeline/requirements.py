@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from udacisense.types import StageRecord, record
+from udacisense.base.records import StageRecord, record
 
 MIN_SMALLER_PERCENT = 30.0
 MIN_FASTER_PERCENT = 50.0
@@ -27,7 +27,7 @@ def check_requirements(baseline: StageRecord, final: StageRecord) -> tuple[Requi
     """Return the rows: ≥ 30 % smaller, ≥ 50 % less time a call, ≤ 5 points of top-1 lost.
 
     A gain in accuracy is a negative loss and never fails. The two latencies should have been timed by turns in one
-    process, as :meth:`udacisense.pipeline.OptimizationPipeline.run` leaves them.
+    process, as :meth:`udacisense.pipeline.run.OptimizationPipeline.run` leaves them.
     """
     smaller = 100 * (1 - final.file_bytes / baseline.file_bytes)
     faster = 100 * (1 - final.latency_ms / baseline.latency_ms)

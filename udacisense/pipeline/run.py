@@ -16,20 +16,20 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from udacisense.artifact import save_artifact
-from udacisense.data import make_signature
+from udacisense.base.files import atomic_path, locked, remove
+from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, StageRecord, read_json, record, write_record
+from udacisense.data.images import make_signature
 from udacisense.errors import InputError, StageError, UdacisenseError
-from udacisense.files import atomic_path, locked, remove
-from udacisense.models import build_model
+from udacisense.measure.recording import paired_latency_ms, record_stage
+from udacisense.models.artifact import save_artifact
+from udacisense.models.build import build_model
 from udacisense.pipeline.requirements import Requirement, check_requirements
 from udacisense.pipeline.step import Step, perform
 from udacisense.pipeline.store import KeptStep, StepStore, fingerprint_step, has_architecture, write_torchscript
-from udacisense.recording import paired_latency_ms, record_stage
 from udacisense.stages.contract import Batch, Kind, StepContext, StepFunction, StepResult, kind_of
 from udacisense.training import ARTIFACT_FOLDER
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.compute import Compute
-from udacisense.types import Artifact, ModelSpec, Scalar, Signature, StageRecord, read_json, record, write_record
 
 log = logging.getLogger("udacisense")
 

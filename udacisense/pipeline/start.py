@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from udacisense.artifact import load_artifact
-from udacisense.data import Batches, DataSet, make_signature
+from udacisense.base.records import Artifact, ModelSpec, Signature
+from udacisense.data.batches import Batches
+from udacisense.data.images import DataSet, make_signature
 from udacisense.errors import InputError
+from udacisense.models.artifact import load_artifact
 from udacisense.pipeline.run import OptimizationPipeline
 from udacisense.training import EVALUATION_BATCH, training_split
 from udacisense.training.supervision import Sources, Supervision, load_supervision
-from udacisense.types import Artifact, ModelSpec, Signature
 
 
 @dataclass(frozen=True, kw_only=True)

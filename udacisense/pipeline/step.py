@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError, StageError
-from udacisense.metrics import inference
-from udacisense.stages import STAGES
+from udacisense.measure.metrics import inference
 from udacisense.stages.contract import Kind, Stage, StepContext, StepFunction, StepResult, kind_of
+from udacisense.stages.table import STAGES
 from udacisense.training import spec_text
 from udacisense.training.checkpoint import state_sha256
-from udacisense.types import ModelSpec, Scalar
 
 
 @dataclass(frozen=True, kw_only=True)

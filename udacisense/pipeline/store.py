@@ -24,18 +24,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from udacisense.base.files import atomic_path, sha256_file
+from udacisense.base.records import ModelSpec, StageRecord, read_json, record, write_record
+from udacisense.base.tensors import save_tensors, torchscript_bytes
 from udacisense.errors import InputError
-from udacisense.files import atomic_path, sha256_file
-from udacisense.models import build_model, load_state
+from udacisense.models.build import build_model
+from udacisense.models.weights import load_state
 from udacisense.stages.contract import Kind, StepResult, kind_of
-from udacisense.tensors import save_tensors
-from udacisense.torchscript import torchscript_bytes
 from udacisense.training.checkpoint import state_sha256
-from udacisense.types import ModelSpec, StageRecord, read_json, record, write_record
 
 log = logging.getLogger("udacisense")
 
 STEP_FILE = "step.json"
+
+# Modules whose functions have moved since a release: a run that it kept is found by the name that it was kept under.
+_KEPT_UNDER = {"udacisense.measure.recording": "udacisense.recording"}
 
 
 @record
@@ -64,7 +67,8 @@ def fingerprint_step(name: str, function: Callable[..., object], options: Mappin
         InputError: an option has no fingerprint.
     """
     plain = {key: _plain(value, where=f"{name}.{key}") for key, value in options.items()}
-    whole = [name, f"{function.__module__}.{getattr(function, '__qualname__', '')}", plain, inputs]
+    module = _KEPT_UNDER.get(function.__module__, function.__module__)
+    whole = [name, f"{module}.{getattr(function, '__qualname__', '')}", plain, inputs]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

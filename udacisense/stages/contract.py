@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from udacisense.recording import is_quantized
+from udacisense.base.records import ModelSpec, Scalar
+from udacisense.measure.recording import is_quantized
 from udacisense.training.compute import Compute
 from udacisense.training.types import Keep
-from udacisense.types import ModelSpec, Scalar
 
 Batch = tuple[Tensor, Tensor]  # images float32 (b, 3, H, W), labels int64 (b,)
 

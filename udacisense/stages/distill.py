@@ -11,12 +11,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError
-from udacisense.models import count_parameters, load_features, preset, read_state
+from udacisense.measure.counts import count_parameters
+from udacisense.models.build import preset
+from udacisense.models.weights import load_features, read_state
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.training import fresh_model, train
 from udacisense.training.types import Auxiliary, Distillation, SizedBatches, Teacher, TrainConfig
-from udacisense.types import ModelSpec, Scalar
 
 
 def apply_knowledge_distillation(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from udacisense.errors import StageError
-from udacisense.resizing import ProductsForBilinear
+from udacisense.models.resizing import ProductsForBilinear
 from udacisense.stages.contract import Kind, StepContext, StepResult, kind_of
 
 RELATIVE_LIMIT_FP32 = 1e-4

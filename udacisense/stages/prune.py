@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from udacisense.base.records import Scalar, record
 from udacisense.errors import InputError
-from udacisense.models import count_macs, count_parameters
+from udacisense.measure.counts import count_macs, count_parameters
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig
-from udacisense.types import Scalar, record
 
 
 @record

@@ -16,14 +16,14 @@ from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.qconfig_mapping import get_default_qat_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 
+from udacisense.base.records import Scalar
 from udacisense.errors import InputError
-from udacisense.resizing import resize_by_products
+from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.stages.quantize import quantized_engine, supported_engines
 from udacisense.stages.static import choose_float_modules, first_images, quiet
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig
-from udacisense.types import Scalar
 
 _CALIBRATION_IMAGES = 128
 _CHOICE_IMAGES = 64

@@ -27,7 +27,7 @@ from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from udacisense.errors import InputError
-from udacisense.resizing import resize_by_products
+from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.stages.quantize import quantized_engine, supported_engines
 

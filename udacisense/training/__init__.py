@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from udacisense.artifact import save_artifact
-from udacisense.data import Batches, DataSet, Images, make_signature, normalise, stratified_split
+from udacisense.base.files import locked
+from udacisense.base.records import Artifact, ModelSpec, Scalar
+from udacisense.data.batches import Batches, normalise
+from udacisense.data.images import DataSet, Images, make_signature, stratified_split
 from udacisense.errors import InputError
-from udacisense.files import locked
-from udacisense.models import build_model, initialise, preset
-from udacisense.recording import record_stage
+from udacisense.measure.recording import record_stage
+from udacisense.models.artifact import save_artifact
+from udacisense.models.build import build_model, preset
+from udacisense.models.weights import initialise
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.compute import Compute, launch, repeatable, resolve_device
 from udacisense.training.loop import TrainingRun
@@ -31,7 +34,6 @@ from udacisense.training.types import (
     TrainConfig,
     TrainResult,
 )
-from udacisense.types import Artifact, ModelSpec, Scalar
 
 __all__ = [
     "Auxiliary",

@@ -16,11 +16,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from udacisense.base.files import atomic_path
+from udacisense.base.records import Scalar, from_json, record, to_json
+from udacisense.base.tensors import TENSOR_ERRORS, save_tensors
 from udacisense.errors import InputError, LoadError
-from udacisense.files import atomic_path
-from udacisense.tensors import TENSOR_ERRORS, save_tensors
 from udacisense.training.types import EpochRecord
-from udacisense.types import Scalar, from_json, record, to_json
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 _HEADER_KEY = "state"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from udacisense.base.records import record
 from udacisense.errors import InputError
-from udacisense.types import record
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from udacisense.data import Batch, Batches, normalise
+from udacisense.base.files import remove
+from udacisense.base.progress import Advance, is_live, progress
+from udacisense.base.records import write_record
+from udacisense.data.batches import Batch, Batches, normalise
 from udacisense.errors import InputError, LoadError, TrainingError
-from udacisense.files import remove
-from udacisense.metrics import inference
-from udacisense.models import count_macs, refuse_difference
-from udacisense.progress import Advance, is_live, progress
+from udacisense.measure.counts import count_macs
+from udacisense.measure.metrics import inference
+from udacisense.models.weights import refuse_difference
 from udacisense.training.checkpoint import (
     CHECKPOINT_NAME,
     Checkpoint,
@@ -54,7 +56,6 @@ from udacisense.training.types import (
     describe,
     on_device,
 )
-from udacisense.types import write_record
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

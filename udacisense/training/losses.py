@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from udacisense.data import NO_LABEL
+from udacisense.data.images import NO_LABEL
 from udacisense.errors import InputError
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from udacisense.data import Batch
+from udacisense.data.batches import Batch
 from udacisense.errors import InputError
 from udacisense.training.losses import blended_cross_entropy, distillation_loss, soft_cross_entropy
 from udacisense.training.types import Job

@@ -8,12 +8,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from udacisense.data import Batches, Images, images_sha256
+from udacisense.base.records import Scalar, Signature, record
+from udacisense.data.batches import Batches
+from udacisense.data.images import Images, images_sha256
 from udacisense.errors import InputError
 from udacisense.training.teachers import load_teacher
 from udacisense.training.transfer import TransferBatches, folder_classes, load_transfer
 from udacisense.training.types import Auxiliary, Distillation, Teacher
-from udacisense.types import Scalar, Signature, record
 
 
 @record

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udacisense.artifact import load_artifact
-from udacisense.data import MEAN, STD, Batches
+from udacisense.base.files import sha256_file
+from udacisense.base.progress import Advance
+from udacisense.data.batches import Batches
+from udacisense.data.images import MEAN, STD
 from udacisense.errors import InputError, LoadError
-from udacisense.files import sha256_file
-from udacisense.progress import Advance
+from udacisense.models.artifact import load_artifact
 from udacisense.training.types import Teacher
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udacisense.data import IMAGE_SUFFIXES, MEAN, NO_LABEL, STD, Batches, Images, Plan, draw_crops, read_square
+from udacisense.base.progress import progress
+from udacisense.data.batches import Batches, Plan, draw_crops
+from udacisense.data.images import IMAGE_SUFFIXES, MEAN, NO_LABEL, STD, Images, read_square
 from udacisense.errors import InputError
-from udacisense.progress import progress
 
 
 def load_transfer(folder: Path, *, size_px: int) -> tuple[Images, tuple[str, ...]]:

@@ -12,10 +12,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from udacisense.base.records import Scalar, record
 from udacisense.errors import InputError
 from udacisense.training.compute import Compute
 from udacisense.training.losses import check_distillation
-from udacisense.types import Scalar, record
 
 Teacher = Callable[[Tensor], Tensor]
 

@@ -11,12 +11,12 @@ import small_bundle as small
 import torch
 from scripted_phone import ADBD, AdbServer, ScriptedPhone, why_not
 
-from exporters.formats import ExportOptions
-from harness.bench import plan_sweep, run_sweep
+from exporters.formats.contract import ExportOptions
+from harness.bench.run import plan_sweep, run_sweep
 from harness.device.contract import RUNNER
-from harness.types import Host, Measurement, MeasurementSet
-from harness.verify import verify_bundle
-from udacisense.data import DataSet
+from harness.records import Host, Measurement, MeasurementSet
+from harness.verify.run import verify_bundle
+from udacisense.data.images import DataSet
 
 PHONE_HOST = Host(
     system="Android 14 (API 34), desk/phone/1",
@@ -68,7 +68,9 @@ def bench_answer(phone_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
     cells = tuple(dataclasses.replace(cell, spec=specs[cell.id]) for cell in cells)
     plan = dataclasses.replace(plan, cells=cells, budget=few)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.bench.measure_ceilings", lambda _: ())  # what this machine can do at most is no phone's
+        patch.setattr(
+            "harness.bench.run.measure_ceilings", lambda _: ()
+        )  # what this machine can do at most is no phone's
         measured = run_sweep(plan, out=tmp_path_factory.mktemp("sweep") / "bench.json")
     rows = [as_app(run.measurement, round=run.round) for run in measured.runs if run.phase in ("tune", "report")]
     return MeasurementSet(

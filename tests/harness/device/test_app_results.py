@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from scripted_phone import ScriptedPhone
 
-from exporters.bundle import open_bundle
+from exporters.bundle.open import open_bundle
 from harness.device.results import read_result, to_bench_set
-from harness.stats import summarise
-from harness.types import BenchSet, MeasurementSet
-from udacisense.cli import run
-from udacisense.types import Outcome, read_json, write_record
+from harness.records import BenchSet, MeasurementSet
+from udacisense.base.records import Outcome, read_json, write_record
+from udacisense.cli.main import run
+from udacisense.measure.stats import summarise
 
 FIXTURES = Path(__file__).resolve().parents[3] / "android_demo" / "build" / "fixtures"
 BENCHES = ("b1", "b2", "screen-bench")  # two orders, and one by hand in the app

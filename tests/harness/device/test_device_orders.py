@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from scripted_phone import ScriptedPhone
 
-from exporters.bundle import open_bundle
+from exporters.bundle.open import open_bundle
 from harness.device.contract import ACTIVITY, RESULTS
 from harness.device.orders import place_order
 from harness.device.phones import choose, connect
-from harness.types import BenchSet, MeasurementSet
-from udacisense.cli import INTERRUPTED, run
+from harness.records import BenchSet, MeasurementSet
+from udacisense.base.records import Outcome, read_json, to_json
+from udacisense.cli.main import INTERRUPTED, run
 from udacisense.errors import InferenceError, InputError
-from udacisense.types import Outcome, read_json, to_json
 
 pytestmark = pytest.mark.adb
 

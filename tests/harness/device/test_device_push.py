@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from scripted_phone import ScriptedPhone
 
-from exporters.bundle import open_bundle
-from exporters.manifest import Manifest
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import open_bundle
 from harness.device.phones import choose, connect
 from harness.device.push import bundle_bytes, push_bundle
-from udacisense.cli import run
+from udacisense.base.files import sha256_path
+from udacisense.cli.main import run
 from udacisense.errors import InputError
-from udacisense.files import sha256_path
 
 pytestmark = pytest.mark.adb
 
@@ -200,7 +200,7 @@ def test_an_apk_is_installed_or_android_says_why(
 def test_a_bundle_without_anything_for_the_app(phone_bundle: Path, tmp_path: Path) -> None:
     import dataclasses
 
-    from udacisense.types import read_json, write_record
+    from udacisense.base.records import read_json, write_record
 
     copy = shutil.copytree(phone_bundle, tmp_path / "other")
     manifest = read_json(Manifest, copy / Manifest.FILE_NAME)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from exporters.bundle import open_bundle
+from exporters.bundle.open import open_bundle
 from harness.device.results import read_verifications, to_bench_set
-from harness.types import MeasurementSet
+from harness.records import MeasurementSet
+from udacisense.base.records import Outcome, write_record
 from udacisense.errors import InputError
-from udacisense.types import Outcome, write_record
 
 
 def failing(answer: MeasurementSet, variant_id: str) -> MeasurementSet:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from bench_records import make_source, make_variant, plan_of, run_of, runs_of, set_of
 
-from exporters.bundle import bundle_sha256, open_bundle
-from exporters.manifest import Coverage, Golden, GoldenImage, Manifest
+from exporters.bundle.manifest import Coverage, Golden, GoldenImage, Manifest
+from exporters.bundle.open import bundle_sha256, open_bundle
 from harness.host import read_host
 from harness.inputs import normalized
-from harness.types import (
+from harness.records import (
     BenchRun,
     BenchSet,
     Comparison,
@@ -24,10 +24,11 @@ from harness.types import (
     RunSpec,
     VariantInstructions,
 )
-from udacisense.metrics import Evaluation
-from udacisense.pipeline import RunRecord, check_requirements
-from udacisense.techniques import TechniqueResult, TechniquesRecord
-from udacisense.types import Outcome, StageRecord, write_record
+from udacisense.base.records import Outcome, StageRecord, write_record
+from udacisense.measure.metrics import Evaluation
+from udacisense.pipeline.requirements import check_requirements
+from udacisense.pipeline.run import RunRecord
+from udacisense.pipeline.techniques import TechniqueResult, TechniquesRecord
 
 HOSTILE = (
     "<script>window.harmed = 1</script>",

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from bench_records import make_source, make_variant, plan_of, runs_of, set_of
 
-from harness.report import collect, to_json_text, to_markdown
-from harness.types import BenchSet
+from harness.records import BenchSet
+from harness.report.collect import collect
+from harness.report.markdown import to_json_text, to_markdown
+from udacisense.base.records import StageRecord, write_record
 from udacisense.errors import InputError
-from udacisense.pipeline import RunRecord, check_requirements
-from udacisense.types import StageRecord, write_record
+from udacisense.pipeline.requirements import check_requirements
+from udacisense.pipeline.run import RunRecord
 
 
 def stage(name: str, *, file_bytes: int, latency_ms: float, top1: float) -> StageRecord:

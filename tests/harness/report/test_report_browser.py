@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from report_records import HOSTILE, write_records
 
-from harness.report import collect, to_html
+from harness.report.collect import collect
+from harness.report.html.page import to_html
 
 pytestmark = pytest.mark.browser
 

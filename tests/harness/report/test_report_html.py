@@ -13,10 +13,11 @@ from html_page import Page
 from PIL import Image
 from report_records import HOSTILE, golden_pixels, stage, write_phone_verification, write_records
 
-from harness.report import collect, to_html
+from harness.report.collect import collect
+from harness.report.html.page import to_html
 from harness.report.requirements import lost_points_interval
-from harness.report.text import shortened, visible
-from udacisense.cli import run
+from harness.report.table import shortened, visible
+from udacisense.cli.main import run
 
 
 @pytest.fixture(scope="module")

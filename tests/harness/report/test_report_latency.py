@@ -10,9 +10,11 @@ import pytest
 from html_page import Page
 from report_records import write_records
 
-from harness.report import collect, to_html, to_json_text, to_markdown
-from harness.types import BenchSet, HostState
-from udacisense.types import read_json, write_record
+from harness.records import BenchSet, HostState
+from harness.report.collect import collect
+from harness.report.html.page import to_html
+from harness.report.markdown import to_json_text, to_markdown
+from udacisense.base.records import read_json, write_record
 
 
 @pytest.fixture(scope="module")

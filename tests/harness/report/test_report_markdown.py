@@ -10,9 +10,10 @@ import pytest
 from markdown_page import NAMES, assert_only_text, inlines, parsed, plain, shape, shown
 from report_records import write_records
 
-from harness.report import collect, markdown_cell, to_markdown
-from harness.tables import Table
-from harness.techniques import as_markdown, techniques_table
+from harness.report.collect import collect
+from harness.report.markdown import to_markdown
+from harness.report.table import Table, markdown_cell
+from harness.report.techniques import as_markdown, techniques_table
 
 PLACES = {"bundle": "small", "variant": "onnx-fp32", "label": "clock", "host": "Phone SoC", "stage": "distil"}
 

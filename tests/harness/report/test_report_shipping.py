@@ -10,9 +10,10 @@ from bench_records import run_of
 from html_page import Page
 from report_records import comparison, write_records
 
-from harness.report import collect, to_html
-from harness.types import BenchSet, MeasurementSet
-from udacisense.types import Outcome, read_json, write_record
+from harness.records import BenchSet, MeasurementSet
+from harness.report.collect import collect
+from harness.report.html.page import to_html
+from udacisense.base.records import Outcome, read_json, write_record
 
 ANDROID, SERVER = "Android app, PyTorch Mobile", "server or desktop"
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from exporters.export import export_bundle
-from exporters.formats import ExportOptions
+from exporters.formats.contract import ExportOptions
 from exporters.source import make_source
-from udacisense.data import load_dataset, make_signature
-from udacisense.models import build_model, preset
-from udacisense.shapes import draw_dataset
+from udacisense.data.images import load_dataset, make_signature
+from udacisense.data.shapes import draw_dataset
+from udacisense.models.build import build_model, preset
 
 Stage = Callable[..., Path]
 

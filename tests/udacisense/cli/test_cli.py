@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from exporters.bundle import bundle_sha256
-from exporters.manifest import Manifest
-from harness.types import BenchSet, MeasurementSet
-from udacisense.cli import COMMANDS, run
-from udacisense.shapes import draw_dataset
-from udacisense.types import Outcome, read_json
+from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import bundle_sha256
+from harness.records import BenchSet, MeasurementSet
+from udacisense.base.records import Outcome, read_json
+from udacisense.cli.main import COMMANDS, run
+from udacisense.data.shapes import draw_dataset
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_a_dry_run_takes_what_a_run_takes_and_downloads_nothing(
 
 def test_a_truncated_lite_file_fails_to_load(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Even where the manifest says that the damaged bytes are right, as a faulty exporter would."""
-    from udacisense.files import sha256_file
+    from udacisense.base.files import sha256_file
 
     copy = tmp_path / "cut"
     shutil.copytree(bundle, copy)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from exporters.manifest import Manifest
-from harness import bench
-from harness.changes import SetComparison
-from harness.sweep import BUDGETS
-from harness.types import BenchSet, Measurement, MeasurementSet
-from udacisense.cli import run
-from udacisense.types import Outcome, from_json, read_json, write_record
+from exporters.bundle.manifest import Manifest
+from harness.bench import run as bench
+from harness.bench.cells import BUDGETS
+from harness.bench.compare_runs import SetComparison
+from harness.records import BenchSet, Measurement, MeasurementSet
+from udacisense.base.records import Outcome, from_json, read_json, write_record
+from udacisense.cli.main import run
 
 OPTIONS = ["--quick", "--threads", "1", "--variant", "ptl-fp32", "--variant", "onnx-fp32"]
 PTL, ONNX = "staged/ptl-fp32 t1", "staged/onnx-fp32 t1"

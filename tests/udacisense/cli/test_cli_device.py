@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from exporters.bundle import check_bundle
-from udacisense.cli import run
+from exporters.bundle.open import check_bundle
+from udacisense.cli.main import run
 
 
 @pytest.fixture(scope="module")

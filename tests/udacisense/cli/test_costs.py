@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from exporters.formats import ExportOptions
+from exporters.formats.contract import ExportOptions
+from udacisense.base.records import ModelSpec
 from udacisense.cli import costs, output
-from udacisense.data import DataSet, load_dataset
-from udacisense.models import build_model, preset
-from udacisense.pipeline import find_pipeline
-from udacisense.shapes import draw_dataset
-from udacisense.techniques import TECHNIQUES
-from udacisense.types import ModelSpec
+from udacisense.data.images import DataSet, load_dataset
+from udacisense.data.shapes import draw_dataset
+from udacisense.models.build import build_model, preset
+from udacisense.pipeline.recipes import find_pipeline
+from udacisense.pipeline.techniques import TECHNIQUES
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from udacisense.cli import COMMANDS, run
-from udacisense.files import locked
-from udacisense.shapes import draw_dataset
+from udacisense.base.files import locked
+from udacisense.cli.main import COMMANDS, run
+from udacisense.data.shapes import draw_dataset
 
-PROGRAM = "import sys; from udacisense.cli import main; sys.argv[0] = 'udacisense'; main()"
+PROGRAM = "import sys; from udacisense.cli.main import main; sys.argv[0] = 'udacisense'; main()"
 
 
 def udacisense(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -271,9 +271,10 @@ def test_the_cost_is_said_and_does_not_change_what_is_trained(
     trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Estimating draws random numbers; the weights must be those of a run that estimated nothing."""
-    from udacisense.data import load_dataset
-    from udacisense.models import preset
-    from udacisense.training import TrainConfig, train_model
+    from udacisense.data.images import load_dataset
+    from udacisense.models.build import preset
+    from udacisense.training import train_model
+    from udacisense.training.types import TrainConfig
 
     line = f"train --data {shapes} --model tiny --resolution 32 --epochs 1 -o {tmp_path / 'run'}"
     assert run(line.split()) == 0

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from exporters.bundle import write_zip
-from udacisense.cli import demo, run
-from udacisense.shapes import draw_dataset
+from exporters.bundle.open import write_zip
+from udacisense.cli import demo
+from udacisense.cli.main import run
+from udacisense.data.shapes import draw_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-PROGRAM = "import sys; from udacisense.cli import main; sys.argv[0] = 'udacisense'; main()"
+PROGRAM = "import sys; from udacisense.cli.main import main; sys.argv[0] = 'udacisense'; main()"
 OWN_CODE = """
 from torch import nn
 
@@ -31,9 +32,9 @@ def build():
 TRAINING = """
 from pathlib import Path
 
-from udacisense.data import load_dataset
+from udacisense.data.images import load_dataset
 from udacisense.training import TrainConfig, train_model
-from udacisense.types import ModelSpec
+from udacisense.base.records import ModelSpec
 
 spec = ModelSpec(architecture="own:build", options={})
 train_model(spec, load_dataset("my photos"), config=TrainConfig(epochs=1), output_dir=Path("runs/mine"))

@@ -8,10 +8,10 @@ import pytest
 from safetensors.torch import save_file
 from training_cases import build, mobilenet_spec, tiny_spec
 
+from udacisense.base.records import ModelSpec
 from udacisense.errors import InputError, LoadError
-from udacisense.models import preset
+from udacisense.models.build import preset
 from udacisense.pipeline.initial import check_init, check_student_init
-from udacisense.types import ModelSpec
 
 
 def weights_of(spec: ModelSpec, path: Path, *, features_only: bool = False) -> str:

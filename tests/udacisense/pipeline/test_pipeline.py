@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from training_cases import CLASSES, SIZE_PX, batches, build, dataset, held_back, mobilenet_spec, tiny_spec
 
-from udacisense.artifact import load_artifact, save_artifact
-from udacisense.data import make_signature
+from udacisense.base.records import StageRecord, read_json
+from udacisense.data.images import make_signature
 from udacisense.errors import InputError, StageError, TrainingError
-from udacisense.metrics import evaluate
+from udacisense.measure.metrics import evaluate
+from udacisense.measure.recording import paired_latency_ms
+from udacisense.models.artifact import load_artifact, save_artifact
 from udacisense.pipeline import (
     PIPELINES,
     OptimizationPipeline,
@@ -24,7 +26,6 @@ from udacisense.pipeline import (
     find_pipeline,
     plan_pipeline,
 )
-from udacisense.recording import paired_latency_ms
 from udacisense.stages import (
     StepContext,
     StepResult,
@@ -33,7 +34,6 @@ from udacisense.stages import (
     apply_knowledge_distillation,
 )
 from udacisense.training import TrainConfig
-from udacisense.types import StageRecord, read_json
 
 SPEC = tiny_spec()
 CALLS: list[str] = []

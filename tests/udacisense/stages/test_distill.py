@@ -7,11 +7,11 @@ import torch
 from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
 
 from udacisense.errors import InputError
-from udacisense.metrics import evaluate
-from udacisense.stages import StepContext, apply_knowledge_distillation
-from udacisense.stages.distill import select_weights
-from udacisense.training import TrainConfig
+from udacisense.measure.metrics import evaluate
+from udacisense.stages.contract import StepContext
+from udacisense.stages.distill import apply_knowledge_distillation, select_weights
 from udacisense.training.checkpoint import state_sha256
+from udacisense.training.types import TrainConfig
 
 CONTEXT = StepContext(
     train=batches(96),

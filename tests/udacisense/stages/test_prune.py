@@ -5,10 +5,10 @@ import torch
 from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
 
 from udacisense.errors import InputError
-from udacisense.models import count_macs, count_parameters
-from udacisense.recording import parameter_counts
-from udacisense.stages import StepContext, apply_magnitude_pruning, apply_structured_pruning
-from udacisense.stages.prune import Sparsity
+from udacisense.measure.counts import count_macs, count_parameters
+from udacisense.measure.recording import parameter_counts
+from udacisense.stages.contract import StepContext
+from udacisense.stages.prune import Sparsity, apply_magnitude_pruning, apply_structured_pruning
 
 CONTEXT = StepContext(
     train=batches(32),

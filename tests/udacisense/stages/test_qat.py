@@ -5,7 +5,8 @@ import torch
 from training_cases import CLASSES, SIZE_PX, batches, held_back, tiny_spec, trained_like
 
 from udacisense.errors import InputError
-from udacisense.stages import StepContext, apply_quantization_aware_training
+from udacisense.stages.contract import StepContext
+from udacisense.stages.qat import apply_quantization_aware_training
 from udacisense.stages.quantize import quantized_engine, supported_engines
 
 CONTEXT = StepContext(

@@ -6,7 +6,7 @@ from torch import nn
 from training_cases import SIZE_PX, build, mobilenet_spec, tiny_spec, trained_like
 
 from udacisense.errors import InputError
-from udacisense.recording import is_quantized, parameter_counts
+from udacisense.measure.recording import is_quantized, parameter_counts
 from udacisense.stages.quantize import dynamic_int8, supported_engines
 from udacisense.training.checkpoint import state_sha256
 

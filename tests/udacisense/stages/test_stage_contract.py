@@ -9,9 +9,10 @@ import torch
 from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec
 
 from udacisense.pipeline.step import Step, perform
-from udacisense.stages import STAGES, Kind, Stage, StepContext, StepResult, kind_of
+from udacisense.stages.contract import Kind, Stage, StepContext, StepResult, kind_of
 from udacisense.stages.graph import trace_and_freeze
 from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.stages.table import STAGES
 from udacisense.training.checkpoint import state_sha256
 
 CONTEXT = StepContext(

@@ -6,12 +6,14 @@ import pytest
 import torch
 from training_cases import CLASSES, SIZE_PX, batches, coloured, held_back, mobilenet_spec, tiny_spec, trained_like
 
-from udacisense.data import normalise
+from udacisense.data.batches import normalise
 from udacisense.errors import InputError
-from udacisense.recording import is_quantized
-from udacisense.stages import StepContext, apply_static_quantization, static
+from udacisense.measure.recording import is_quantized
+from udacisense.stages import static
+from udacisense.stages.contract import StepContext
 from udacisense.stages.quantize import supported_engines
 from udacisense.stages.static import (
+    apply_static_quantization,
     calibrate,
     choose_float_modules,
     mixtures,

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from training_cases import batches, build, coloured, held_back, tiny_spec
 
-from udacisense.data import Batches
+from udacisense.data.batches import Batches
 from udacisense.errors import InputError, LoadError
 from udacisense.training import Distillation, Keep, TrainConfig, TrainResult, train
 from udacisense.training.checkpoint import state_sha256
@@ -157,7 +157,7 @@ torch.set_num_threads(1)
 import time
 from training_cases import coloured
 from test_checkpoint import run
-from udacisense.data import Batches
+from udacisense.data.batches import Batches
 
 class Slow(Batches):
     def __iter__(self):

@@ -9,7 +9,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from training_cases import SIZE_PX, build, coloured, mobilenet_spec
 
-from udacisense.data import MEAN, NO_LABEL, STD, normalise
+from udacisense.data.batches import normalise
+from udacisense.data.images import MEAN, NO_LABEL, STD
 from udacisense.errors import InputError, LoadError
 from udacisense.training.teachers import Answers, OnnxTeacher, load_teacher
 from udacisense.training.transfer import TransferBatches

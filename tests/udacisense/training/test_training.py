@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from training_cases import CLASSES, SIZE_PX, batches, build, coloured, dataset, held_back, tiny_spec
 
-from udacisense.artifact import load_artifact
-from udacisense.data import Batches
+from udacisense.data.batches import Batches
 from udacisense.errors import InputError, TrainingError
-from udacisense.metrics import evaluate
+from udacisense.measure.metrics import evaluate
+from udacisense.models.artifact import load_artifact
 from udacisense.training import Compute, Distillation, TrainConfig, train, train_model, training_split
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.losses import distillation_loss

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from training_cases import SIZE_PX, coloured
 
-from udacisense.data import MEAN, NO_LABEL, STD, Images
+from udacisense.data.images import MEAN, NO_LABEL, STD, Images
 from udacisense.errors import InputError
 from udacisense.training.losses import distillation_loss
 from udacisense.training.transfer import TransferBatches, load_transfer

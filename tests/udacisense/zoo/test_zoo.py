@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from udacisense.artifact import load_artifact
-from udacisense.data import HOUSEHOLD_CLASSES, Batches, load_dataset
-from udacisense.metrics import evaluate
-from udacisense.models import count_parameters
-from udacisense.zoo import ZOO, resolve_artifact, zoo_folder
+from udacisense.data.batches import Batches
+from udacisense.data.images import HOUSEHOLD_CLASSES, load_dataset
+from udacisense.measure.counts import count_parameters
+from udacisense.measure.metrics import evaluate
+from udacisense.models.artifact import load_artifact
+from udacisense.zoo.table import ZOO, resolve_artifact, zoo_folder
 
 PARAMETERS = {"baseline": 1_528_106, "p1": 1_077_290, "tiny": 40_474}
 

@@ -7,7 +7,7 @@ import kotlin.math.max
 import kotlin.math.min
 import kotlin.math.sqrt
 
-/** How far a variant may be from what it should answer; the harness's table (`harness/limits.py`). */
+/** How far a variant may be from what it should answer; the harness's table (`harness/verify/limits.py`). */
 data class Limit(
     val rtol: Double,
     val atol: Double,

@@ -3,7 +3,7 @@ package org.udacisense.core
 import kotlin.math.abs
 import kotlin.math.floor
 
-/** What one cell's samples say; the harness's definitions (`harness/stats.py`). */
+/** What one cell's samples say; the harness's definitions (`udacisense/measure/stats.py`). */
 data class Summary(
     val medianMs: Double,
     val p90Ms: Double,

@@ -1,0 +1,121 @@
+"""The manifest of a bundle: what every file in it is, and how to check it.
+
+A bundle is a folder::
+
+    manifest.json                 this record
+    labels.txt                    one label a line, in output order
+    <variant files>               model-ptl-fp32.ptl, model-coreml-fp16.mlpackage/, ...
+    golden/images.u8              raw 8-bit RGB, images one after the other (H × W × 3 each)
+    golden/inputs.f32             expected input tensors, little-endian float32, (n, 3, H, W)
+    golden/logits.f32             expected logits of the float32 master, (n, C)
+    golden/<variant id>.f32       expected logits of a variant whose eager source is not the float32 master
+    reference/reference.json      how the eager model is built again (record exporters.bundle.reference.Reference)
+    reference/model.safetensors   its float32 weights
+    reference/<variant id>.safetensors   calibrated activations of a static int8 variant
+    reference/artifact.json       the artifact's own record, where the model came from one
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from udacisense.base.records import Outcome, Scalar, Signature, record
+
+Format = Literal["torchscript", "ptl", "onnx", "ort", "coreml", "executorch"]
+Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "palette6", "palette4"]
+
+
+@record
+class FileRecord:
+    """One file of the bundle."""
+
+    path: str  # relative, forward slashes
+    sha256: str
+    file_bytes: int
+
+
+@record
+class Coverage:
+    """How much of the network really computes in int8."""
+
+    modules_int8: int
+    modules_total: int  # convolutions and linear layers
+    parameters_int8_fraction: float
+    macs_int8_fraction: float
+
+
+@record
+class GoldenImage:
+    """One image of the golden pack, where its bytes begin, and what the float32 master answers."""
+
+    width_px: int
+    height_px: int
+    offset_bytes: int
+    label: int | None  # index of the true class; None where the image was drawn by the product, not photographed
+    predicted: int  # index of the float32 master's top-1
+
+
+@record
+class Golden:
+    """The golden pack: pixels → input tensor → logits → label, to be replayed anywhere."""
+
+    images_path: str
+    inputs_path: str
+    logits_path: str
+    images: tuple[GoldenImage, ...]
+
+
+@record
+class Variant:
+    """One exported file (or folder) of the bundle."""
+
+    id: str  # <format>-<precision>[-<detail>], e.g. ptl-fp32, ptl-fp32-xnnpack, torchscript-int8-dynamic-qnnpack
+    format: Format
+    precision: Precision
+    engine: str | None  # quantised engine that the packed weights need
+    path: str | None  # relative to the bundle; None unless passed
+    sha256: str | None
+    file_bytes: int | None
+    input_kind: Literal["normalized", "pixels"]  # pixels: 0-255 RGB, normalisation inside
+    output_kind: Literal["logits", "probabilities"]
+    batch: int | None  # None: dynamic
+    coverage: Coverage | None
+    precision_note: str  # what was lost on purpose, in words
+    golden_logits_path: str | None  # None: golden.logits_path holds what this variant should answer
+    options: dict[str, Scalar]
+    toolchain: dict[str, str]  # package -> version
+    deterministic: bool  # the same input gives the same bytes
+    outcome: Outcome
+    reason: str | None
+    duration_s: float
+
+
+@record
+class RecommendedSetting:
+    """What ``bench`` would ship of this bundle, as measured on one host; another CPU may have another answer."""
+
+    variant_id: str
+    runner: str
+    engine: str | None  # quantised engine
+    threads: int
+    median_ms: float  # of one image, from rounds that did not choose the setting
+    noisy: bool
+    cpu: str  # of the host
+    measured_utc: str  # ISO 8601
+
+
+@record
+class Manifest:
+    """``manifest.json``."""
+
+    schema_version: Literal[1]
+    created_utc: str  # ISO 8601
+    name: str
+    artifact_sha256: str
+    signature: Signature
+    golden: Golden
+    variants: tuple[Variant, ...]
+    files: tuple[FileRecord, ...]  # every file of the bundle but the manifest itself
+    recommended: RecommendedSetting | None  # None until a sweep of `bench` was complete
+
+    FILE_NAME: ClassVar[str] = "manifest.json"

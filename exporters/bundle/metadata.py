@@ -1,0 +1,54 @@
+"""What every exported file says about itself, as JSON under the key ``udacisense``."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from exporters.bundle.manifest import Precision
+from udacisense.base.files import ZIP_ERRORS
+from udacisense.base.records import Signature, from_json, record, to_json
+from udacisense.errors import LoadError
+
+KEY = "udacisense"
+EXTRA_FILE = f"{KEY}.json"  # name within TorchScript's ``_extra_files``
+
+
+@record
+class Metadata:
+    """Enough to feed the file and to read its answer, without the bundle."""
+
+    schema_version: Literal[1]
+    variant_id: str
+    name: str  # of the model
+    precision: Precision
+    engine: str | None
+    input_kind: Literal["normalized", "pixels"]
+    output_kind: Literal["logits", "probabilities"]
+    batch: int | None  # None: dynamic
+    artifact_sha256: str
+    signature: Signature
+
+
+def metadata_text(metadata: Metadata) -> str:
+    """Return the JSON on one line."""
+    return json.dumps(json.loads(to_json(metadata)), ensure_ascii=False, separators=(",", ":"))
+
+
+def read_extra_file(path: Path) -> Metadata | None:
+    """Read the metadata of a ``.pt`` or ``.ptl`` without loading the model; None where another tool wrote it.
+
+    Raises:
+        LoadError: the file is no TorchScript archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [name for name in archive.namelist() if name.endswith(f"/extra/{EXTRA_FILE}")]
+            text = archive.read(found[0]) if found else None
+    except ZIP_ERRORS as exc:
+        raise LoadError(
+            f"{path} is no TorchScript file ({exc}); it may be cut short: export or copy it again."
+        ) from exc
+    return None if text is None else from_json(Metadata, text, source=f"the metadata in {path}")

@@ -1,0 +1,267 @@
+"""Core ML ``.mlpackage`` (mlprogram): float32, float16, compressed weights, and an image classifier."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import uuid
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from exporters.bundle.manifest import Coverage, Precision
+from exporters.bundle.metadata import KEY, Metadata, metadata_text
+from exporters.bundle.precision import deployed
+from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
+from exporters.formats.workbench import Workbench, versions
+from udacisense.base.records import from_json
+from udacisense.errors import LoadError
+
+_SPEC = Path("Data") / "com.apple.CoreML" / "model.mlmodel"
+_PREFIX = "com.github.apple.coremltools."  # what coremltools writes into the metadata by itself
+IMAGE = "image"
+_PALETTE_BITS = {"palette6": 6, "palette4": 4}
+
+NOTES = {
+    "fp32": "none: the float32 weights, BatchNorm folded into the convolutions",
+    "fp16": "weights and arithmetic float16; input and output stay float32",
+    "int8-weights": "weights stored as int8 by channel and widened when the model is loaded; arithmetic float16",
+    "palette6": "weights stored as 6-bit indices into 64 values a layer (k-means); arithmetic float16",
+    "palette4": "weights stored as 4-bit indices into 16 values a layer (k-means); arithmetic float16",
+}
+
+
+def unavailable() -> str | None:
+    """Coremltools converts on Linux and macOS alike; running the result needs macOS."""
+    return None
+
+
+def plans(options: ExportOptions) -> tuple[Plan, ...]:
+    """Return the tensor variants, and one image classifier with labels."""
+    del options
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8-weights", "palette6", "palette4")
+    tensors = (make_plan("coreml", precision, ".mlpackage") for precision in precisions)
+    return (*tensors, make_plan("coreml", "fp16", ".mlpackage", detail=IMAGE))
+
+
+def export(plan: Plan, bench: Workbench) -> Product:
+    """Convert, compress where asked for, describe, and save one variant."""
+    with quiet():
+        mlmodel = _converted(plan, bench)
+    is_image = plan.detail == IMAGE
+    batch = 1 if is_image else bench.options.batch or 1
+    metadata = bench.metadata(plan, batch=batch)
+    if is_image:
+        metadata = replace(metadata, input_kind="pixels", output_kind="probabilities")
+    _describe(mlmodel, metadata)
+    save(mlmodel, bench.folder / plan.file_name)
+    return Product(
+        input_kind=metadata.input_kind,
+        output_kind=metadata.output_kind,
+        batch=batch,
+        coverage=_no_int8_arithmetic(bench) if plan.precision == "int8-weights" else None,
+        precision_note=NOTES[plan.precision],
+        options={
+            "minimum_deployment_target": bench.options.minimum_deployment_target,
+            "image_input": is_image,
+            "class_labels": is_image,
+        },
+        toolchain=versions("torch", "coremltools"),
+        deterministic=True,
+    )
+
+
+def read_metadata(path: Path) -> Metadata | None:
+    """Read the metadata of an ``.mlpackage``; None where another tool wrote it.
+
+    Raises:
+        LoadError: it is no Core ML package.
+    """
+    entries = dict(load_spec(path).description.metadata.userDefined)
+    return from_json(Metadata, entries[KEY], source=f"the metadata in {path}") if KEY in entries else None
+
+
+def load_spec(path: Path) -> Any:
+    """Parse the specification (a protobuf message) of an ``.mlpackage``.
+
+    Raises:
+        LoadError: it is no Core ML package.
+    """
+    with quiet():
+        import coremltools
+    from google.protobuf.message import DecodeError
+
+    try:
+        return coremltools.utils.load_spec(str(path))
+    # coremltools raises a bare Exception where the package's manifest is missing.
+    except (DecodeError, Exception) as exc:
+        raise LoadError(f"{path} is no Core ML package ({exc}); export or copy the whole folder again.") from exc
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence coremltools' notices, such as its missing macOS libraries; the worker silences its progress bars."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        stack.callback(logging.disable, logging.NOTSET)
+        yield
+
+
+def _converted(plan: Plan, bench: Workbench) -> Any:
+    if plan.detail == IMAGE:
+        return _convert_image(bench)
+    if plan.precision in {"fp32", "fp16"}:
+        return bench.once(f"coreml {plan.precision}", lambda: _convert_tensor(plan.precision, bench))
+    base = bench.once("coreml fp16", lambda: _convert_tensor("fp16", bench))
+    return _compressed(base, plan.precision)
+
+
+def _convert_tensor(precision: Precision, bench: Workbench) -> Any:
+    import coremltools as ct
+
+    signature = bench.signature
+    example = bench.example(batch=bench.options.batch or 1)
+    return ct.convert(
+        bench.once("coreml program", lambda: _program(bench.deployed(bench.model), example)),
+        inputs=[ct.TensorType(name=signature.input_name, shape=tuple(example.shape), dtype=np.float32)],
+        outputs=[ct.TensorType(name=signature.output_name, dtype=np.float32)],
+        compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
+        **_common(bench),
+    )
+
+
+def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """Return the model as an exported program: every shape in it is a number.
+
+    A trace computes shapes while it runs, as in ShuffleNet's channel shuffle, and coremltools 9.0 takes those for
+    scalars in a way that NumPy 2.4 refuses.
+    """
+    exported = torch.export.export(model, (example,), strict=False).run_decompositions({})
+    return cast("torch.export.ExportedProgram", exported)
+
+
+class _FromImage(nn.Module):
+    """What follows Core ML's own scaling of an image, ``pixel / 255``: mean and std, classifier, softmax."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, bench: Workbench) -> None:
+        super().__init__()
+        self.classifier = deployed(bench.model, bench.signature, normalize=False, softmax=True)
+        # An image input has one scale for all channels, so the std of each has to be inside the graph.
+        self.register_buffer("mean", torch.tensor(bench.signature.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(bench.signature.std).view(1, 3, 1, 1))
+
+    def forward(self, scaled: Tensor) -> Tensor:
+        """Return probabilities of RGB scaled to 0..1."""
+        probabilities: Tensor = self.classifier((scaled - self.mean) / self.std)
+        return probabilities
+
+
+def _convert_image(bench: Workbench) -> Any:
+    import coremltools as ct
+
+    signature = bench.signature
+    shape = (1, *signature.input_shape[1:])
+    return ct.convert(
+        _program(_FromImage(bench).eval(), torch.zeros(shape)),
+        inputs=[ct.ImageType(name=signature.input_name, shape=shape, color_layout=ct.colorlayout.RGB, scale=1 / 255)],
+        classifier_config=ct.ClassifierConfig(list(signature.labels)),
+        compute_precision=ct.precision.FLOAT16,
+        **_common(bench),
+    )
+
+
+def _common(bench: Workbench) -> dict[str, Any]:
+    import coremltools as ct
+
+    return {
+        "convert_to": "mlprogram",
+        "minimum_deployment_target": getattr(ct.target, bench.options.minimum_deployment_target),
+        "skip_model_load": True,  # loading is for macOS alone, and no part of converting
+    }
+
+
+def _compressed(mlmodel: Any, precision: Precision) -> Any:
+    import coremltools.optimize.coreml as cto
+
+    if precision == "int8-weights":
+        linear = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")
+        return cto.linear_quantize_weights(mlmodel, cto.OptimizationConfig(global_config=linear))
+    bits = _PALETTE_BITS[precision]
+    palette = cto.OpPalettizerConfig(mode="custom", lut_function=lambda weight: cluster(weight, bits=bits))
+    return cto.palettize_weights(mlmodel, cto.OptimizationConfig(global_config=palette))
+
+
+def cluster(weight: NDArray[Any], *, bits: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Cluster weights into 2**bits values: Lloyd's k-means on the line, started from quantiles, so repeatable.
+
+    On sorted values each cluster is an interval, and its mean a difference of cumulative sums: an iteration is two
+    look-ups, whatever the number of weights. (coremltools' own needs scikit-learn and starts by chance.)
+
+    Args:
+        weight: float16 or float32, any shape.
+        bits: of an index, 1 to 8.
+
+    Returns:
+        The 2**bits centres in ascending order, of ``weight``'s dtype, and the index of each weight's own, uint8 of
+        shape (weight.size,).
+    """
+    values = np.sort(weight.reshape(-1).astype(np.float64))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    centres = np.quantile(values, (np.arange(2**bits) + 0.5) / 2**bits)
+    for _ in range(100):
+        edges = np.concatenate([[0], np.searchsorted(values, (centres[1:] + centres[:-1]) / 2), [len(values)]])
+        counts = np.diff(edges)
+        # An empty cluster keeps its centre.
+        moved = np.where(counts > 0, np.diff(sums[edges]) / np.maximum(counts, 1), centres)
+        moved.sort()
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    borders = (centres[1:] + centres[:-1]) / 2
+    indices = np.searchsorted(borders, weight.reshape(-1).astype(np.float64), side="right")
+    return centres.astype(weight.dtype), indices.astype(np.uint8)
+
+
+def _describe(mlmodel: Any, metadata: Metadata) -> None:
+    mlmodel.short_description = f"{metadata.name}: image classifier, {metadata.precision}"
+    mlmodel.version = str(metadata.schema_version)
+    mlmodel.user_defined_metadata[KEY] = metadata_text(metadata)
+
+
+def save(mlmodel: Any, package: Path) -> None:
+    """Write an ``.mlpackage`` whose bytes depend on the model alone.
+
+    coremltools draws the identifiers of a package by chance, notes the day, and writes maps in any order.
+    """
+    mlmodel.save(str(package))
+    # coremltools' map to ExecuTorch's debug handles, a fifth of a small package, is no part of the model.
+    (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+    spec = load_spec(package)
+    user = spec.description.metadata.userDefined
+    user.pop(f"{_PREFIX}conversion_date", None)
+    (package / _SPEC).write_bytes(spec.SerializeToString(deterministic=True))
+    path = package / "Manifest.json"
+    manifest = json.loads(path.read_text())
+    entries = manifest["itemInfoEntries"]
+    names = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for old, entry in entries.items()}
+    manifest["itemInfoEntries"] = {new: entries[old] for old, new in sorted(names.items(), key=lambda pair: pair[1])}
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    path.write_text(json.dumps(manifest, indent=4) + "\n")
+
+
+def _no_int8_arithmetic(bench: Workbench) -> Coverage:
+    from exporters.formats.coverage import coverage
+
+    return coverage(bench.model, bench.golden_inputs[:1], ())

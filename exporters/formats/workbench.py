@@ -1,0 +1,143 @@
+"""What a format works with in its own process: the model, example inputs, calibration images, a folder to write to."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from exporters.bundle.metadata import Metadata
+from exporters.bundle.precision import deployed, eager_model
+from exporters.formats.contract import ExportOptions, NotPossibleError, Plan
+from udacisense.base.records import Signature
+from udacisense.data.batches import normalise
+from udacisense.stages.static import calibrate, choose_float_modules
+
+T = TypeVar("T")
+CALIBRATION_BATCH = 16
+_CHOICE_IMAGES = 64  # to choose the blocks that stay float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """One model in one worker process."""
+
+    name: str
+    model: nn.Module  # float32, evaluation mode: normalised images to logits
+    signature: Signature
+    artifact_sha256: str
+    options: ExportOptions
+    calibration: Tensor | None  # uint8 (n, 3, H, W)
+    golden_inputs: Tensor  # float32 (n, 3, H, W), normalised
+    folder: Path  # finished files
+    scratch: Path  # intermediate files
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_kind(self) -> Literal["normalized", "pixels"]:
+        """What the variants take."""
+        return "pixels" if self.options.normalize else "normalized"
+
+    @property
+    def output_kind(self) -> Literal["logits", "probabilities"]:
+        """What the variants answer."""
+        return "probabilities" if self.options.softmax else "logits"
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Return what ``make`` returned the first time it was asked for ``key``: variants share it."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return cast("T", self.memo[key])
+
+    def example(self, *, batch: int) -> Tensor:
+        """Return real inputs as the variants take them: float32 (batch, 3, H, W)."""
+        chosen = self.golden_inputs[torch.arange(batch) % len(self.golden_inputs)]
+        return to_kind(chosen, self.signature, self.input_kind)
+
+    def calibration_batches(self, *, as_fed: bool) -> Iterator[Tensor]:
+        """Yield calibration images: normalised, or as the variants take them where ``as_fed``.
+
+        Raises:
+            NotPossibleError: there are none.
+        """
+        if self.calibration is None:
+            raise NotPossibleError("Static int8 needs real images for its calibration; give a data set with --data.")
+        for start in range(0, len(self.calibration), CALIBRATION_BATCH):
+            pixels = self.calibration[start : start + CALIBRATION_BATCH]
+            if as_fed and self.input_kind == "pixels":
+                yield pixels.float()
+            else:
+                yield normalise(pixels, mean=self.signature.mean, std=self.signature.std)
+
+    def float_modules(self, engine: str) -> tuple[str, ...]:
+        """Return the blocks that static int8 leaves in float32; QNNPACK has the full range and needs fewer of them."""
+
+        def make() -> tuple[str, ...]:
+            images = torch.cat(list(self.calibration_batches(as_fed=False)))[:_CHOICE_IMAGES]
+            return choose_float_modules(self.model, engine, images, most=self.options.float_blocks)
+
+        return self.once(f"float modules {engine}", make)
+
+    def activations(self, engine: str) -> dict[str, Tensor]:
+        """Return the calibrated activations of static int8 for an engine."""
+
+        def make() -> dict[str, Tensor]:
+            batches = self.calibration_batches(as_fed=False)
+            return calibrate(self.model, engine, batches, float_modules=self.float_modules(engine))
+
+        return self.once(f"activations {engine}", make)
+
+    def classifier(self, plan: Plan) -> nn.Module:
+        """Return the eager network of a plan's precision: normalised images to logits."""
+
+        def make() -> nn.Module:
+            if plan.precision == "int8-dynamic" and not any(type(m) is nn.Linear for m in self.model.modules()):
+                raise NotPossibleError("Dynamic int8 is for linear layers, and this model has none.")
+            static = plan.precision == "int8-static" and plan.engine is not None
+            return eager_model(
+                self.model,
+                plan.precision,
+                plan.engine,
+                example=self.golden_inputs[:1],
+                activations=self.activations(str(plan.engine)) if static else None,
+            )
+
+        return self.once(f"classifier {plan.precision} {plan.engine}", make)
+
+    def deployed(self, classifier: nn.Module) -> nn.Module:
+        """Return a classifier as it ships, with normalisation and softmax where they were asked for."""
+        return deployed(classifier, self.signature, normalize=self.options.normalize, softmax=self.options.softmax)
+
+    def metadata(self, plan: Plan, *, batch: int | None) -> Metadata:
+        """Return what the exported file says about itself."""
+        return Metadata(
+            schema_version=1,
+            variant_id=plan.id,
+            name=self.name,
+            precision=plan.precision,
+            engine=plan.engine,
+            input_kind=self.input_kind,
+            output_kind=self.output_kind,
+            batch=batch,
+            artifact_sha256=self.artifact_sha256,
+            signature=self.signature,
+        )
+
+
+def to_kind(inputs: Tensor, signature: Signature, kind: Literal["normalized", "pixels"]) -> Tensor:
+    """Return normalised inputs as a variant takes them; ``pixels`` are the whole numbers they came from."""
+    if kind == "normalized":
+        return inputs
+    mean = torch.tensor(signature.mean).view(1, 3, 1, 1)
+    std = torch.tensor(signature.std).view(1, 3, 1, 1)
+    return ((inputs * std + mean) * 255).round()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed versions of packages."""
+    return {package: importlib.metadata.version(package) for package in packages}

@@ -1,0 +1,1 @@
+"""The ``preflight`` command: will a mobile runtime load this file?"""

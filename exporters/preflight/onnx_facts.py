@@ -1,0 +1,149 @@
+"""Reads ``.onnx`` and ``.ort`` files: metadata, opset and operators.
+
+An ``.ort`` is read in a process of its own, for onnxruntime may crash on a damaged one:
+``python -m exporters.preflight.onnx_facts FILE.ort`` prints one JSON record.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporters.bundle.metadata import KEY, Metadata
+from udacisense.base.child import read_in_child
+from udacisense.base.records import from_json, record, to_json
+from udacisense.errors import LoadError
+
+if TYPE_CHECKING:
+    import onnx
+
+_TIMEOUT_S = 120.0
+
+
+@record
+class OnnxFacts:
+    """What a file needs of its runtime."""
+
+    opset: int  # of the standard operators
+    ir_version: int | None  # None: an .ort file, which has none
+    operators: dict[str, frozenset[str]]  # domain ("" or "ai.onnx": the standard) -> operator types
+    element_types: frozenset[str]  # of every value of an .ort file, as C++ names them; empty for .onnx
+    metadata: Metadata | None  # None: another tool wrote the file
+
+
+def read_facts(path: Path) -> OnnxFacts:
+    """Read an ``.onnx`` or ``.ort`` file.
+
+    Raises:
+        LoadError: it is neither, or damaged.
+    """
+    return _ort_facts(path) if path.suffix == ".ort" else _onnx_facts(path)
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Parse an ``.onnx`` file and check it against the specification.
+
+    Raises:
+        LoadError: it is no ONNX model, or not a valid one, or it keeps weights in another file.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        # Without the files that it names: they may lie anywhere, and an app has this one alone.
+        model = onnx.load(path, load_external_data=False)
+        outside = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+        if outside:
+            raise LoadError(
+                f"{path} keeps {len(outside)} of its tensors in other files ({outside[0]} is the first); save it as "
+                "one file, with the weights inside."
+            )
+        onnx.checker.check_model(model)
+    except (OSError, DecodeError, onnx.checker.ValidationError, ValueError) as exc:
+        raise LoadError(f"{path} is no valid ONNX model ({_line(exc)}); export or copy it again.") from exc
+    return model
+
+
+def _onnx_facts(path: Path) -> OnnxFacts:
+    model = load_model(path)
+    operators: dict[str, set[str]] = {}
+    # Quantised files may wrap operators in functions of the model; those come with the file.
+    own = {(function.domain, function.name) for function in model.functions}
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        if (node.domain, node.op_type) not in own:
+            operators.setdefault(node.domain, set()).add(node.op_type)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    return OnnxFacts(
+        opset=opsets.get("", opsets.get("ai.onnx", 0)),
+        ir_version=model.ir_version,
+        operators={domain: frozenset(names) for domain, names in operators.items()},
+        element_types=frozenset(),
+        metadata=_metadata(path, entries),
+    )
+
+
+def _ort_facts(path: Path) -> OnnxFacts:
+    return read_in_child(
+        OnnxFacts,
+        "exporters.preflight.onnx_facts",
+        path,
+        reader="onnxruntime",
+        expected="readable .ort model",
+        timeout_s=_TIMEOUT_S,
+    )
+
+
+def _read_ort(path: Path) -> OnnxFacts:
+    import onnxruntime
+    from onnxruntime.tools.ort_format_model import OrtFormatModelProcessor
+
+    # The reader of its operators makes the schema's classes importable.
+    from onnxruntime.tools.ort_format_model.types import FbsTypeInfo
+    from ort_flatbuffers_py.fbs.InferenceSession import InferenceSession as Schema
+
+    found: dict[str, dict[int, set[str]]] = {}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Loaded first: the runtime verifies the file, the reader of its operators does not.
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with warnings.catch_warnings():
+        # It leaves the file for the garbage collector to close.
+        warnings.simplefilter("ignore", ResourceWarning)
+        OrtFormatModelProcessor(str(path), found, None).process()
+    model = Schema.GetRootAsInferenceSession(path.read_bytes(), 0).Model()
+    graph = model.Graph()
+    values = (graph.NodeArgs(index).Type() for index in range(graph.NodeArgsLength()))
+    imports = (model.OpsetImport(index) for index in range(model.OpsetImportLength()))
+    opsets = {entry.Domain().decode(): entry.Version() for entry in imports}
+    return OnnxFacts(
+        opset=opsets.get("", opsets.get("ai.onnx", 0)),
+        ir_version=None,
+        operators={domain: frozenset().union(*by_opset.values()) for domain, by_opset in found.items()},
+        element_types=frozenset(FbsTypeInfo.typeinfo_to_str(kind) for kind in values if kind is not None),
+        metadata=_metadata(path, dict(session.get_modelmeta().custom_metadata_map)),
+    )
+
+
+def _metadata(path: Path, entries: dict[str, str]) -> Metadata | None:
+    return from_json(Metadata, entries[KEY], source=f"the metadata in {path}") if KEY in entries else None
+
+
+def _line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+
+
+def _main(path: Path) -> int:
+    try:
+        sys.stdout.write(to_json(_read_ort(path)))
+    # onnxruntime raises classes of its own that share no base but Exception.
+    except Exception as exc:
+        sys.stderr.write(f"{_line(exc)}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""The ``bench`` command: which cells, in which order, and what their times say."""

@@ -1,0 +1,383 @@
+"""Benchmark bundles: plan a sweep, run it a process at a time, keep every raw sample.
+
+``plan_sweep`` opens the bundles and says what would run and for how long; ``run_sweep`` runs it and writes
+``measurements.json`` as it goes, so that Ctrl-C or a kill loses one process at most and ``resume`` goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from exporters.bundle.open import Bundle, bundle_sha256, open_bundle
+from exporters.bundle.reference import ARTIFACT, load_reference
+from harness.bench.advice import recommendations
+from harness.bench.cells import Source, make_plan
+from harness.bench.compare_runs import plan_differences
+from harness.bench.instructions import count_variants, countable
+from harness.bench.jobs import Jobs
+from harness.bench.roofline import count_work, measure_ceilings
+from harness.bench.rounds import Plan, Step, choose, chosen_steps, step_seconds, tune_steps
+from harness.cell.run import Cell, run_cell
+from harness.host import read_host, read_state, usable_cores
+from harness.records import (
+    BenchedBundle,
+    BenchRun,
+    BenchSet,
+    Ceiling,
+    Host,
+    HostState,
+    Measurement,
+    RunSpec,
+    Timing,
+    VariantInstructions,
+)
+from harness.runners.table import RUNNERS
+from harness.runtime.count import folder_that_counts
+from udacisense.base.files import locked
+from udacisense.base.progress import Advance
+from udacisense.base.records import Artifact, Outcome, from_json, read_json, write_record
+from udacisense.errors import InputError
+from udacisense.measure.counts import count_parameters
+from udacisense.stages.contract import Kind
+from udacisense.stages.table import STAGES
+
+# The file is written after every process, but not where that would take over a twentieth of the time.
+_WRITING_SHARE = 20
+_WARM_C = 10.0  # a cell waits while the host is so much hotter than when the sweep began
+_COOL_DOWN_S = 60.0
+_BUSY_LOAD = 0.5  # load average, beyond this sweep's own, above which a note says so
+
+
+def plan_sweep(
+    bundles: Sequence[Path],
+    *,
+    budget: str = "default",
+    threads: Sequence[int] | None = None,
+    engines: Sequence[str] | None = None,
+    graph_optimizations: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
+    batch_sizes: Sequence[int] = (1,),
+    reference: str | None = None,
+    seed: int = 0,
+    sustained_s: float | None = None,
+    allow_factory: str | None = None,
+) -> Plan:
+    """Open the bundles and lay out the sweep; its ``expected_s`` says how long it should take.
+
+    Args:
+        bundles: folders that hold a ``manifest.json``. Ratios between bundles need them in one sweep.
+        budget: ``quick``, ``default`` or ``thorough``.
+        threads: thread counts to try; None: 1 … the physical cores that this process may use.
+        engines: quantised engines for int8 variants of PyTorch formats; None: the one each was packed for.
+        graph_optimizations: onnxruntime's levels for ``.onnx`` (disabled, basic, extended, all); None: its default.
+        variants: variant ids to keep; None: all.
+        batch_sizes: images a call.
+        reference: name of the bundle whose eager model is the 1.0 of every ratio; None: "baseline", else the first.
+        seed: of the order within rounds and of the bootstrap.
+        sustained_s: also run each leader for so many seconds on end; None: no.
+        allow_factory: the ``package.module:factory`` of a bundle's model that may be imported.
+
+    Raises:
+        InputError: an option is not what is allowed, a bundle is none, or nothing in it can be measured here.
+        LoadError: a bundle's reference model would not load.
+    """
+    import torch
+
+    if sustained_s is not None and not 1 <= sustained_s <= 7200:
+        raise InputError(f"A sustained run lasts from 1 to 7200 seconds; given: {sustained_s:g}.")
+    host = read_host()
+    sources = _open_sources(bundles, allow_factory=allow_factory)
+    plan = make_plan(
+        sources,
+        budget=budget,
+        threads=threads,
+        engines=engines,
+        graph_optimizations=graph_optimizations,
+        supported_engines=[name for name in torch.backends.quantized.supported_engines if name != "none"],
+        variants=variants,
+        batch_sizes=batch_sizes,
+        seed=seed,
+        reference=reference,
+        sustained_s=sustained_s,
+        unavailable={name: runner.unavailable() for name, runner in RUNNERS.items()},
+        cores=usable_cores(host),
+    )
+    return dataclasses.replace(plan, allow_factory=allow_factory, notes=tuple(_notes(host)))
+
+
+def run_sweep(
+    plan: Plan,
+    *,
+    out: Path,
+    resume: bool = False,
+    arm_instructions: bool = False,
+    on_progress: Advance | None = None,
+) -> BenchSet:
+    """Run a plan and return its measurements; ``out`` (a JSON file) is written as it goes.
+
+    Args:
+        plan: of :func:`plan_sweep`.
+        out: the file to write. On Ctrl-C it keeps what was measured.
+        resume: go on with the sweep that ``out`` holds.
+        arm_instructions: also count the ARM instructions of each variant that can be counted, after the times.
+        on_progress: called after each process with the seconds it was expected to take.
+
+    Raises:
+        InputError: another run writes there; ARM instructions were asked for and cannot be counted here; with
+            ``resume``, the file is of another plan, host or other bundles; without, it holds runs of this very plan,
+            which was interrupted.
+    """
+    if arm_instructions:
+        folder_that_counts()
+    sweep = _Sweep(plan, out, on_progress)
+    with locked(out):
+        if resume:
+            sweep.take_over(read_json(BenchSet, out))
+        else:
+            sweep.refuse_unfinished()
+        try:
+            sweep.run()
+            if arm_instructions:
+                sweep.count()
+        finally:
+            sweep.write()
+    return sweep.result()
+
+
+class _Sweep:
+    """A sweep on its way."""
+
+    def __init__(self, plan: Plan, out: Path, on_progress: Advance | None) -> None:
+        self.plan = plan
+        self.out = out
+        self.host = read_host()
+        self.created_utc = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.runs: list[BenchRun] = []
+        self.ceilings: tuple[Ceiling, ...] = ()
+        self.instructions: list[VariantInstructions] = []
+        self.complete = False
+        self._on_progress = on_progress
+        self._cool = read_state()
+        self._written = 0.0  # when, on the monotonic clock
+        self._write_s = 0.0
+
+    def take_over(self, kept: BenchSet) -> None:
+        """Go on from what an earlier run left.
+
+        Raises:
+            InputError: it measured something else, or elsewhere.
+        """
+        if differences := plan_differences(self.plan, self.host, kept):
+            raise InputError(
+                f"{self.out} cannot be resumed, because this run differs from it in {'; '.join(differences)}. "
+                "Give the same options on the same host, or another file to start afresh."
+            )
+        self.created_utc, self.runs, self.ceilings = kept.created_utc, list(kept.runs), kept.ceilings
+        self.instructions = list(kept.instructions)
+
+    def refuse_unfinished(self) -> None:
+        """Keep what an interrupted run of this plan measured from being overwritten unasked.
+
+        Raises:
+            InputError: the file holds such runs.
+        """
+        try:
+            kept = read_json(BenchSet, self.out)
+        except InputError:
+            return  # there is none, or it is no sweep
+        if kept.runs and not kept.complete and not plan_differences(self.plan, self.host, kept):
+            raise InputError(
+                f"{self.out} holds {len(kept.runs)} run{'s' if len(kept.runs) != 1 else ''} of this very sweep, "
+                "which was interrupted: go on with --resume, or start anew by deleting that file or giving another -o."
+            )
+
+    def run(self) -> None:
+        """Measure the ceilings, then every step that is not done yet."""
+        if not self.ceilings:
+            self.ceilings = measure_ceilings(sorted({cell.spec.threads for cell in self.plan.runnable}))
+        with tempfile.TemporaryDirectory(prefix="udacisense-bench-") as folder:
+            jobs = Jobs(self.plan.bundles, Path(folder), allow_factory=self.plan.allow_factory)
+            tuning = tune_steps(self.plan)
+            tuning_s = sum(step_seconds(self.plan, step) for step in tuning)
+            self._run_steps(tuning, jobs, expected_s=tuning_s)
+            chosen = chosen_steps(self.plan, choose(self.plan, self.runs))
+            self._run_steps(chosen, jobs, expected_s=self.plan.expected_s - tuning_s)
+        self.complete = True
+
+    def count(self) -> None:
+        """Count the instructions of every variant that is not counted yet."""
+        done = {(counted.bundle, counted.variant_id) for counted in self.instructions}
+        planned = {(cell.bundle, cell.spec.variant_id) for cell in self.plan.cells}
+        wanted = [key for key in countable(self.plan.bundles) if key in planned and key not in done]
+        for counted in count_variants(self.plan.bundles, wanted):
+            self.instructions.append(counted)
+            self.write()
+
+    def _run_steps(self, steps: Sequence[Step], jobs: Jobs, *, expected_s: float) -> None:
+        """Run what is not done yet, and move the progress on by ``expected_s`` in all."""
+        total_s = sum(step_seconds(self.plan, step) for step in steps)
+        done = {(run.cell_id, run.round, run.phase) for run in self.runs}
+        for step in steps:
+            if (step.cell.id, step.round, step.phase) not in done:
+                self._cool_down()
+                self.runs.append(_run_step(step, self.plan.sustained_s, jobs))
+                if time.monotonic() - self._written > _WRITING_SHARE * self._write_s:
+                    self.write()
+            if self._on_progress is not None:
+                self._on_progress(step_seconds(self.plan, step) * expected_s / total_s, note=step.cell.id)
+
+    def _cool_down(self) -> None:
+        """Wait, a minute at most, while the host is much hotter than when the sweep began."""
+        start_c, end = self._cool.temperature_c, time.monotonic() + _COOL_DOWN_S
+        while start_c is not None and time.monotonic() < end:
+            now_c = read_state().temperature_c
+            if now_c is None or now_c <= start_c + _WARM_C:
+                return
+            time.sleep(1)
+
+    def write(self) -> None:
+        """Write what there is."""
+        start = time.monotonic()
+        write_record(self.out, self.result())
+        self._written = time.monotonic()
+        self._write_s = self._written - start
+
+    def result(self) -> BenchSet:
+        """Return what there is."""
+        plan = self.plan
+        made = BenchSet(
+            schema_version=1,
+            kind="bench",
+            created_utc=self.created_utc,
+            host=self.host,
+            seed=plan.seed,
+            budget=plan.budget,
+            sustained_s=plan.sustained_s,
+            bundles=plan.bundles,
+            reference=plan.reference,
+            ceilings=self.ceilings,
+            cells=plan.cells,
+            runs=tuple(self.runs),
+            recommended=(),
+            notes=plan.notes,
+            complete=self.complete,
+            instructions=tuple(self.instructions),
+        )
+        if not self.complete:
+            return made
+        return dataclasses.replace(made, recommended=recommendations(made, choose(plan, self.runs).leaders))
+
+
+def _open_sources(folders: Sequence[Path], *, allow_factory: str | None) -> list[Source]:
+    for folder in folders:
+        if [other.resolve() for other in folders].count(folder.resolve()) > 1:
+            raise InputError(f"The bundle {folder} was given twice; a sweep measures each once.")
+    opened = [open_bundle(folder) for folder in folders]
+    names = [bundle.manifest.name for bundle in opened]
+    sources: list[Source] = []
+    for folder, bundle in zip(folders, opened, strict=True):
+        name = bundle.manifest.name
+        if names.count(name) > 1:
+            name = f"{name}({folder.resolve().name})"
+        if name in {source.bundle.name for source in sources}:
+            raise InputError(f"Two bundles are both called {name}; rename one of their folders.")
+        benched = describe_bundle(name, bundle, allow_factory=allow_factory)
+        sources.append(Source(bundle=benched, manifest=bundle.manifest))
+    return sources
+
+
+def describe_bundle(name: str, bundle: Bundle, *, allow_factory: str | None) -> BenchedBundle:
+    """Return what a sweep's record says of a bundle; its model is rebuilt to count its work."""
+    model, _ = load_reference(bundle, allow_factory=allow_factory)
+    work = count_work(model, (1, *bundle.manifest.signature.input_shape[1:]))
+    top1 = None
+    if (bundle.root / ARTIFACT).is_file():
+        top1 = _master_top1(read_json(Artifact, bundle.root / ARTIFACT))
+    return BenchedBundle(
+        name=name,
+        path=str(bundle.root.resolve()),
+        sha256=bundle_sha256(bundle.manifest),
+        parameters=count_parameters(model),
+        flops=work.flops,
+        moved_bytes=work.moved_bytes,
+        top1_fraction=top1,
+    )
+
+
+def _master_top1(artifact: Artifact) -> float | None:
+    """Return the float32 weights' accuracy: of the last stage before int8 or a graph; None after a user's own stage."""
+    top1: float | None = artifact.baseline.top1_fraction
+    for stage in artifact.stages:
+        row = STAGES.get(stage.stage)
+        if row is None:
+            return None
+        if row.produces is not Kind.EAGER_FLOAT:
+            break
+        top1 = stage.top1_fraction
+    return top1
+
+
+def _run_step(step: Step, sustained_s: float | None, jobs: Jobs) -> BenchRun:
+    spec = step.cell.spec
+    if step.phase == "sustained" and sustained_s is not None:
+        spec = dataclasses.replace(spec, min_s=sustained_s, max_s=sustained_s, timeout_s=sustained_s + spec.timeout_s)
+    before, start = read_state(), time.monotonic()
+    cell = run_cell(jobs.make(step.cell, spec, task="memory" if step.phase == "memory" else "time"))
+    duration_s = time.monotonic() - start
+    peak = cell.result.values.get("peak_rss_bytes")
+    return BenchRun(
+        cell_id=step.cell.id,
+        round=step.round,
+        phase=step.phase,
+        duration_s=duration_s,
+        before=before,
+        after=read_state(),
+        measurement=_measurement(spec, cell, wrong_answers=jobs.wrong_answers(step.cell, cell.outputs)),
+        peak_rss_bytes=int(peak) if peak is not None else None,
+    )
+
+
+def _measurement(spec: RunSpec, cell: Cell, *, wrong_answers: str | None) -> Measurement:
+    result, timing, warnings = cell.result, None, []
+    if result.outcome is Outcome.PASSED and "samples_ms" in result.values:
+        timing = from_json(Timing, json.dumps(result.values), source="the worker's times")
+        if timing.noisy:
+            waited = "" if timing.waited_fraction is None else f", waited {timing.waited_fraction:.0%} for a core"
+            warnings.append(
+                f"NOISY: IQR {timing.iqr_fraction:.0%} of the median, drift {timing.drift_fraction:+.0%}{waited}"
+            )
+    if wrong_answers is not None:
+        warnings.append(wrong_answers)
+    got = result.actual.get("threads", spec.threads)
+    if got != spec.threads:
+        warnings.append(f"{spec.threads} threads were asked for, and the runtime uses {got}")
+    return Measurement(
+        spec=spec,
+        actual=result.actual,
+        comparison=None,
+        timing=timing,
+        warnings=tuple(warnings),
+        outcome=result.outcome,
+        reason=result.reason,
+    )
+
+
+def _notes(host: Host) -> list[str]:
+    notes = []
+    if host.load_average is not None and host.load_average > _BUSY_LOAD:
+        notes.append(f"the host's load average was {host.load_average:.2f} when the sweep was planned: other work ran")
+    for runner in (row for row in RUNNERS.values() if row.is_gpu):
+        reason = runner.unavailable()
+        here = f"{host.gpu} takes float32 TorchScript; int8 is skipped: PyTorch's kernels for it run on the CPU alone"
+        notes.append(f"{runner.name}: {here if reason is None else f'skipped: {reason}'}")
+    state: HostState = read_state()
+    missing = [n for n, v in (("frequency", state.frequency_mhz), ("temperature", state.temperature_c)) if v is None]
+    if missing:
+        notes.append(f"this host does not show its {' and '.join(missing)}")
+    return notes

@@ -1,0 +1,1 @@
+"""One cell: one file measured in one process of its own."""

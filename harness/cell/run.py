@@ -1,0 +1,215 @@
+"""One cell, one process: start the worker, wait, and turn whatever happens into a result.
+
+A crash, a hang or garbage where the answer should be becomes a failed :class:`CellResult` with the signal, the
+exit code or the time limit in its reason; the parent never falls with its worker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.bundle.manifest import Variant
+from harness.records import RunSpec
+from udacisense.base.files import sha256_path, size_bytes
+from udacisense.base.records import Outcome, Scalar, from_json, record, write_record
+
+# Workers that are running now, of all threads: what an interrupted parent has to end.
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+Task = Literal["outputs", "time", "memory"]
+
+
+@record
+class Setting:
+    """The same file loaded again in the same process, under other settings."""
+
+    name: str  # its outputs are kept by it
+    engine: str | None
+    threads: int
+    batch_size: int
+    inputs_path: str  # absolute
+
+
+@record
+class Job:
+    """What a worker is asked to do; ``job.json`` in its folder."""
+
+    task: Task
+    spec: RunSpec
+    variant: Variant
+    model_path: str  # absolute
+    inputs_path: str  # absolute, .npy, float32 (n, 3, H, W) as the variant takes it
+    others: tuple[Setting, ...]  # of the task "outputs": run afterwards, one after the other
+
+
+@record
+class CellResult:
+    """What a worker answers; ``result.json`` in its folder."""
+
+    outcome: Outcome
+    reason: str | None
+    exit_code: int  # as on the command line: 0, 3 would not load, 4 failed while running
+    actual: dict[str, Scalar]
+    values: dict[str, Any]  # the task's own answer
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A worker's answer, with its outputs where the task was ``outputs``."""
+
+    result: CellResult
+    outputs: NDArray[np.float32] | None
+    others: Mapping[str, NDArray[np.float32] | str] = field(default_factory=dict)  # by setting: outputs, or why none
+
+
+def run_cell(job: Job) -> Cell:
+    """Run one job in a process of its own, for at most ``job.spec.timeout_s`` seconds.
+
+    Where the process dies and the job has other settings too, it runs once more without them: a crash under a
+    setting that was only tried must not hide how the file does under its own.
+    """
+    cell = _run_once(job)
+    if not job.others or cell.result.outcome is not Outcome.FAILED:
+        return cell
+    alone = _run_once(dataclasses.replace(job, others=()))
+    if alone.result.outcome is Outcome.FAILED:
+        return alone
+    reason = cell.result.reason or "no reason was given"
+    return dataclasses.replace(alone, others=dict.fromkeys((other.name for other in job.others), reason))
+
+
+def _run_once(job: Job) -> Cell:
+    with tempfile.TemporaryDirectory(prefix="udacisense-cell-") as name:
+        folder = Path(name)
+        write_record(folder / "job.json", job)
+        failure = run_process(
+            "harness.cell.worker",
+            folder,
+            threads=job.spec.threads,
+            timeout_s=job.spec.timeout_s,
+            shares_cores=job.task == "outputs",
+        )
+        if failure is not None:
+            return Cell(_failed(failure, 4 if (folder / "loaded").exists() else 3), None)
+        try:
+            result = from_json(CellResult, (folder / "result.json").read_bytes(), source="the worker's answer")
+            outputs = _read_outputs(folder / "outputs.npy")
+            reasons = result.values.get("others", {})
+            others = {
+                other.name: reasons[other.name] if other.name in reasons else _present(folder / f"{other.name}.npy")
+                for other in (job.others if result.outcome is Outcome.PASSED else ())
+            }
+        # NumPy tells of damage by whatever its parsing runs into: TokenError, EOFError, MemoryError, ...
+        except Exception as exc:
+            return Cell(_failed(f"the worker's answer could not be read: {exc}", 4), None)
+        return Cell(result, outputs, others)
+
+
+def _read_outputs(path: Path) -> NDArray[np.float32] | None:
+    return _present(path) if path.exists() else None
+
+
+def _present(path: Path) -> NDArray[np.float32]:
+    # Not np.load, which also reads other kinds of files, and leaves those open that it cannot.
+    with path.open("rb") as stream:
+        outputs: NDArray[np.float32] = np.lib.format.read_array(stream, allow_pickle=False)
+    return outputs
+
+
+def end_running_cells() -> None:
+    """End every worker that runs now; their cells come back as failed. For an interrupted parent."""
+    for process in tuple(_RUNNING):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def run_process(module: str, folder: Path, *, threads: int, timeout_s: float, shares_cores: bool) -> str | None:
+    """Run ``python -m MODULE FOLDER``, which leaves ``result.json`` there.
+
+    Args:
+        module: the worker.
+        folder: what it is given; its output is kept there as ``log.txt``.
+        threads: of OpenMP.
+        timeout_s: after which it is ended.
+        shares_cores: other processes run beside it.
+
+    Returns:
+        How it ended without an answer, in words; None where it left one.
+    """
+    # OpenMP reads these once, when its library is loaded: they must be in place before the worker starts.
+    count = str(max(1, threads))
+    env = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONWARNINGS": "ignore"}
+    if shares_cores:
+        # Idle OpenMP threads spin, which is quick while one cell runs and ruinous where cells share the cores.
+        env["OMP_WAIT_POLICY"] = "PASSIVE"
+    env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    log = folder / "log.txt"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            env=env,
+            start_new_session=True,
+        )
+        _RUNNING.add(process)
+        try:
+            code = process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return f"no answer within the time limit of {timeout_s:g} s; the process was ended"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            _RUNNING.discard(process)
+    if code == 0 and (folder / "result.json").exists():
+        return None
+    cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    return f"the process ended with {cause}{_last_words(log)}"
+
+
+def _failed(reason: str, exit_code: int) -> CellResult:
+    return CellResult(outcome=Outcome.FAILED, reason=reason, exit_code=exit_code, actual={}, values={})
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"; its last line: {lines[-1][:300]}" if lines else ""
+
+
+def bare_variant(variant_id: str, format_name: str, path: Path) -> Variant:
+    """Describe a float32 file as the runners want it: normalised images to logits, any batch."""
+    return Variant(
+        id=variant_id,
+        format=format_name,  # type: ignore[arg-type]  # one of FLOOR_FORMATS
+        precision="fp32",
+        engine=None,
+        path=path.name,
+        sha256=sha256_path(path),
+        file_bytes=size_bytes(path),
+        input_kind="normalized",
+        output_kind="logits",
+        batch=None,
+        coverage=None,
+        precision_note="",
+        golden_logits_path=None,
+        options={},
+        toolchain={},
+        deterministic=True,
+        outcome=Outcome.PASSED,
+        reason=None,
+        duration_s=0.0,
+    )

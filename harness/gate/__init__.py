@@ -1,0 +1,1 @@
+"""The ``gate`` command: a bundle against its requirements."""

@@ -1,0 +1,269 @@
+"""Records of the harness: what was run, what was compared, what was timed, what was decided."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from udacisense.base.records import Count, Outcome, Positive, Scalar, record
+
+
+@record
+class RunSpec:
+    """One cell of a sweep, run in a process of its own."""
+
+    variant_id: str
+    runner: str  # row of harness.runners.table.RUNNERS
+    engine: str | None  # asked of the runtime: PyTorch's quantised engine, onnxruntime's graph optimisation level
+    threads: Count
+    batch_size: Count
+    warmup: Count
+    min_samples: Count
+    min_s: float
+    max_s: float
+    timeout_s: float
+    seed: Count
+
+
+@record
+class Host:
+    """Fingerprint of the machine that measured. Records of unlike hosts are never compared."""
+
+    system: str
+    machine: str
+    cpu: str
+    physical_cores: int
+    logical_cores: int
+    memory_bytes: int
+    governor: str | None
+    load_average: float | None  # None where it is hidden, as phones hide it
+    python: str
+    libraries: dict[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+    gpu: str | None = None  # that PyTorch can use
+
+
+@record
+class HostState:
+    """What changes on a host while it measures; None where it does not show it."""
+
+    load_average: float | None
+    frequency_mhz: float | None
+    temperature_c: float | None
+
+
+@record
+class Flip:
+    """An image whose top-1 label differs from the float32 master's."""
+
+    index: int
+    reference_label: int
+    label: int
+    reference_margin: float  # top-1 minus top-2 logit of the master: small is noise, large is a bug
+
+
+@record
+class Comparison:
+    """A variant's outputs held against the eager source of its precision and against the float32 master."""
+
+    n_inputs: Count
+    rtol: float
+    atol: float
+    allclose: bool
+    nonfinite: int
+    max_abs: float | None  # None where an output is not finite
+    mean_abs: float | None
+    rmse: float | None
+    min_cosine: float | None
+    psnr_db: float | None  # None where the outputs are equal bit by bit, or not finite
+    top1_agreement_fraction: float
+    top1_agreement_low: float  # Wilson 95 % interval
+    top1_agreement_high: float
+    flips: tuple[Flip, ...]
+    top1_fraction: float | None  # None without labels
+    reference_top1_fraction: float | None
+    per_class: dict[str, float] | None
+    reference_per_class: dict[str, float] | None
+    mcnemar_p: float | None
+
+
+@record
+class Timing:
+    """Times of one process. Raw samples are kept; nothing is clipped."""
+
+    samples_ms: tuple[Positive, ...]  # per call (a batch of calls below 1 ms is divided by its length)
+    calls_per_sample: Count
+    load_ms: float
+    first_ms: float
+    tenth_ms: float | None  # None where ten calls would have taken longer than max_s
+    median_ms: Positive
+    p90_ms: Positive
+    p99_ms: Positive
+    iqr_fraction: float
+    drift_fraction: float  # last tenth against the first, relative
+    waited_fraction: float | None  # of the time, that its threads were ready and had no core; None where not shown
+    noisy: bool
+    energy_mj: float | None  # a call, of the whole processor package
+    energy_reason: str | None  # why energy is None
+
+
+@record
+class Measurement:
+    """What became of one cell."""
+
+    spec: RunSpec
+    actual: dict[str, Scalar]  # engine, threads, provider that the runner really got
+    comparison: Comparison | None
+    timing: Timing | None
+    warnings: tuple[str, ...]
+    outcome: Outcome
+    reason: str | None
+
+
+@record
+class MeasurementSet:
+    """``measurements.json``: the answer of one verify or bench run."""
+
+    schema_version: Literal[1]
+    kind: Literal["verify", "bench"]
+    created_utc: str
+    bundle: str
+    bundle_sha256: str  # of its manifest.json
+    host: Host
+    inputs: str  # what was fed, in words: "golden pack, 32 images", "household test, 1000 images"
+    seed: Count
+    measurements: tuple[Measurement, ...]
+
+
+Phase = Literal["tune", "report", "final", "memory", "sustained"]
+
+
+@record
+class Ceiling:
+    """What this host can do at most with so many threads, measured when the sweep began."""
+
+    threads: Count
+    gemm_flops_per_s: Positive  # float32 matrix product
+    cache_bytes_per_s: Positive  # copy within the cache: bytes read plus bytes written
+    memory_bytes_per_s: Positive  # copy far beyond any cache
+
+
+@record
+class BenchedBundle:
+    """One bundle of a sweep."""
+
+    name: str  # of the manifest; with the folder's name where two bundles share it
+    path: str
+    sha256: str  # of its manifest.json
+    parameters: Count
+    flops: Count  # float32 operations of one image (a multiply-add is two)
+    moved_bytes: Count  # weights, and what every layer reads and writes, of one image
+    top1_fraction: float | None  # of the float32 master on its test images
+
+
+@record
+class BenchCell:
+    """One cell: what a row of the table is about."""
+
+    id: str  # "<bundle>/<variant id>[@engine] t<threads>[ b<batch>]"
+    bundle: str | None  # BenchedBundle.name; None: the overhead floor of a runtime
+    format: str  # Variant.format; "eager" for the model before export
+    precision: str
+    file_bytes: Count | None
+    spec: RunSpec
+    skip_reason: str | None  # known before anything ran
+
+
+@record
+class BenchRun:
+    """One process of one cell."""
+
+    cell_id: str
+    round: Count  # rounds are numbered through; ratios pair cells of one round
+    phase: Phase
+    duration_s: float  # of the whole process
+    before: HostState
+    after: HostState
+    measurement: Measurement
+    peak_rss_bytes: Count | None  # phase "memory" alone
+
+
+@record
+class Budget:
+    """How much time a sweep may take; rows of harness.bench.cells.BUDGETS."""
+
+    name: str
+    tune_rounds: Count  # every cell: thread counts, contenders and leaders are chosen on these
+    report_rounds: Count  # the contenders, at the fewest threads and at the chosen ones, and the leaders
+    final_rounds: Count  # the leaders (the best of each format) and the reference, on top
+    memory: Literal["leaders", "all"]
+    warmup: int
+    min_samples: int
+    min_s: float
+    max_s: float
+    timeout_s: float
+
+
+@record
+class Recommendation:
+    """The setting to ship: chosen on the tuning rounds, its figures from the other rounds."""
+
+    bundle: str
+    cell_id: str
+    threads: int
+    median_ms: float
+    chosen_on_rounds: tuple[int, ...]
+    reported_on_rounds: tuple[int, ...]
+
+
+@record
+class VariantInstructions:
+    """ARM instructions of one call of a variant in its phone's runtime: no time, and never ranked with times."""
+
+    bundle: str  # BenchedBundle.name
+    variant_id: str
+    runtime: str  # that executed them: "android-arm64"
+    threads: int
+    batch_size: int
+    macs: Count  # multiply-adds of a call, by the float32 model
+    instructions_per_call: Positive | None  # of all threads
+    spread_fraction: float | None  # of repeated counts: (largest - smallest) / median
+    runs: int | None  # repeated counts
+    library: str | None
+    cpu: str | None  # as emulated
+    outcome: Outcome
+    reason: str | None
+
+
+@record
+class BenchSet:
+    """``measurements.json`` of a bench: raw samples of every process; every statistic is derived from them."""
+
+    schema_version: Literal[1]
+    kind: Literal["bench"]
+    created_utc: str
+    host: Host
+    seed: Count
+    budget: Budget
+    sustained_s: float | None
+    bundles: tuple[BenchedBundle, ...]
+    reference: str  # cell id that the ratios are made to
+    ceilings: tuple[Ceiling, ...]
+    cells: tuple[BenchCell, ...]
+    runs: tuple[BenchRun, ...]
+    recommended: tuple[Recommendation, ...]
+    notes: tuple[str, ...]  # what could not be measured here, and why
+    complete: bool
+    instructions: tuple[VariantInstructions, ...] = ()  # where they were asked for
+
+
+@record
+class Check:
+    """One requirement, held against what was measured."""
+
+    requirement: str
+    measured: float | None
+    limit: float
+    unit: str
+    outcome: Outcome
+    reason: str | None

@@ -1,0 +1,93 @@
+"""Where every figure comes from, and how to get it again."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from harness.host import machine_differences, software_differences
+from harness.report.collect import Evidence
+from harness.report.html.blocks import Block, Chapter, Commands, Grid, Part, Prose
+from harness.report.sections import host_name, hosts, records_table
+from harness.report.table import Table
+from udacisense.base.files import sha256_file
+from udacisense.pipeline.recipes import PIPELINES
+
+
+def provenance_chapter(evidence: Evidence) -> Chapter:
+    """Return records, hosts, versions, checksums and commands."""
+    blocks: list[Block] = [Grid(table=records_table(evidence, with_hosts=False)), Grid(table=_hosts_table(evidence))]
+    blocks += _warnings(evidence)
+    blocks.append(Part(title="Checksums", blocks=(Grid(table=_checksums(evidence)),), is_open=False))
+    lines = _commands(evidence)
+    if lines:
+        blocks.append(Commands(title="To make these records again", lines=lines))
+    return Chapter(anchor="provenance", title="Provenance", blocks=tuple(blocks))
+
+
+def _hosts_table(evidence: Evidence) -> Table:
+    rows = tuple(
+        (
+            path.name if len(path.parts) == 1 else f"{path.parent.name}/{path.name}",
+            host_name(host),
+            host.system,
+            host.python,
+            ", ".join(f"{name} {version}" for name, version in host.libraries.items()),
+            None if host.load_average is None else f"{host.load_average:.2f}",
+            {True: "changed since its commit", False: "as committed", None: "unknown"}[host.git_dirty],
+            host.git_commit,
+        )
+        for path, host in hosts(evidence)
+    )
+    columns = ("record", "machine", "system", "Python", "libraries", "load", "source tree", "commit")
+    return Table(title="Machines and versions", columns=columns, rows=rows)
+
+
+def _warnings(evidence: Evidence) -> list[Block]:
+    found = hosts(evidence)
+    made: list[Block] = []
+    if any(host.git_dirty for _, host in found):
+        text = "At least one record was made from a source tree with changes that are in no commit."
+        made.append(Prose(text=text, tone="open"))
+    for path, host in found[1:]:
+        first_path, first = found[0]
+        if machine_differences(first, host):
+            continue
+        if differences := software_differences(first, host):
+            text = f"{path} was measured with other software than {first_path}: {'; '.join(differences)}."
+            made.append(Prose(text=text, tone="open"))
+    return made
+
+
+def _checksums(evidence: Evidence) -> Table:
+    rows: list[tuple[str | None, ...]] = []
+    for path, artifact in evidence.artifacts:
+        rows.append((str(path.parent / artifact.path), artifact.sha256, "recorded when it was written"))
+    for path, manifest in evidence.bundles:
+        rows.append((str(path), sha256_file(path), "of the manifest as it is now"))
+        rows += [
+            (str(path.parent / variant.path), variant.sha256, "recorded when it was written")
+            for variant in manifest.variants
+            if variant.path is not None
+        ]
+    return Table(title="SHA-256", columns=("file", "sha256", "what it is"), rows=tuple(rows))
+
+
+def _commands(evidence: Evidence) -> tuple[str, ...]:
+    """Return the commands whose inputs the records name; what they do not name stands in capitals."""
+    lines = [
+        f"udacisense compress --pipeline {run.name} --baseline ARTIFACT --data DATA -o {quote(str(path.parent))}"
+        for path, run in evidence.runs
+        if run.name in {recipe.full_name for recipe in PIPELINES.values()}
+    ]
+    lines += [
+        f"udacisense export ARTIFACT --data DATA -o {quote(str(path.parent))}  # of weights {m.artifact_sha256[:16]}"
+        for path, m in evidence.bundles
+    ]
+    for path, made in evidence.verifications:
+        data = "" if made.inputs.startswith("golden pack") else " --data DATA"
+        lines.append(f"udacisense verify {quote(made.bundle)}{data} -o {quote(str(path))}  # {made.inputs}")
+    for path, sweep in evidence.benches:
+        bundles = " ".join(quote(bundle.path) for bundle in sweep.bundles)
+        budget = f" --{sweep.budget.name}" if sweep.budget.name in ("quick", "thorough") else ""
+        lines.append(f"udacisense bench {bundles}{budget} --seed {sweep.seed} -o {quote(str(path))}")
+    return tuple(line.replace("\n", " ") for line in lines)

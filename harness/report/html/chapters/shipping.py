@@ -1,0 +1,172 @@
+"""Which file to ship on which platform, and how well that is founded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from exporters.bundle.manifest import Variant
+from harness.bench.advice import Verdicts, choose, eligible, verdicts, verified_accuracy
+from harness.bench.ranking import Row
+from harness.bench.rounds import EAGER
+from harness.host import machine_differences
+from harness.records import BenchedBundle, BenchSet
+from harness.report.collect import Evidence, by_host
+from harness.report.html.blocks import Grid
+from harness.report.sections import host_name, ranked
+from harness.report.table import Table, grouped
+from udacisense.base.display import megabytes, milliseconds, percent
+from udacisense.base.records import Outcome
+
+_COMPUTER = "server or desktop"  # the others are phones
+# Who can run what; a platform is left out where a bundle has nothing for it.
+PLATFORMS: dict[str, tuple[str, ...]] = {
+    "Android app, PyTorch Mobile": ("ptl",),
+    "Android or iOS app, ONNX Runtime": ("onnx", "ort"),
+    "Android or iOS app, ExecuTorch": ("executorch",),
+    "iOS app, Core ML": ("coreml",),
+    _COMPUTER: ("torchscript", "onnx", "ort"),
+}
+
+_UNVERIFIED = "NOT VERIFIED"
+
+_Line = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What the records say of one bundle of a sweep."""
+
+    measured: BenchSet
+    name: str
+    rows: tuple[Row, ...]  # that may be recommended, from fast to slow
+    variants: tuple[Variant, ...]
+    formats: dict[str, str]  # variant id -> format, of every file that a record names
+    passed: dict[str, str]  # variant id -> the first runner that it passed on; another machine's with its name
+    against: dict[str, str]  # variant id -> what speaks against the file, or against a setting of it
+    top1: dict[tuple[str, str], float]  # (bundle name, variant id) -> as verified
+
+
+def shipping_table(evidence: Evidence, measured: BenchSet) -> Iterator[Grid]:
+    """Return one row a bundle and platform of a sweep, or nothing."""
+    rows = ranked(evidence, measured)
+    known = [_known(evidence, measured, bundle, rows) for bundle in measured.bundles]
+    found = [
+        line
+        for one in known
+        for platform, formats in PLATFORMS.items()
+        if (line := _line(one, platform, formats)) is not None
+    ]
+    if found:
+        columns = ("bundle", "platform", "ship", "size", "top-1", "time here", "evidence")
+        notes = [
+            f"Times are of {host_name(measured.host)}; another machine's may rank otherwise. Among ties the smallest "
+            "file is chosen. Where the platform is another kind of machine, the time says whose it is."
+        ]
+        if any((line[-1] or "").startswith(_UNVERIFIED) for line in found):
+            notes.append(f"{_UNVERIFIED}: run `udacisense verify` before shipping the file.")
+        where = f", by the times of {host_name(measured.host)}" if len(by_host(evidence)) > 1 else ""
+        table = Table(title=f"What to ship where{where}", columns=columns, rows=tuple(found), notes=tuple(notes))
+        yield Grid(table=table, is_key=True)
+
+
+def _known(evidence: Evidence, measured: BenchSet, bundle: BenchedBundle, rows: Sequence[Row]) -> _Known:
+    records = evidence.own_host_first(measured.host)
+    verified = [made for made in records if made.bundle_sha256 == bundle.sha256]
+    passed: dict[str, str] = {}
+    for made in verified:
+        elsewhere = f" ({host_name(made.host)})" if machine_differences(measured.host, made.host) else ""
+        for m in made.measurements:
+            if m.outcome is Outcome.PASSED:
+                passed.setdefault(m.spec.variant_id, f"{m.spec.runner}{elsewhere}")
+    found = evidence.bundle_of(bundle.sha256)
+    variants = () if found is None else found[1].variants
+    own = [row for row in rows if row.cell.bundle == bundle.name and row.cell.format != EAGER]
+    judged = verdicts(measured, records)
+    return _Known(
+        measured=measured,
+        name=bundle.name,
+        rows=tuple(eligible(rows, bundle.name, judged)),
+        variants=variants,
+        formats={v.id: v.format for v in variants} | {row.cell.spec.variant_id: row.cell.format for row in own},
+        passed=passed,
+        against=_against(bundle.name, own, judged),
+        top1=verified_accuracy(measured, verified),
+    )
+
+
+def _against(bundle: str, rows: Sequence[Row], judged: Verdicts) -> dict[str, str]:
+    """Return what speaks against files: verification, accuracy, and what became of them when they were timed."""
+    made: dict[str, str] = {}
+    for row in rows:
+        if row.outcome is Outcome.FAILED:
+            made.setdefault(row.cell.spec.variant_id, f"failed when it was timed: {(row.reason or '-').rstrip('.')}")
+        elif any("golden pack" in warning for warning in row.warnings):
+            made.setdefault(row.cell.spec.variant_id, "answered otherwise than the golden pack when it was timed")
+    for (name, variant_id), (fraction, _) in judged.lost.items():
+        if name == bundle:
+            made[variant_id] = f"lost {100 * fraction:.1f} points of top-1"
+    return made | {variant_id: "failed verification" for name, variant_id in sorted(judged.failed) if name == bundle}
+
+
+def _line(known: _Known, platform: str, formats: tuple[str, ...]) -> _Line | None:
+    return _timed(known, platform, formats) or _untimed(known, platform, formats) or _refused(known, platform, formats)
+
+
+def _timed(known: _Known, platform: str, formats: tuple[str, ...]) -> _Line | None:
+    rows = [row for row in known.rows if row.cell.format in formats]
+    if not rows:
+        return None
+    chosen, ties = choose(known.measured, rows)
+    name = chosen.cell.spec.variant_id
+    tied = f"; tie with {', '.join(row.cell.spec.variant_id for row in ties)}" if ties else ""
+    doubt = "; NOISY" if chosen.noisy else ""
+    doubt += f"; in another setting it {known.against[name]}" if name in known.against else ""
+    return (
+        known.name,
+        platform,
+        name,
+        megabytes(chosen.cell.file_bytes),
+        percent(chosen.top1_fraction),
+        f"{milliseconds(chosen.median_ms)}{_whose(known, platform)}",
+        f"{_proof(known, name)}, timed on {chosen.cell.spec.runner}{doubt}{tied}",
+    )
+
+
+def _untimed(known: _Known, platform: str, formats: tuple[str, ...]) -> _Line | None:
+    at_hand = [
+        v for v in known.variants if v.format in formats and v.file_bytes is not None and v.id not in known.against
+    ]
+    if not at_hand:
+        return None
+    # Verified ones first, then full precision: without a time nothing speaks for giving precision up.
+    best = min(at_hand, key=lambda v: (v.id not in known.passed, v.precision != "fp32", v.file_bytes or 0))
+    return (
+        known.name,
+        platform,
+        best.id,
+        megabytes(best.file_bytes),
+        percent(known.top1.get((known.name, best.id))),
+        None,
+        f"{_proof(known, best.id)}, not timed",
+    )
+
+
+def _refused(known: _Known, platform: str, formats: tuple[str, ...]) -> _Line | None:
+    """Return the row of a platform whose every file has something against it."""
+    reasons = grouped((name, why) for name, why in known.against.items() if known.formats.get(name) in formats)
+    if not reasons:
+        return None
+    return (known.name, platform, None, None, None, None, f"no file can be recommended: {'; '.join(reasons)}")
+
+
+def _whose(known: _Known, platform: str) -> str:
+    """Return what keeps a computer's time from being taken for a phone's, and the other way round."""
+    is_phone = known.measured.host.system.startswith("Android")
+    if is_phone == (platform != _COMPUTER):
+        return ""
+    return " (a phone's)" if is_phone else " (not a phone's)"
+
+
+def _proof(known: _Known, variant_id: str) -> str:
+    return f"verified on {known.passed[variant_id]}" if variant_id in known.passed else _UNVERIFIED

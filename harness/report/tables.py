@@ -1,0 +1,300 @@
+"""Records as tables for people: the command line prints them, the report writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from exporters.bundle.manifest import Variant
+from harness.bench.compare_runs import SetComparison
+from harness.bench.ranking import Row
+from harness.bench.rounds import EAGER, setting
+from harness.records import BenchRun, BenchSet, HostState, MeasurementSet, VariantInstructions
+from harness.report.table import Table, grouped
+from udacisense.base.display import change, megabytes, milliseconds, percent
+from udacisense.base.records import Outcome, Scalar, StageRecord
+from udacisense.pipeline.requirements import Requirement
+
+_PLAIN = "ptl-fp32"  # what instruction counts are held against
+_LIMITS = ("overhead floor", "of the roofline")
+_STALL = 2.0  # times as slow as on fewer threads
+
+
+def stages_table(baseline: StageRecord, stages: Sequence[StageRecord], *, title: str = "Stages") -> Table:
+    """One row a stage, each with its change against the baseline."""
+    rows = []
+    for record in (baseline, *stages):
+        is_first = record is baseline
+        rows.append(
+            (
+                record.stage,
+                megabytes(record.file_bytes),
+                None if is_first else change(record.file_bytes, baseline.file_bytes),
+                f"{record.parameters:,}",
+                milliseconds(record.latency_ms),
+                None if is_first else change(record.latency_ms, baseline.latency_ms),
+                percent(record.top1_fraction),
+                None if is_first else f"{100 * (record.top1_fraction - baseline.top1_fraction):+.1f}",
+                percent(record.top5_fraction),
+            )
+        )
+    columns = ("stage", "size", "change", "parameters", "latency", "change", "top-1", "points", "top-5")
+    return Table(title=title, columns=columns, rows=tuple(rows))
+
+
+def requirements_table(requirements: Iterable[Requirement], *, title: str = "Requirements") -> Table:
+    """One row a requirement: measured, limit, outcome."""
+    rows = tuple(
+        (
+            row.requirement,
+            f"{row.measured:.1f} {row.unit}",
+            f"{row.bound} {row.limit:g} {row.unit}",
+            str(Outcome.PASSED if row.passed else Outcome.FAILED),
+        )
+        for row in requirements
+    )
+    return Table(title=title, columns=("requirement", "measured", "limit", "outcome"), rows=rows)
+
+
+def variants_table(variants: Sequence[Variant], *, title: str = "Variants") -> Table:
+    """One row a variant: size and int8 coverage; below, what each precision gave up on purpose."""
+    rows = []
+    for variant in variants:
+        cover = variant.coverage
+        rows.append(
+            (
+                variant.id,
+                megabytes(variant.file_bytes),
+                None if cover is None else f"{cover.modules_int8} of {cover.modules_total}",
+                None if cover is None else f"{100 * cover.parameters_int8_fraction:.0f} %",
+                None if cover is None else f"{100 * cover.macs_int8_fraction:.0f} %",
+                str(variant.outcome),
+            )
+        )
+    notes = [(v.id, v.reason) for v in variants if v.reason]
+    notes += [(v.id, v.precision_note) for v in variants if v.outcome is Outcome.PASSED and v.precision != "fp32"]
+    columns = ("variant", "size", "int8 modules", "int8 of parameters", "int8 of MACs", "outcome")
+    return Table(title=title, columns=columns, rows=tuple(rows), notes=grouped(notes))
+
+
+def verification_table(measured: MeasurementSet, *, title: str = "Verification") -> Table:
+    """One row a cell that ran: numbers against the eager source, decisions against the float32 master."""
+    rows, notes = [], []
+    for m in measured.measurements:
+        c = m.comparison
+        cell = f"{m.spec.variant_id} on {m.spec.runner}{f'@{m.spec.engine}' if m.spec.engine else ''}"
+        notes += [(cell, text) for text in (*([m.reason] if m.reason else []), *m.warnings)]
+        if m.outcome is Outcome.SKIPPED:
+            continue
+        rows.append(
+            (
+                m.spec.variant_id,
+                m.spec.runner,
+                m.spec.engine,
+                str(m.outcome),
+                None if c is None or c.max_abs is None else f"{c.max_abs:.2e}",
+                None if c is None or c.mean_abs is None else f"{c.mean_abs:.2e}",
+                None if c is None else percent(c.top1_agreement_fraction),
+                None if c is None else str(len(c.flips)),
+                None if c is None else percent(c.top1_fraction),
+                None if c is None else str(c.n_inputs),
+            )
+        )
+    columns = ("variant", "runner", "engine", "outcome", "max |Δ|", "mean |Δ|", "agreement", "flips", "top-1", "images")
+    return Table(title=title, columns=columns, rows=tuple(rows), notes=grouped(notes))
+
+
+def latency_table(ranked: Sequence[Row], *, title: str = "Latency", with_limits: bool = False) -> Table:
+    """One row a measured or failed cell, from fast to slow; below, why others were skipped.
+
+    ARM instructions, where they were counted, stand beside the times and order nothing. ``with_limits`` adds the
+    columns of :func:`limits_table`.
+    """
+    counted = any(row.instructions for row in ranked)
+    stalled = _stalled(ranked)
+    rows = []
+    for row in ranked:
+        if row.outcome is Outcome.SKIPPED:
+            continue
+        flags = {
+            "failed": row.outcome is Outcome.FAILED,
+            "best threads": row.is_tuned,
+            "NOISY": row.noisy,
+            "STALLS on these threads": row.cell.id in stalled,
+            "Pareto": row.is_pareto,
+        }
+        rows.append(
+            (
+                row.cell.id,
+                milliseconds(row.median_ms),
+                milliseconds(row.p90_ms),
+                None if row.fps is None else f"{row.fps:.0f}",
+                milliseconds(row.first_ms),
+                milliseconds(row.load_ms),
+                None if row.peak_rss_bytes is None else f"{row.peak_rss_bytes / 2**20:.0f} MiB",
+                _speedup(row),
+                percent(row.top1_fraction),
+                *((milliseconds(row.floor_ms), percent(row.limit_fraction)) if with_limits else ()),
+                *((_millions(row.instructions), _per_mac(row.instructions)) if counted else ()),
+                ", ".join(name for name, is_set in flags.items() if is_set) or None,
+            )
+        )
+    notes = [(row.cell.id, f"{row.outcome}: {row.reason}") for row in ranked if row.reason]
+    columns = ["cell", "median", "p90", "FPS", "first", "load", "peak memory", "speed-up", "top-1"]
+    columns += _LIMITS if with_limits else ()
+    columns += [*(["ARM instructions", "per MAC"] if counted else []), "marks"]
+    return Table(title=title, columns=tuple(columns), rows=tuple(rows), notes=grouped(notes))
+
+
+def limits_table(ranked: Sequence[Row], *, title: str = "Limits (floor: an empty model in the same runtime)") -> Table:
+    """One row a cell whose overhead floor or share of the roofline is known."""
+    rows = tuple(
+        (row.cell.id, milliseconds(row.median_ms), milliseconds(row.floor_ms), percent(row.limit_fraction))
+        for row in ranked
+        if row.median_ms is not None and (row.floor_ms is not None or row.limit_fraction is not None)
+    )
+    return Table(title=title, columns=("cell", "median", *_LIMITS), rows=rows)
+
+
+def comparison_table(made: SetComparison, *, title: str = "Change (after / before)") -> Table:
+    """One row a cell that both sweeps timed, then those that only one of them did."""
+    rows: list[tuple[str | None, ...]] = []
+    for changed in made.changes:
+        span = changed.ratio
+        is_known = span is not None and span.low is not None and span.high is not None
+        rows.append(
+            (
+                changed.cell_id,
+                milliseconds(changed.before_ms),
+                milliseconds(changed.after_ms),
+                f"{span.value:.3f} ({span.low:.3f}-{span.high:.3f})" if span is not None and is_known else None,
+                changed.verdict,
+            )
+        )
+    rows += [(name, None, None, None, "only before") for name in made.only_before]
+    rows += [(name, None, None, None, "only after") for name in made.only_after]
+    return Table(title=title, columns=("cell", "before", "after", "ratio", "verdict"), rows=tuple(rows))
+
+
+def instructions_table(
+    counted: Sequence[VariantInstructions], *, title: str = "ARM instructions a call (no times)"
+) -> Table:
+    """One row a counted variant, in the bundles' order; changes are to the first bundle's plain float32 ``.ptl``."""
+    first = next((c.instructions_per_call for c in counted if c.variant_id == _PLAIN), None)
+    rows = [
+        (
+            c.bundle,
+            c.variant_id,
+            None if c.instructions_per_call is None else f"{c.instructions_per_call / 1e6:.2f} M",
+            None if c.spread_fraction is None else f"{100 * c.spread_fraction:.2f} %",
+            None if first is None or c.instructions_per_call is None else change(c.instructions_per_call, first),
+            f"{c.macs / 1e6:.1f} M",
+            _per_mac(c),
+        )
+        for c in counted
+    ]
+    notes = [(f"{c.bundle}/{c.variant_id}", f"{c.outcome}: {c.reason}") for c in counted if c.reason]
+    notes += [(c.runtime, f"{c.library}, {c.cpu}, {c.threads} thread") for c in counted if c.library]
+    columns = ("bundle", "variant", "ARM instructions", "spread", "change", "MACs", "per MAC")
+    return Table(title=title, columns=columns, rows=tuple(rows), notes=grouped(notes))
+
+
+def _millions(counted: VariantInstructions | None) -> str | None:
+    if counted is None or counted.instructions_per_call is None or counted.spread_fraction is None:
+        return None
+    return f"{counted.instructions_per_call / 1e6:.2f} M ± {100 * counted.spread_fraction:.2f} %"
+
+
+def _per_mac(counted: VariantInstructions | None) -> str | None:
+    if counted is None or counted.instructions_per_call is None or not counted.macs:
+        return None
+    return f"{counted.instructions_per_call / counted.macs:.2f}"
+
+
+def _stalled(ranked: Sequence[Row]) -> set[str]:
+    """Return the cells that take over twice as long as the same file on fewer threads: threads that fight."""
+    found = set()
+    times = {row.cell.id: row.median_ms for row in ranked if row.median_ms is not None}
+    cells = [row.cell for row in ranked if row.cell.id in times]
+    for cell in cells:
+        fewer = [
+            times[other.id]
+            for other in cells
+            if setting(other) == setting(cell) and other.spec.threads < cell.spec.threads
+        ]
+        if fewer and times[cell.id] > _STALL * min(fewer):
+            found.add(cell.id)
+    return found
+
+
+def _speedup(row: Row) -> str | None:
+    gain = row.speedup
+    if gain is None:
+        return None
+    if row.cell.format == EAGER and {gain.value, gain.low, gain.high} <= {1.0, None}:
+        return "1"  # the reference itself: neither a figure nor a tie
+    if gain.low is None or gain.high is None:
+        return f"{gain.value:.2f}× (one pair)"
+    return f"{gain.value:.2f}× ({gain.low:.2f}-{gain.high:.2f}){' tie' if gain.is_tie else ''}"
+
+
+Ranges = dict[str, dict[str, tuple[float, float]]]  # what -> "before", "during", "after" a process -> least and most
+
+_WHEN = ("before", "during", "after")
+_HOST = {"load_average": "load average", "frequency_mhz": "frequency", "temperature_c": "temperature"}
+# What the demo app writes beside a row's figures; a desk has none of it.
+_PHONE = {"thermal": "thermal status, 0 (none) to 6", "battery_percent": "battery"}
+_AS_TEXT = {  # format and unit
+    "load_average": (".2f", ""),
+    "frequency_mhz": (".0f", " MHz"),
+    "temperature_c": (".1f", " °C"),
+    "thermal": (".0f", ""),
+    "battery_percent": (".0f", " %"),
+}
+
+
+def state_ranges(measured: BenchSet) -> Ranges:
+    """Return the least and the most of what a sweep's processes found; what was never shown is left out."""
+    seen: dict[str, dict[str, list[float]]] = {}
+    for run in measured.runs:
+        for what in _AS_TEXT:
+            for when in _WHEN:
+                value = _value(run, what, when)
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    seen.setdefault(what, {}).setdefault(when, []).append(value)
+    return {
+        what: {when: (min(values), max(values)) for when, values in found.items()}
+        for what in _AS_TEXT
+        if (found := seen.get(what)) is not None
+    }
+
+
+def _value(run: BenchRun, what: str, when: str) -> Scalar:
+    if what in _PHONE:
+        return run.measurement.actual.get(f"{what}_{when}")
+    states: dict[str, HostState] = {"before": run.before, "after": run.after}
+    value: Scalar = getattr(states[when], what) if when in states else None
+    return value
+
+
+def states_table(measured: BenchSet) -> Table | None:
+    """Return one row for each that was shown; None where nothing was, which ``latency_text`` says."""
+    ranges = state_ranges(measured)
+    if not ranges:
+        return None
+    shown = [when for when in _WHEN if any(when in found for found in ranges.values())]
+    rows = tuple(
+        ((_HOST | _PHONE)[what], *(_range(what, found.get(when)) for when in shown)) for what, found in ranges.items()
+    )
+    missing = ", ".join(name for what, name in _HOST.items() if what not in ranges)
+    notes = (f"Not shown by this host: {missing}.",) if missing else ()
+    columns = ("least to most", *("while timing" if when == "during" else when for when in shown))
+    title = "The machine, before and after each process"
+    return Table(title=title, columns=columns, rows=rows, notes=notes)
+
+
+def _range(what: str, found: tuple[float, float] | None) -> str | None:
+    if found is None:
+        return None
+    form, unit = _AS_TEXT[what]
+    least, most = (format(value, form) for value in found)
+    return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"

@@ -1,0 +1,1 @@
+"""The ``verify`` command: does every exported file answer as its source does?"""

@@ -1,0 +1,111 @@
+"""``verify --locate``: where a variant broke, and a folder that reproduces it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from exporters.bundle.manifest import Variant
+from exporters.bundle.open import open_bundle
+from harness.cell.run import run_process
+from harness.inputs import golden_pack, normalized, probe_images, real_inputs
+from harness.runners.table import Runner, runners_for
+from harness.verify.locate.job import RUNG_FILE, Found, LocateJob, RungError
+from harness.verify.locate.reproducer import write_reproducer
+from udacisense.base.records import Outcome, read_json, write_record
+from udacisense.data.images import DataSet
+from udacisense.errors import InputError
+
+_IMAGES = 48  # real ones, evenly drawn; each rung answers them one by one
+
+
+def locate(
+    path: Path,
+    variant_id: str,
+    *,
+    dataset: DataSet | None = None,
+    runner: str | None = None,
+    out: Path | None = None,
+    threads: int = 1,
+    timeout_s: float = 600.0,
+    allow_factory: str | None = None,
+) -> Found:
+    """Climb the stage ladder of one variant and find the first rung, and the first layer in it, out of tolerance.
+
+    Args:
+        path: the bundle's folder.
+        variant_id: of the bundle.
+        dataset: some of its test images are used; None: the golden pack. Probes are added to both.
+        runner: row of RUNNERS; None: the first that can run the variant here.
+        out: new folder for the reproducer (inputs, expected, got, the file, a script); None: none is written. It is
+            written only where something broke.
+        threads: of the process.
+        timeout_s: for all of it.
+        allow_factory: the ``package.module:factory`` that may be imported, where the bundle is built by one.
+
+    Raises:
+        InputError: the variant has no file, or no runner can run it here.
+    """
+    bundle = open_bundle(path)
+    variant = bundle.variant(variant_id)
+    if variant.outcome is not Outcome.PASSED or variant.path is None:
+        raise InputError(
+            f"{variant_id} has no file ({variant.reason or 'not exported'}): nothing can be located in it."
+        )
+    row = _runner(variant, runner)
+    signature = bundle.manifest.signature
+    golden = golden_pack(bundle.root, bundle.manifest).inputs
+    real = golden if dataset is None else real_inputs(dataset, signature)
+    rows = np.unique(np.linspace(0, len(real) - 1, min(_IMAGES, len(real))).round().astype(int))
+    pixels = np.concatenate([real.pixels[rows], np.stack(list(probe_images(signature.size_px).values()))])
+    inputs = normalized(pixels, signature) if variant.input_kind == "normalized" else pixels.astype(np.float32)
+    with tempfile.TemporaryDirectory(prefix="udacisense-locate-") as name:
+        folder = Path(name)
+        np.save(folder / "inputs.npy", inputs)
+        job = LocateJob(
+            bundle=str(bundle.root.absolute()),
+            variant_id=variant_id,
+            runner=row.name,
+            engine=variant.engine if row.quantized_engines or variant.engine is not None else None,
+            threads=threads,
+            inputs_path=str(folder / "inputs.npy"),
+            allow_factory=allow_factory,
+        )
+        write_record(folder / LocateJob.FILE_NAME, job)
+        failure = run_process(
+            "harness.verify.locate.worker", folder, threads=threads, timeout_s=timeout_s, shares_cores=True
+        )
+        found = _crashed(folder, job, failure) if failure is not None else read_json(Found, folder / "result.json")
+        if out is not None and found.rung is not None:
+            write_reproducer(out, folder, found, variant, bundle.path(variant.path))
+    return found
+
+
+def _runner(variant: Variant, name: str | None) -> Runner:
+    rows = [row for row in runners_for(variant.format) if name is None or row.name == name]
+    if not rows:
+        given = ", ".join(row.name for row in runners_for(variant.format))
+        raise InputError(f"{variant.id} is run by {given}, not by '{name}'.")
+    for row in rows:
+        if row.unavailable() is None:
+            return row
+    raise InputError(f"{variant.id} cannot be run here: {rows[0].name}: {rows[0].unavailable()}.")
+
+
+def _crashed(folder: Path, job: LocateJob, failure: str) -> Found:
+    """Place a crash by the rung that the process had reached."""
+    marker = folder / RUNG_FILE
+    rung = marker.read_text(encoding="utf-8") if marker.exists() else "the start"
+    error = RungError(name=rung, max_abs=None, relative=None, outcome=Outcome.FAILED, reason=failure)
+    return Found(
+        schema_version=1,
+        variant_id=job.variant_id,
+        runner=job.runner,
+        rungs=(error,),
+        rung=rung,
+        suspect=None,
+        reason=f"It broke at {rung}: {failure}.",
+        worst_inputs=(0,),
+    )

@@ -1,0 +1,188 @@
+"""Verify a bundle: every file against the model it came from, each in a process of its own.
+
+For each variant and runner: numbers against the eager source of the same precision, decisions against the float32
+master, on real images or the golden pack, and on probes; then once more in other batches on other threads, and for
+int8 under the other quantised engines. References are computed in processes of their own too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from exporters.bundle.manifest import Manifest, Variant
+from exporters.bundle.open import LABELS, Bundle, bundle_sha256, check_files, open_bundle
+from exporters.bundle.reference import REFERENCE, Reference
+from harness.cell.run import Cell, end_running_cells, run_cell
+from harness.host import read_host
+from harness.inputs import golden_pack, probe_images, real_inputs
+from harness.records import MeasurementSet
+from harness.verify.inside.weights import check_weights
+from harness.verify.judge import Answers, check_golden, judge_cell, reference_outputs
+from harness.verify.limits import LIMITS, Limit, limit_for
+from harness.verify.plan import CellJob, CellKey, Feed, Planner, check_runners, check_variants, master_of, source_of
+from udacisense.base.records import Outcome, read_json
+from udacisense.data.images import DataSet
+from udacisense.errors import InputError, LoadError
+
+OnProgress = Callable[[int, int, str], None]  # cells done, cells in all, which one ended
+TIMEOUT_S = 600.0
+
+
+def verify_bundle(
+    path: Path,
+    *,
+    dataset: DataSet | None = None,
+    limits: Mapping[str, Limit] = LIMITS,
+    rtol: float | None = None,
+    atol: float | None = None,
+    threads: int = 1,
+    processes: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    runners: Sequence[str] | None = None,
+    variants: Sequence[str] | None = None,
+    allow_factory: str | None = None,
+    emulated_images: Literal["golden", "all"] = "golden",
+    on_progress: OnProgress | None = None,
+) -> MeasurementSet:
+    """Verify a bundle.
+
+    Args:
+        path: the bundle's folder.
+        dataset: its test images are fed; None: the bundle's own golden pack.
+        limits: rows by precision, or by variant id, which wins; see :data:`harness.verify.limits.LIMITS`.
+        rtol: relative tolerance instead of the rows' own.
+        atol: absolute tolerance instead of the rows' own.
+        threads: of each process.
+        processes: cells that run at a time; None: as many as there are cores for.
+        timeout_s: for each cell.
+        runners: rows of RUNNERS to use; None: all that open the format.
+        variants: ids to verify; None: all.
+        allow_factory: the ``package.module:factory`` that may be imported, where the bundle is built by one.
+        emulated_images: what runners under emulation are fed: the golden pack, or every image.
+        on_progress: told as each cell ends.
+
+    Raises:
+        InputError: an option or the data set does not fit the bundle, or nothing is left to verify.
+        LoadError: the bundle is damaged or contradicts itself.
+        InferenceError: the reference itself failed, or is not finite.
+    """
+    bundle = open_bundle(path)
+    _refuse_damage(bundle)
+    manifest = bundle.manifest
+    check_runners(runners)
+    chosen = check_variants(manifest.variants, variants)
+    cores = _usable_cores()
+    if not 1 <= threads <= 4 * cores:
+        raise InputError(f"Threads must be from 1 to {4 * cores} on this host of {cores} cores; given: {threads}.")
+    golden = golden_pack(bundle.root, manifest)
+    inputs = golden.inputs if dataset is None else real_inputs(dataset, manifest.signature)
+    with tempfile.TemporaryDirectory(prefix="udacisense-verify-") as name:
+        feed = Feed.write(
+            Path(name), manifest.signature, inputs, golden.inputs, probe_images(manifest.signature.size_px)
+        )
+        planner = Planner(
+            bundle=bundle.root,
+            feed=feed,
+            threads=threads,
+            cores=cores,
+            timeout_s=timeout_s,
+            emulated_rows=emulated_images,
+        )
+        references = {source.id: planner.reference(source) for source in _sources(chosen, allow_factory)}
+        jobs = [job for variant in chosen for job in planner.variant(variant, runners)]
+        if not jobs:
+            raise InputError("No runner that was asked for opens any of the variants: nothing would be verified.")
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            weights = beside.submit(
+                check_weights, bundle.root, chosen, allow_factory=allow_factory, timeout_s=timeout_s
+            )
+            cells = _run_all([*references.values(), *jobs], processes or max(1, cores // threads), on_progress)
+    answers = Answers(
+        bundle=bundle,
+        feed=feed,
+        references={source: reference_outputs(job, cells[job.key]) for source, job in references.items()},
+        cells=cells,
+        allow_factory=allow_factory,
+        weights=weights.result(),
+    )
+    check_golden(answers, chosen[0], golden.logits)
+    return MeasurementSet(
+        schema_version=1,
+        kind="verify",
+        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        bundle=str(path),
+        bundle_sha256=bundle_sha256(bundle.manifest),
+        host=read_host(),
+        inputs=inputs.description,
+        seed=0,
+        measurements=tuple(judge_cell(answers, job, _limit(limits, job.variant, rtol, atol)) for job in jobs),
+    )
+
+
+def _refuse_damage(bundle: Bundle) -> None:
+    problems = check_files(bundle)
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise LoadError(f"The bundle {bundle.root} is damaged: {'; '.join(problems[:3])}{more}. Copy it again.")
+    reference = read_json(Reference, bundle.root / REFERENCE)
+    if reference.signature != bundle.manifest.signature:
+        raise LoadError(
+            f"The signature in {bundle.root / Manifest.FILE_NAME} is not its reference model's (labels, mean, std, "
+            "size or resize): one of them was changed. Export the bundle again."
+        )
+    labels = (bundle.root / LABELS).read_text(encoding="utf-8", errors="replace").splitlines()
+    if tuple(labels) != bundle.manifest.signature.labels:
+        raise LoadError(
+            f"{bundle.root / LABELS} does not hold the signature's labels in order. Export the bundle again."
+        )
+
+
+def exit_code(measured: MeasurementSet) -> int:
+    """Return 0 where something passed and nothing failed, else the worst of 1, 3 (would not load), 4 (did not run)."""
+    failed = [m for m in measured.measurements if m.outcome is Outcome.FAILED]
+    if failed:
+        return max(int(m.actual.get("exit_code") or 1) for m in failed)
+    return 0 if any(m.outcome is Outcome.PASSED for m in measured.measurements) else 1
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _sources(variants: Sequence[Variant], allow_factory: str | None) -> list[Variant]:
+    """Return the float32 master and every eager source that a variant needs, each once."""
+    exported = [v for v in variants if v.outcome is Outcome.PASSED]
+    sources = [master_of(variants[0], allow_factory), *(source_of(v, allow_factory) for v in exported)]
+    return list({source.id: source for source in sources}.values())
+
+
+def _limit(limits: Mapping[str, Limit], variant: Variant, rtol: float | None, atol: float | None) -> Limit:
+    limit = limit_for(limits, variant)
+    return dataclasses.replace(
+        limit, rtol=limit.rtol if rtol is None else rtol, atol=limit.atol if atol is None else atol
+    )
+
+
+def _run_all(jobs: Sequence[CellJob], processes: int, on_progress: OnProgress | None) -> dict[CellKey, Cell]:
+    """Run every job that is to be run, so many processes at a time; an interrupt ends them all."""
+    cells: dict[CellKey, Cell] = {}
+    with ThreadPoolExecutor(max_workers=processes) as pool:
+        futures = {pool.submit(run_cell, job.job): job for job in jobs if job.job is not None}
+        try:
+            for future in as_completed(futures):
+                job = futures[future]
+                cells[job.key] = future.result()
+                if on_progress is not None:
+                    on_progress(len(cells), len(futures), job.name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_running_cells()
+            raise
+    return cells

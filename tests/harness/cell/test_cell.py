@@ -1,0 +1,155 @@
+"""One cell, one process: whatever happens in it, the parent gets a result."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from exporters.bundle.manifest import Variant
+from harness.cell.run import Job, Setting, bare_variant, run_cell
+from harness.records import RunSpec
+from udacisense.base.records import Outcome
+
+
+class MeanByChannel(nn.Module):
+    """A classifier of three classes whose answers are known by hand."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+class Endless(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        total = images.mean(dim=(2, 3))
+        while bool(torch.isfinite(total).all()):
+            total = total * 1.0
+        return total
+
+
+class WrongShape(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(1, 2, 3))
+
+
+class Doubles(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3)).double()
+
+
+class Raises(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.reshape(-1, 7)
+
+
+def saved(module: nn.Module, folder: Path) -> Path:
+    path = folder / "model.ptl"
+    torch.jit.script(module.eval())._save_for_lite_interpreter(str(path))
+    return path
+
+
+def lite_variant(path: Path, *, batch: int | None = None) -> Variant:
+    return dataclasses.replace(bare_variant("ptl-fp32", "ptl", path), batch=batch)
+
+
+def job_for(
+    path: Path, folder: Path, *, count: int = 5, batch_size: int = 2, timeout_s: float = 60.0, batch: int | None = None
+) -> Job:
+    inputs = np.random.default_rng(0).standard_normal((count, 3, 4, 4)).astype(np.float32)
+    np.save(folder / "inputs.npy", inputs)
+    spec = RunSpec(
+        variant_id="ptl-fp32",
+        runner="lite",
+        engine=None,
+        threads=1,
+        batch_size=batch_size,
+        warmup=0,
+        min_samples=1,
+        min_s=0.0,
+        max_s=1.0,
+        timeout_s=timeout_s,
+        seed=0,
+    )
+    return Job(
+        task="outputs",
+        spec=spec,
+        variant=lite_variant(path, batch=batch),
+        model_path=str(path),
+        inputs_path=str(folder / "inputs.npy"),
+        others=(),
+    )
+
+
+def expected(folder: Path) -> np.ndarray:
+    return np.load(folder / "inputs.npy", allow_pickle=False).mean(axis=(2, 3))
+
+
+def test_the_answers_come_back_in_order(tmp_path: Path) -> None:
+    cell = run_cell(job_for(saved(MeanByChannel(), tmp_path), tmp_path))
+    assert cell.result.outcome is Outcome.PASSED, cell.result.reason
+    assert cell.outputs is not None
+    np.testing.assert_allclose(cell.outputs, expected(tmp_path), rtol=1e-5, atol=1e-6)
+    assert cell.result.actual == {"engine": None, "threads": 1}
+
+
+def test_a_fixed_batch_is_filled_up(tmp_path: Path) -> None:
+    cell = run_cell(job_for(saved(MeanByChannel(), tmp_path), tmp_path, count=5, batch_size=4, batch=4))
+    assert cell.outputs is not None, cell.result.reason
+    np.testing.assert_allclose(cell.outputs, expected(tmp_path), rtol=1e-5, atol=1e-6)
+
+
+def test_other_settings_run_in_the_same_process(tmp_path: Path) -> None:
+    job = job_for(saved(MeanByChannel(), tmp_path), tmp_path)
+    other = Setting(name="other", engine=None, threads=2, batch_size=5, inputs_path=job.inputs_path)
+    lost = dataclasses.replace(other, name="lost", engine="abacus")
+    cell = run_cell(dataclasses.replace(job, others=(other, lost)))
+    assert isinstance(cell.others["other"], np.ndarray)
+    np.testing.assert_allclose(cell.others["other"], expected(tmp_path), rtol=1e-5, atol=1e-6)
+    assert "no quantised engine 'abacus'" in str(cell.others["lost"])
+    assert cell.result.outcome is Outcome.PASSED
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (WrongShape(), r"gave float32 \(2,\) for 2 inputs; expected is float32 \(2, C\)"),
+        (Doubles(), "gave float64"),
+        (Raises(), "failed while it ran"),
+    ],
+    ids=["shape", "dtype", "raises"],
+)
+def test_wrong_answers_are_named(tmp_path: Path, module: nn.Module, words: str) -> None:
+    cell = run_cell(job_for(saved(module, tmp_path), tmp_path))
+    assert cell.result.outcome is Outcome.FAILED
+    assert cell.result.exit_code == 4
+    assert cell.outputs is None
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(cell.result.reason)
+
+
+def test_a_hang_ends_at_its_time_limit(tmp_path: Path) -> None:
+    cell = run_cell(job_for(saved(Endless(), tmp_path), tmp_path, timeout_s=4.0))
+    assert cell.result.outcome is Outcome.FAILED
+    assert "time limit of 4 s" in (cell.result.reason or "")
+
+
+def test_a_truncated_file_would_not_load(tmp_path: Path) -> None:
+    path = saved(MeanByChannel(), tmp_path)
+    path.write_bytes(path.read_bytes()[:-700])
+    cell = run_cell(job_for(path, tmp_path))
+    assert cell.result.outcome is Outcome.FAILED
+    assert cell.result.exit_code == 3
+    assert "model.ptl" in (cell.result.reason or "")
+
+
+def test_a_process_that_dies_is_a_failed_cell(tmp_path: Path) -> None:
+    path = saved(MeanByChannel(), tmp_path)
+    job = job_for(path, tmp_path)
+    (tmp_path / "inputs.npy").write_bytes(b"no numbers")
+    cell = run_cell(job)
+    assert cell.result.outcome is Outcome.FAILED
+    assert "exit code 1" in (cell.result.reason or "")

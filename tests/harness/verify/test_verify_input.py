@@ -1,0 +1,137 @@
+"""What reaches the first layer of a file: whole files at every precision, and changed fronts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from damage import copied, rehash
+
+from exporters.bundle.open import Bundle, open_bundle
+from exporters.formats.onnx import RESIZING
+from harness.verify.inside.first_input import LIMIT, compare_input, reference_input
+from harness.verify.inside.weights import FORMATS, PRECISIONS
+from harness.verify.run import verify_bundle
+from udacisense.base.records import Outcome
+
+COARSE = ("onnx-int8-static", "onnx-int8-dynamic", "onnx-fp16")
+
+
+@pytest.fixture(scope="module")
+def bundle(small_bundle: Path) -> Bundle:
+    return open_bundle(small_bundle)
+
+
+def in_front(operator: str, value: list[float]) -> Callable[[Any], None]:
+    """Put an element-wise operation between the input and all that takes it."""
+
+    def edit(model: Any) -> None:
+        from onnx import TensorProto, helper
+
+        graph = model.graph
+        name = graph.input[0].name
+        for node in graph.node:
+            node.input[:] = ["changed" if given == name else given for given in node.input]
+        shape = [1, len(value), 1, 1]
+        graph.initializer.append(helper.make_tensor("by", TensorProto.FLOAT, shape, value))
+        graph.node.insert(0, helper.make_node(operator, [name, "by"], ["changed"]))
+
+    return edit
+
+
+def other_corners(model: Any) -> None:
+    """Resize as with aligned corners: the matrices of both products are others."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    tensors = {t.name: t for t in graph.initializer}
+    tensors |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
+    casts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Cast"}
+    products = [n for n in graph.node if n.op_type == "MatMul" and n.name.startswith(RESIZING)]
+    assert len(products) == 2
+    for name in (casts.get(given, given) for node in products for given in node.input):
+        if name in tensors:
+            matrix = numpy_helper.to_array(tensors[name])
+            few, many = sorted(matrix.shape)
+            lines = torch.eye(few).view(1, few, few, 1)
+            aligned = F.interpolate(lines, size=(many, 1), mode="bilinear", align_corners=True).view(few, many).numpy()
+            turned = aligned if matrix.shape == aligned.shape else aligned.T
+            tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(turned, matrix.dtype), name))
+
+
+def edited(small_bundle: Path, folder: Path, name: str, edit: Callable[[Any], None]) -> Bundle:
+    import onnx
+
+    bundle = open_bundle(copied(small_bundle, folder / "edited"))
+    path = bundle.path(str(bundle.variant(name).path))
+    model = onnx.load(path)
+    edit(model)
+    onnx.save(model, path)
+    rehash(bundle.root)
+    return open_bundle(bundle.root)
+
+
+def test_whole_files_pass_at_every_precision(bundle: Bundle) -> None:
+    expected = reference_input(bundle, bundle.exported()[0], None)
+    found = [v for v in bundle.exported() if v.format in FORMATS and v.precision in PRECISIONS]
+    assert {v.format for v in found} == set(FORMATS)
+    for variant in found:
+        assert compare_input(bundle, variant, expected) == (None, None), variant.id
+
+
+@pytest.mark.parametrize("name", COARSE)
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (in_front("Add", [0.09]), "1 times as large and shifted by 0.09, as by another mean"),
+        (in_front("Mul", [1.02]), "1.02 times as large and shifted by"),
+        (in_front("Add", [0.0, 0.09, 0.0]), "another picture, as by another resize, channel order, mean"),
+        (in_front("Mul", [0.0]), "the same everywhere"),
+        (in_front("Mul", [float("nan")]), "NaN or infinite"),
+        (other_corners, "another picture, as by another resize"),
+    ],
+)
+def test_another_mean_std_or_resize_is_told(
+    small_bundle: Path, tmp_path: Path, name: str, edit: Callable[[Any], None], words: str
+) -> None:
+    changed = edited(small_bundle, tmp_path, name, edit)
+    variant = changed.variant(name)
+    problem, note = compare_input(changed, variant, reference_input(changed, variant, None))
+    assert note is None
+    assert words in (problem or "")
+
+
+def test_a_change_below_the_limit_is_not_told(small_bundle: Path, tmp_path: Path) -> None:
+    changed = edited(small_bundle, tmp_path, COARSE[0], in_front("Mul", [1 + LIMIT / 2]))
+    variant = changed.variant(COARSE[0])
+    assert compare_input(changed, variant, reference_input(changed, variant, None)) == (None, None)
+
+
+def test_a_file_without_such_a_layer_is_noted_and_not_judged(
+    small_bundle: Path, tmp_path: Path, bundle: Bundle
+) -> None:
+    variant = bundle.variant(COARSE[0])
+    expected = reference_input(bundle, variant, None)
+    assert expected is not None
+    problem, note = compare_input(bundle, variant, np.zeros((2, 3, 7, 7), np.float32))
+    assert problem is None
+    assert "the file's first layer is not its source's" in (note or "")
+    broken = open_bundle(copied(small_bundle, tmp_path / "broken"))
+    broken.path(str(variant.path)).write_bytes(b"nothing")
+    problem, note = compare_input(broken, variant, expected)
+    assert problem is None
+    assert "was not compared: " in (note or "")
+
+
+def test_static_int8_behind_another_mean_fails_a_verification(small_bundle: Path, tmp_path: Path) -> None:
+    """Its answers alone do not show it: quantisation moves them as much."""
+    name = "onnx-int8-static"
+    changed = edited(small_bundle, tmp_path, name, in_front("Add", [0.09]))
+    (found,) = verify_bundle(changed.root, variants=[name], runners=["onnxruntime"]).measurements
+    assert found.outcome is Outcome.FAILED
+    assert "what reaches its first layer is" in (found.reason or "")

@@ -1,0 +1,1 @@
+"""The ground floor: records, files, tensors, child processes, words and bars."""

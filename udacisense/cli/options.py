@@ -1,0 +1,100 @@
+"""What a shell offers for the value of an option: names out of the tables, read when TAB asks for them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from exporters.bundle.open import Bundle
+
+import importlib
+import json
+
+F = TypeVar("F", bound=Callable[..., Any])
+Complete = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def names_of(module: str, table: str, *others: str) -> Complete:
+    """Return a ``shell_complete`` that offers the rows of ``module.table`` and the other names.
+
+    The module is imported inside, so that ``--help`` stays fast.
+    """
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's
+        rows = getattr(importlib.import_module(module), table)
+        return [name for name in (*rows, *others) if name.startswith(incomplete)]
+
+    return complete
+
+
+def variants_of(argument: str) -> Complete:
+    """Return a ``shell_complete`` that offers the variants of the bundles that ``argument`` holds so far."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's
+        given = ctx.params.get(argument) or ()
+        folders = (given,) if isinstance(given, str | Path) else given
+        # Behind "--variant", whose value is still missing, click leaves the arguments among those that it did not read.
+        found = dict.fromkeys(name for folder in (*folders, *ctx.args) for name in _variants(Path(folder)))
+        return [name for name in found if name.startswith(incomplete)]
+
+    return complete
+
+
+def variant_option(argument: str) -> Callable[[F], F]:
+    """Add ``--variant``, which names some of the variants of the bundles in ``argument``."""
+    return click.option(
+        "--variant",
+        "variants",
+        multiple=True,
+        help="Id of a variant; may be repeated. Default: all.",
+        shell_complete=variants_of(argument),
+    )
+
+
+def _variants(folder: Path) -> list[str]:
+    """Read the ids alone: whoever presses TAB gets no error, and no wait for the libraries."""
+    try:
+        return [str(row["id"]) for row in json.loads((folder / "manifest.json").read_bytes())["variants"]]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return []
+
+
+def allow_factory_option(function: F) -> F:
+    """Add ``--allow-factory``; where it is given, the working folder is searched for the factory's module."""
+    return click.option(
+        "--allow-factory",
+        callback=_searched,
+        help="package.module:factory that may be imported to build the model; it may lie in the working folder.",
+    )(function)
+
+
+def _searched(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - click's
+    if value is not None:
+        search_working_folder()
+    return value
+
+
+def search_working_folder() -> None:
+    """Let a module beside the user be imported, as other tools that take module:name do."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def allowing(architecture: str | None) -> list[str]:
+    """Return the option that allows an architecture's factory, for the next command; nothing where it has none."""
+    return ["--allow-factory", architecture] if architecture is not None and ":" in architecture else []
+
+
+def allowing_bundle(bundle: Bundle) -> list[str]:
+    """Return the option that allows the factory of a bundle's model; nothing where it has none."""
+    from exporters.bundle.reference import REFERENCE, Reference
+    from udacisense.base.records import read_json
+
+    place = bundle.root / REFERENCE
+    return allowing(read_json(Reference, place).model.architecture) if place.is_file() else []

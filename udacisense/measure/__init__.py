@@ -1,0 +1,1 @@
+"""Everything that turns samples or answers into figures."""

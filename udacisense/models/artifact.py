@@ -1,0 +1,144 @@
+"""A trained model on disk: ``artifact.json`` beside its float32 weights, written and checked as one folder."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from udacisense.base.files import atomic_path, sha256_file
+from udacisense.base.records import Artifact, ModelSpec, Signature, StageRecord, read_json, write_record
+from udacisense.base.tensors import save_tensors
+from udacisense.errors import InputError, LoadError, did_you_mean
+from udacisense.models.build import build_model
+from udacisense.models.weights import load_state
+from udacisense.zoo.table import ZOO, resolve_artifact
+
+WEIGHTS_NAME = "model.safetensors"
+
+
+def save_artifact(
+    folder: Path,
+    *,
+    name: str,
+    model: nn.Module,
+    spec: ModelSpec,
+    signature: Signature,
+    baseline: StageRecord,
+    stages: tuple[StageRecord, ...],
+    seed: int,
+) -> Artifact:
+    """Write a model and its record as one folder, which appears whole or not at all.
+
+    An artifact that is already there is replaced; a folder that holds anything else is left alone.
+
+    Args:
+        folder: where to write.
+        name: what people call it.
+        model: the eager float32 model that ``spec`` builds.
+        spec: how to build it again.
+        signature: what goes in and what comes out.
+        baseline: figures of the model that compression started from.
+        stages: figures after each stage, in order; empty for a baseline.
+        seed: of the run that made it.
+
+    Raises:
+        InputError: the model has weights that are no tensors (a quantised one), or the folder holds other files.
+    """
+    _refuse_foreign_folder(folder)
+    state = _plain_state(model)
+    with atomic_path(folder) as partial:
+        partial.mkdir()
+        save_tensors(partial / WEIGHTS_NAME, state)
+        artifact = Artifact(
+            schema_version=1,
+            name=name,
+            path=WEIGHTS_NAME,
+            sha256=sha256_file(partial / WEIGHTS_NAME),
+            git_commit=_git_commit(),
+            seed=seed,
+            model=spec,
+            signature=signature,
+            baseline=baseline,
+            stages=stages,
+        )
+        write_record(partial / Artifact.FILE_NAME, artifact)
+    return artifact
+
+
+def load_artifact(folder: Path, *, allow_factory: str | None = None) -> tuple[Artifact, nn.Module]:
+    """Read an artifact and build its model with its weights, in evaluation mode on the CPU.
+
+    Args:
+        folder: an artifact's folder, or the name of a model that ships (:mod:`udacisense.zoo.table`).
+        allow_factory: the one ``package.module:factory`` that may be imported. An artifact whose architecture is
+            such a factory runs that module's code, so it is loaded only where the caller names the same factory.
+
+    Raises:
+        InputError: the folder, its record or its weights are missing, the record is invalid, or its architecture
+            is a factory that was not allowed.
+        LoadError: the weights are not those that were recorded, or do not fit the architecture.
+    """
+    folder = resolve_artifact(folder)
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is no folder; give an artifact's folder, with {Artifact.FILE_NAME} in it, or the name of a "
+            f"model that ships: {', '.join(ZOO)}.{did_you_mean(str(folder), ZOO)}"
+        )
+    if not (folder / Artifact.FILE_NAME).is_file():
+        raise InputError(f"{folder} holds no {Artifact.FILE_NAME}; give the folder that train or compress wrote.")
+    artifact = read_json(Artifact, folder / Artifact.FILE_NAME)
+    if ":" in artifact.model.architecture and artifact.model.architecture != allow_factory:
+        raise InputError(
+            f"The artifact {folder} is built by the code {artifact.model.architecture!r}, which is not run unasked;"
+            f" if you trust it, allow it by name: --allow-factory {artifact.model.architecture}."
+        )
+    weights = _checked_weights(folder, artifact)
+    model = build_model(artifact.model)
+    load_state(model, weights)
+    return artifact, model.eval()
+
+
+def _checked_weights(folder: Path, artifact: Artifact) -> Path:
+    record = folder / Artifact.FILE_NAME
+    if Path(artifact.path).name != artifact.path:
+        raise InputError(f"{record} names the weights {artifact.path!r}; they must be a file beside it.")
+    weights = folder / artifact.path
+    if not weights.is_file():
+        raise InputError(f"The weights {weights} are missing; copy the artifact's whole folder, or make it again.")
+    if sha256_file(weights) != artifact.sha256:
+        raise LoadError(
+            f"The weights {weights} are not those that {record} records (their SHA-256 differs);"
+            " copy the artifact again, or make it again."
+        )
+    return weights
+
+
+def _refuse_foreign_folder(folder: Path) -> None:
+    if folder.is_dir():
+        foreign = sorted(p.name for p in folder.iterdir() if p.name not in {Artifact.FILE_NAME, WEIGHTS_NAME})
+        if foreign:
+            raise InputError(f"{folder} holds {foreign[0]!r}, which is no part of an artifact; give another folder.")
+    elif folder.exists():
+        raise InputError(f"{folder} is a file; give a folder to write the artifact to.")
+
+
+def _plain_state(model: nn.Module) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise InputError(f"An artifact holds a float32 model; {key} of this one is quantised.")
+        # contiguous and owned: channels_last and shared storage are matters of this process alone.
+        state[key] = value.detach().cpu().contiguous().clone()
+    return state
+
+
+def _git_commit() -> str | None:
+    """The commit of the repository in the current directory, or None where there is none (or no git)."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    answer = subprocess.run([git, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None

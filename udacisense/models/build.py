@@ -1,0 +1,267 @@
+"""The networks, how to build one from a :class:`~udacisense.base.records.ModelSpec`, and its initial weights.
+
+Every network takes normalised float32 images (N, 3, H, W), resizes them inside itself and answers logits
+(N, C). To add one, write a factory whose options are plain scalars and add a row to :data:`MODELS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from udacisense.base.records import ModelSpec, Scalar
+from udacisense.errors import InputError, did_you_mean
+from udacisense.models.weights import _line
+
+_MOST_PX = 4096
+
+
+class Resize(nn.Module):
+    """Bilinear resize (``align_corners=False``, no antialiasing) of (N, C, H, W) to a square.
+
+    The output size is a constant of the module, so tracing and FX see one operation and no branch.
+    """
+
+    def __init__(self, resolution_px: int) -> None:
+        super().__init__()
+        if not isinstance(resolution_px, int) or not 1 <= resolution_px <= _MOST_PX:
+            raise ValueError(f"resolution_px is {resolution_px}; allowed is 1 to {_MOST_PX}")
+        self.resolution_px = resolution_px
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 (N, C, resolution_px, resolution_px)."""
+        size = (self.resolution_px, self.resolution_px)
+        resized: Tensor = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        return resized
+
+    def extra_repr(self) -> str:
+        """Show the output size when the module is printed."""
+        return f"resolution_px={self.resolution_px}"
+
+
+class ConvClassifier(nn.Module):
+    """Resize → convolutional features → global average pool → classifier.
+
+    Args:
+        features: maps (N, 3, R, R) to (N, F, h, w); its weights are named ``features.*``.
+        classifier: maps (N, F) to logits (N, C); its weights are named ``classifier.*``.
+        resolution_px: R, the edge that the features see.
+        size_px: edge of the images fed in; where it equals ``resolution_px`` there is no resize at all.
+    """
+
+    def __init__(self, features: nn.Module, classifier: nn.Module, *, resolution_px: int, size_px: int) -> None:
+        super().__init__()
+        self.resize = nn.Identity() if size_px == resolution_px else Resize(resolution_px)
+        self.features = features
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, float32 (N, C), of normalised images, float32 (N, 3, size_px, size_px)."""
+        pooled = self.pool(self.features(self.resize(images)))
+        logits: Tensor = self.classifier(torch.flatten(pooled, 1))
+        return logits
+
+
+def build_mobilenet_v3_small(
+    *,
+    num_classes: int = 10,
+    resolution_px: int = 224,
+    size_px: int = 32,
+    width_mult: float = 1.0,
+    linear_size: int = 1024,
+    dropout: float = 0.2,
+) -> nn.Module:
+    """MobileNetV3-Small (Howard et al. 2019, "Searching for MobileNetV3", table 2), torchvision's features.
+
+    The classifier is Linear(F, linear_size) → Hardswish → Dropout → Linear(linear_size, num_classes);
+    ``width_mult`` scales the channels of the features.
+    """
+    # Imported here, because it takes a second, which a process that times `tiny` can do without.
+    from torchvision.models import mobilenet_v3_small
+
+    # torchvision's momentum of 0.01 suits ImageNet's hundreds of thousands of steps; after the few hundred of a small
+    # data set the running statistics would still be those of the initialisation.
+    norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)
+    features = mobilenet_v3_small(weights=None, width_mult=width_mult, norm_layer=norm).features
+    out_channels: int = features[-1].out_channels
+    classifier = nn.Sequential(
+        nn.Linear(out_channels, linear_size),
+        nn.Hardswish(inplace=True),
+        nn.Dropout(p=dropout, inplace=True),
+        nn.Linear(linear_size, num_classes),
+    )
+    _init_linear(classifier)
+    return ConvClassifier(features, classifier, resolution_px=resolution_px, size_px=size_px)
+
+
+_TINY_STEM = 32
+# (output channels, stride) of the six depthwise-separable blocks behind the stem. Maps of 32 x 32, the grain of the
+# household photos, are costly and see little: one block stays there, three work at 16 x 16.
+_TINY_BLOCKS = ((32, 1), (48, 2), (64, 1), (96, 1), (96, 2), (128, 1))
+_TINY_FIRST_MAP = 4  # the first block's map is so many times smaller than the resolution
+
+
+def build_depthwise_separable(
+    *, num_classes: int = 10, resolution_px: int = 128, size_px: int = 32, dropout: float = 0.1
+) -> nn.Module:
+    """A small network of depthwise-separable blocks (Howard et al. 2017, "MobileNets", section 3.1).
+
+    Stem 3→32, six blocks (depthwise 3×3 → pointwise 1×1) growing to 128 channels, global average pool, Dropout,
+    Linear. Each convolution is followed by BatchNorm and ReLU, and so has no bias: the three fuse into one int8
+    operation, which Hardswish would not.
+
+    The first block's map is a quarter of ``resolution_px``. An image no larger than that is not enlarged first:
+    bilinear enlargement by 4 and a convolution of stride 4 are together one 3×3 convolution of the image as it is (its
+    polyphase form: Vaidyanathan 1990, "Multirate digital filters"), and its weights are what is trained. A larger
+    image is resized to ``resolution_px`` and halved by the stem and by the first block.
+    """
+    map_px = resolution_px // _TINY_FIRST_MAP
+    first_stride = 1 if size_px <= map_px else 2
+    layers: list[nn.Module] = [_conv_bn_relu(3, _TINY_STEM, kernel=3, stride=first_stride)]
+    channels = _TINY_STEM
+    for index, (out_channels, stride) in enumerate(_TINY_BLOCKS):
+        depthwise_stride = first_stride if index == 0 else stride
+        depthwise = _conv_bn_relu(channels, channels, kernel=3, stride=depthwise_stride, groups=channels)
+        layers.append(nn.Sequential(depthwise, _conv_bn_relu(channels, out_channels, kernel=1)))
+        channels = out_channels
+    features = nn.Sequential(*layers)
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    classifier = nn.Sequential(nn.Dropout(p=dropout), nn.Linear(channels, num_classes))
+    _init_linear(classifier)
+    seen_px = map_px if first_stride == 1 else resolution_px
+    return ConvClassifier(features, classifier, resolution_px=seen_px, size_px=size_px)
+
+
+def _conv_bn_relu(inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _init_linear(classifier: nn.Module) -> None:
+    # As torchvision initialises MobileNetV3's classifier.
+    for module in classifier.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.01)
+            nn.init.zeros_(module.bias)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mobilenet_v3_small": build_mobilenet_v3_small,
+    "depthwise_separable": build_depthwise_separable,
+}
+
+
+def _mobilenet(*, width_mult: float, linear_size: int) -> ModelSpec:
+    options: dict[str, Scalar] = {
+        "num_classes": 10,
+        "resolution_px": 224,
+        "size_px": 32,
+        "width_mult": width_mult,
+        "linear_size": linear_size,
+        "dropout": 0.2,
+    }
+    return ModelSpec(architecture="mobilenet_v3_small", options=options)
+
+
+PRESETS: dict[str, ModelSpec] = {
+    "baseline": _mobilenet(width_mult=1.0, linear_size=1024),
+    "p1-student": _mobilenet(width_mult=1.0, linear_size=256),
+    "p1-slim": _mobilenet(width_mult=0.6, linear_size=256),
+    "tiny": ModelSpec(
+        architecture="depthwise_separable",
+        options={"num_classes": 10, "resolution_px": 128, "size_px": 32, "dropout": 0.1},
+    ),
+}
+
+
+def preset(
+    name: str,
+    *,
+    num_classes: int = 10,
+    resolution_px: int | None = None,
+    size_px: int = 32,
+    width_mult: float | None = None,
+) -> ModelSpec:
+    """Return the spec of a named model, fitted to a data set.
+
+    Args:
+        name: row of :data:`PRESETS`.
+        num_classes: C of the logits.
+        resolution_px: edge that the network itself computes at; None keeps the preset's.
+        size_px: edge of the images fed in.
+        width_mult: of the features' channels, 0.1 to 2; None keeps the preset's.
+
+    Raises:
+        InputError: the name is unknown, a number is out of range, or the network has no width multiplier.
+    """
+    if name not in PRESETS:
+        hint = did_you_mean(name, PRESETS)
+        raise InputError(f"There is no model preset {name!r}; choose one of {', '.join(PRESETS)}.{hint}")
+    if num_classes < 2:
+        raise InputError(f"A classifier needs at least 2 classes, got {num_classes}.")
+    spec = PRESETS[name]
+    options = {**spec.options, "num_classes": num_classes, "size_px": size_px}
+    if resolution_px is not None:
+        options["resolution_px"] = resolution_px
+    if width_mult is not None:
+        if "width_mult" not in options:
+            raise InputError(f"The preset {name!r} has no width multiplier; MobileNetV3-Small's have one.")
+        if not 0.1 <= width_mult <= 2:
+            raise InputError(f"The width multiplier is {width_mult}; allowed is 0.1 to 2.")
+        options["width_mult"] = width_mult
+    # Every network here halves its input five times at most.
+    for option in ("resolution_px", "size_px"):
+        value = options[option]
+        if not isinstance(value, int) or not 8 <= value <= _MOST_PX:
+            raise InputError(f"{option} is {value}; allowed is 8 to {_MOST_PX}.")
+    return ModelSpec(architecture=spec.architecture, options=options)
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """Build the eager float32 network of a spec, freshly initialised from torch's global generator.
+
+    An architecture with a colon, ``package.module:factory``, is imported and ``factory(**options)`` is called:
+    that runs the code of that module.
+
+    Raises:
+        InputError: the architecture is unknown, cannot be imported, or refuses its options.
+    """
+    name = spec.architecture
+    factory = _import_factory(name) if ":" in name else MODELS.get(name)
+    if factory is None:
+        raise InputError(
+            f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
+        )
+    try:
+        model = factory(**spec.options)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as exc:
+        raise InputError(f"The architecture {name!r} could not be built with {spec.options}: {_line(exc)}.") from exc
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
+    return model
+
+
+def _import_factory(name: str) -> Callable[..., nn.Module]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute, None)
+    # Foreign code runs here: whatever it raises means that it cannot be imported.
+    except Exception as exc:
+        raise InputError(
+            f"The module {module_name!r} of the architecture {name!r} cannot be imported"
+            f" ({type(exc).__name__}: {_line(exc)}); give package.module:factory of an installed package."
+        ) from exc
+    if not callable(factory):
+        raise InputError(f"The module {module_name!r} has no function {attribute!r}; give package.module:factory.")
+    return factory  # type: ignore[no-any-return]

@@ -1,0 +1,32 @@
+"""Trained models that ship with the package: artifacts, loaded by name wherever an artifact's folder is taken.
+
+Each has a folder here: ``artifact.json`` (figures and the settings that made them), ``model.safetensors`` (float32)
+and ``CARD.md`` (training data, recipe, figures, limits).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from udacisense.base.records import Artifact
+
+ZOO: dict[str, str] = {
+    "baseline": "MobileNetV3-Small, 224 px",
+    "p1": "the same features at 128 px with a smaller classifier: pipeline p1 without its int8 step",
+    "tiny": "six depthwise-separable blocks on the 32 px photo itself: pipeline p2",
+}
+
+
+def zoo_folder(name: str) -> Path:
+    """Return the folder of a model that ships; ``name`` is a row of :data:`ZOO`."""
+    return Path(__file__).parent / name
+
+
+def resolve_artifact(folder: Path) -> Path:
+    """Return an artifact's folder: what was given, or the shipped model of that name.
+
+    A folder of the user's own is never hidden by a model that ships.
+    """
+    if not folder.exists() and str(folder) in ZOO and (zoo_folder(str(folder)) / Artifact.FILE_NAME).is_file():
+        return zoo_folder(str(folder))
+    return folder
