@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import copied
-from faults import (
+from bundle_damage import copied
+from exporter_faults import (
     CLASSIFIER,
     POINTWISE,
     OtherResize,
