@@ -163,7 +163,7 @@ torch.set_num_threads(1)
 import time
 from training_cases import coloured
 from test_checkpoint import run
-from udacisense.data.images import Batches
+from udacisense.data.batches import Batches
 
 class Slow(Batches):
     def __iter__(self):
