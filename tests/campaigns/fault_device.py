@@ -20,7 +20,7 @@ from fault_extras import app_selftest, as_app, timed_here
 from fault_scene import Answer, Ended, Scene, in_child, is_rude, start_child, wait_child
 from fault_stops import small_disk
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "harness" / "device"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "helpers"))
 
 from scripted_phone import ADBD, AdbServer, ScriptedPhone, why_not
 

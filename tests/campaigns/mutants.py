@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "harness")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
-import faults  # noqa: E402 - beside the tests that use it too
+import exporter_faults  # noqa: E402 - what tests use too
 import onnx_edits  # noqa: E402 - beside this file
-from damage import edit_json, flip_bit  # noqa: E402
+from bundle_damage import edit_json, flip_bit  # noqa: E402
 
 from exporters.bundle.manifest import Variant  # noqa: E402
 from exporters.bundle.open import Bundle  # noqa: E402
@@ -102,23 +102,23 @@ def swapped(bundle: Bundle, variant: Variant) -> list[Mutant]:
 
 
 EAGER_FAULTS: dict[str, Callable] = {
-    "weights ×1.01": faults.scale_weight,
-    "two channels exchanged": faults.exchange_channels,
-    "labels permuted": faults.Permuted,
-    "mean and std changed": faults.OtherMean,
-    "BatchNorm not folded": faults.forget_norm,
-    "dropout left on": faults.leave_dropout_on,
-    "wrong resize mode": faults.OtherResize,
-    "wrong activation": faults.other_activation,
+    "weights ×1.01": exporter_faults.scale_weight,
+    "two channels exchanged": exporter_faults.exchange_channels,
+    "labels permuted": exporter_faults.Permuted,
+    "mean and std changed": exporter_faults.OtherMean,
+    "BatchNorm not folded": exporter_faults.forget_norm,
+    "dropout left on": exporter_faults.leave_dropout_on,
+    "wrong resize mode": exporter_faults.OtherResize,
+    "wrong activation": exporter_faults.other_activation,
 }
 # A static int8 network is changed after its conversion; what is left of the others is in its float part.
 STATIC_FAULTS: dict[str, Callable] = {
-    "zero point shifted": faults.shift_zero_point,
-    "labels permuted": faults.Permuted,
-    "mean and std changed": faults.OtherMean,
-    "wrong resize mode": faults.OtherResize,
+    "zero point shifted": exporter_faults.shift_zero_point,
+    "labels permuted": exporter_faults.Permuted,
+    "mean and std changed": exporter_faults.OtherMean,
+    "wrong resize mode": exporter_faults.OtherResize,
 }
-DYNAMIC_FAULTS = EAGER_FAULTS | {"int8 scale ×1.05": faults.scale_int8_linear}
+DYNAMIC_FAULTS = EAGER_FAULTS | {"int8 scale ×1.05": exporter_faults.scale_int8_linear}
 
 
 Apply = Callable[[Bundle, Callable], None]
@@ -144,7 +144,7 @@ def pytorch_faults(variant: Variant) -> list[Mutant]:
         variant,
         "traced again",
         {CONTROL: no_fault, **table},
-        lambda copy, fault: faults.rewrite(copy, variant.id, fault),
+        lambda copy, fault: exporter_faults.rewrite(copy, variant.id, fault),
     )
 
 
@@ -152,7 +152,7 @@ def onnx_faults(variant: Variant) -> list[Mutant]:
     """Faults in the weights of an ``.onnx`` file, whatever their type; and in the graph around them."""
 
     def apply(copy: Bundle, edit: Callable) -> None:
-        path = faults.file_of(copy, variant.id)
+        path = exporter_faults.file_of(copy, variant.id)
         onnx_edits.save_edited(path, path, edit)
 
     return planted(variant, "graph edited", onnx_table(variant), apply)
@@ -166,7 +166,7 @@ def onnx_table(variant: Variant) -> dict[str, Callable]:
 def ort_faults(variant: Variant, bundle: Bundle) -> list[Mutant]:
     """The faults of its ``.onnx`` sister, optimised offline as the exporter does: in it alone, and in both."""
     sister = variant.id.replace("ort-", "onnx-")
-    whole = faults.file_of(bundle, sister)
+    whole = exporter_faults.file_of(bundle, sister)
 
     def alone(copy: Bundle, edit: Callable) -> None:
         from exporters.formats.onnx import _optimize_offline
@@ -174,10 +174,10 @@ def ort_faults(variant: Variant, bundle: Bundle) -> list[Mutant]:
         with tempfile.TemporaryDirectory() as name:
             faulty = Path(name) / "faulty.onnx"
             onnx_edits.save_edited(whole, faulty, edit, variant_id=variant.id)
-            _optimize_offline(faulty, faults.file_of(copy, variant.id), variant.precision)
+            _optimize_offline(faulty, exporter_faults.file_of(copy, variant.id), variant.precision)
 
     def both(copy: Bundle, edit: Callable) -> None:
-        onnx_edits.save_edited(whole, faults.file_of(copy, sister), edit)
+        onnx_edits.save_edited(whole, exporter_faults.file_of(copy, sister), edit)
         alone(copy, edit)
 
     table = onnx_table(variant)
@@ -241,7 +241,7 @@ def convert_again(bundle: Bundle, variant_id: str, fault: Callable) -> None:
         )
         if variant.precision not in {"fp32", "fp16"}:
             converted = _compressed(converted, variant.precision)
-    path = faults.file_of(bundle, variant_id)
+    path = exporter_faults.file_of(bundle, variant_id)
     shutil.rmtree(path)
     with quiet():
         save(converted, path)

@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 from mutants import CONTROL, Mutant, all_mutants  # first: it makes the tests' modules importable
 
-from damage import rehash  # isort: skip
+from bundle_damage import rehash  # isort: skip
 from small_bundle import make_small_bundle  # isort: skip
 from warm import fork_cells  # isort: skip
 

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import hypothesis.configuration
 import pytest
-
-TESTS = Path(__file__).resolve().parent.parent
-sys.path += [str(TESTS / "harness"), str(TESTS / "harness" / "report"), str(TESTS / "udacisense")]
-
-from fuzz_seeds import Seeds, make_seeds  # noqa: E402 - it needs those folders
+from fuzz_seeds import Seeds, make_seeds
 
 
 @pytest.fixture(scope="session")

@@ -365,6 +365,7 @@ OWN: dict[str, str] = {
     "harness.verify.locate.run": _ANSWER,
     "harness.verify.locate.rungs": _WORKER,
     "harness.verify.locate.trace": _WORKER,
+    "harness.verify.locate.reproduce": "is copied out as a script, and reads what lies beside it there",
     "harness.verify.locate.reproducer": _FRESH,
     "harness.verify.locate.worker": _WORKER,
     "harness.report.html.page": _SHIPPED,

@@ -12,7 +12,7 @@ import fuzz_phones as phones
 import fuzz_seeds as whole
 import numpy as np
 import torch
-from damage import rehash
+from bundle_damage import rehash
 from fuzz_hold import Place, command
 from fuzz_seeds import Seeds
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.options import allow_factory_option, variant_option
+from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, variant_option
 from udacisense.cli.output import Choice, duration, emit_json, next_command, render, say, say_cost, show
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("bench", short_help="Time every exported file on this machine.")
-@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("bundles", nargs=-1, type=BundlePath())
 @click.option("--quick", "budget", flag_value="quick", help="Fewer rounds: a first look.")
 @click.option("--thorough", "budget", flag_value="thorough", help="More rounds: narrow intervals.")
 @click.option("--threads", help="Thread counts, e.g. 1,2,4. Default: 1 to the physical cores.")
@@ -98,7 +98,7 @@ def command(
         reference=reference,
         allow_factory=allow_factory,
     )
-    path = output or bundles[0].with_name(f"{bundles[0].name}.bench.json")
+    path = output or record_beside(bundles[0], "bench")
     counted = countable(plan.bundles, variants or None) if arm_instructions or only_instructions else []
     timed_s = 0.0 if only_instructions else plan.expected_s
     counts = f"{len(counted)} counts of ARM instructions" if counted else ""
@@ -198,7 +198,7 @@ def _count(
 
 def _beside(bundles: tuple[Path, ...]) -> list[Path]:
     """Return the verification records that 'verify' keeps beside the bundles by default."""
-    return [path for b in bundles if (path := b.with_name(f"{b.name}.verify.json")).exists()]
+    return [path for b in bundles if (path := record_beside(b, "verify")).exists()]
 
 
 def _thread_counts(text: str | None) -> list[int] | None:

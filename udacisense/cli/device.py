@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from udacisense.cli.options import allow_factory_option, allowing_bundle, variant_option
+from udacisense.cli.options import BundlePath, allow_factory_option, allowing_bundle, variant_option
 from udacisense.cli.output import Cell, duration, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def install_command(*, apk: Path, serials: tuple[str, ...], every: bool) -> None
 
 
 @command.command("push")
-@click.argument("bundle", type=PathArgument)
+@click.argument("bundle", type=BundlePath())
 @_phones
 @json_option
 def push_command(*, bundle: Path, serials: tuple[str, ...], every: bool, as_json: bool) -> None:
@@ -136,7 +136,7 @@ def push_command(*, bundle: Path, serials: tuple[str, ...], every: bool, as_json
 
 
 @command.command("selftest")
-@click.argument("bundle", type=PathArgument)
+@click.argument("bundle", type=BundlePath())
 @variant_option("bundle")
 @click.option("--timeout", "timeout_s", default=_SELFTEST_S, show_default=True, help="Longest wait, in seconds.")
 @click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
@@ -188,7 +188,7 @@ def selftest_command(
 
 
 @command.command("bench")
-@click.argument("bundle", type=PathArgument)
+@click.argument("bundle", type=BundlePath())
 @variant_option("bundle")
 @click.option("--threads", default="1,2,4", show_default=True, help="Thread counts.")
 @click.option("--timeout", "timeout_s", default=_BENCH_S, show_default=True, help="Longest wait, in seconds.")
@@ -254,7 +254,7 @@ def bench_command(
 
 
 @command.command("pull")
-@click.argument("bundle", type=PathArgument)
+@click.argument("bundle", type=BundlePath())
 @allow_factory_option
 @click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
 @_phones
@@ -298,7 +298,7 @@ def pull_command(
 
 
 @command.command("stage")
-@click.argument("bundle", type=PathArgument)
+@click.argument("bundle", type=BundlePath())
 @click.option("--project", type=PathArgument, help="Folder of android_demo; default: the one here or above.")
 def stage_command(*, bundle: Path, project: Path | None) -> None:
     """Copy BUNDLE into the sources of the app, so that the next build carries it."""

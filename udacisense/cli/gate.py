@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from udacisense.cli.options import BundlePath, record_beside
 from udacisense.cli.output import Cell, emit_json, json_option, say, table
 
 PathOption = click.Path(path_type=Path)
 
 
 @click.command("gate", short_help="Hold a bundle against its requirements; the exit code is the answer.")
-@click.argument("bundle", type=PathOption)
+@click.argument("bundle", type=BundlePath())
 @click.option("--verification", type=PathOption, help="Record of 'verify'; default: BUNDLE.verify.json.")
 @click.option("--bench", "bench_path", type=PathOption, help="Record of 'bench'; default: BUNDLE.bench.json if there.")
 @click.option("--config", "config_path", type=PathOption, help="Requirements, a TOML file; default: built in.")
@@ -48,12 +49,12 @@ def command(
     from udacisense.errors import InputError
 
     require_bundle(bundle)
-    records = verification or bundle.with_name(f"{bundle.name}.verify.json")
+    records = verification or record_beside(bundle, "verify")
     if not records.is_file():
         line = shlex.join(["udacisense", "verify", str(bundle)])
         raise InputError(f"There is no record {records}; give --verification, or make it: {line}")
     verified = read_json(MeasurementSet, records)
-    timed = bench_path or bundle.with_name(f"{bundle.name}.bench.json")
+    timed = bench_path or record_beside(bundle, "bench")
     report = gate_bundle(
         bundle,
         verification=verified,
@@ -61,7 +62,7 @@ def command(
         config=read_config(config_path) if config_path else None,
         baseline=read_baseline(baseline_path) if baseline_path else None,
     )
-    write_record(output or bundle.with_name(f"{bundle.name}.gate.json"), report)
+    write_record(output or record_beside(bundle, "gate"), report)
     if junit_path:
         write_junit(report, junit_path)
     if markdown_path:

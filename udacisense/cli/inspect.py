@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.options import allowing_bundle
+from udacisense.cli.options import BundlePath, allowing_bundle
 from udacisense.cli.output import emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect", short_help="Show a bundle and check every byte of it.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundlePath())
 @json_option
 def command(*, bundle: Path, as_json: bool) -> None:
     """Show the variants of BUNDLE (a folder or a .zip) and check every file against its sha256.

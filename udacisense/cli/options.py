@@ -1,22 +1,46 @@
-"""What a shell offers for the value of an option: names out of the tables, read when TAB asks for them."""
+"""Options and arguments that commands share, and what a shell offers for their values when TAB asks for them."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 if TYPE_CHECKING:
     from exporters.bundle.open import Bundle
 
-import importlib
-import json
-
 F = TypeVar("F", bound=Callable[..., Any])
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+class BundlePath(click.Path):
+    """A bundle's place. It has a name, also where ``.`` or ``..`` was given: records lie beside the bundle."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, or refuse the root of the file system."""
+        path = cast("Path", super().convert(value, param, ctx))
+        path = path.resolve() if path.name in ("", "..") else path
+        if not path.name:
+            self.fail(f"{path} is the root of the file system; give the folder or the .zip of a bundle.", param, ctx)
+        return path
+
+
+def record_beside(bundle: Path, kind: str) -> Path:
+    """Return where a command keeps its record of a bundle by default.
+
+    Args:
+        bundle: of :class:`BundlePath`.
+        kind: the command, such as ``verify``.
+    """
+    return bundle.with_name(f"{bundle.name}.{kind}.json")
 
 
 def names_of(module: str, table: str, *others: str) -> Complete:

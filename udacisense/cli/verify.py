@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from udacisense.cli.options import allow_factory_option, allowing, names_of, variant_option, variants_of
+from udacisense.cli.options import (
+    BundlePath,
+    allow_factory_option,
+    allowing,
+    names_of,
+    record_beside,
+    variant_option,
+    variants_of,
+)
 from udacisense.cli.output import Cell, Choice, dry_run_option, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify", short_help="Prove that every exported file answers as its source does.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundlePath())
 @click.option("--data", help="Verify on its test images: 'cifar100' or a folder. Default: the bundle's golden pack.")
 @variant_option("bundle")
 @click.option(
@@ -103,7 +111,7 @@ def command(
         else:
             _print_ladder(found)
         raise click.exceptions.Exit(0 if found.rung is None else 1)
-    path = output or bundle.with_name(f"{bundle.name}.verify.json")
+    path = output or record_beside(bundle, "verify")
     n_golden = len(source.manifest.golden.images)
     n_images = len(dataset.test) if dataset is not None else n_golden
     cost = verification_cost(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import copied, edit_json, flip_bit, rehash
+from bundle_damage import copied, edit_json, flip_bit, rehash
 
 from exporters.bundle.open import open_bundle
 from harness.records import Measurement, MeasurementSet

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import training_cases
 from safetensors import safe_open
 from training_cases import batches, build, coloured, held_back, tiny_spec
 
@@ -175,7 +176,9 @@ print(state_sha256(result.model))
 @pytest.mark.slow
 def test_a_run_killed_with_9_resumes_to_the_same_weights(tmp_path: Path) -> None:
     def start(folder: Path) -> subprocess.Popen[str]:
-        code = WORKER.format(tests=[str(p) for p in Path(__file__).parents[:2]], folder=str(folder))
+        code = WORKER.format(
+            tests=[str(Path(__file__).parent), str(Path(training_cases.__file__).parent)], folder=str(folder)
+        )
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
 

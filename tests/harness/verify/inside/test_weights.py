@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from damage import copied
+from bundle_damage import copied
 from numpy.typing import NDArray
 
 from exporters.bundle.open import Bundle, open_bundle

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from damage import copied, rehash
+from bundle_damage import copied, rehash
 
 from exporters.bundle.open import Bundle, open_bundle
 from exporters.formats.onnx import RESIZING

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import copied
-from faults import (
+from bundle_damage import copied
+from exporter_faults import (
     CLASSIFIER,
     POINTWISE,
     OtherResize,
@@ -32,9 +32,11 @@ from torch import nn
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle, open_bundle
 from exporters.bundle.reference import eager_source
+from harness.cell.run import bare_variant
 from harness.verify.locate import worker
 from harness.verify.locate.first_difference import first_difference
 from harness.verify.locate.job import Found, LocateJob
+from harness.verify.locate.reproducer import write_reproducer
 from harness.verify.locate.run import locate
 from harness.verify.locate.rungs import STEPS, Context, Rung, climb
 from harness.verify.locate.trace import Layer, Trace, trace_eager
@@ -241,6 +243,40 @@ def test_faults_on_the_way_to_the_file(whole: Bundle, tmp_path: Path, name: str,
     assert (tmp_path / "work" / "rung.pt").exists()
 
 
+def reproduced(folder: Path, where: Path) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, str(folder / "reproduce.py")]
+    return subprocess.run(script, capture_output=True, text=True, check=False, cwd=where)
+
+
+HOSTILE = '''"""
+open("ran", "w")  # \'\'); open("ran", "w")'''
+
+
+def test_a_name_out_of_a_bundle_is_never_run(tmp_path: Path) -> None:
+    """An id, a reason and a file's name that are Python code; a file called like a module that the script imports."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    for name in ("inputs", "expected", "got"):
+        np.save(work / f"{name}.npy", np.zeros((1, 3, 8, 8), np.float32))
+    file = tmp_path / "numpy.py"
+    file.write_text("open('ran', 'w')")
+    variant = dataclasses.replace(bare_variant(HOSTILE, "onnx", file), engine=HOSTILE)
+    found = Found(
+        schema_version=1,
+        variant_id=HOSTILE,
+        runner="onnxruntime",
+        rungs=(),
+        rung="the file in onnxruntime",
+        suspect=None,
+        reason=HOSTILE,
+        worst_inputs=(0,),
+    )
+    write_reproducer(out, work, found, variant, file)
+    done = reproduced(out, tmp_path)
+    assert HOSTILE in done.stdout, done.stderr
+    assert not list(tmp_path.rglob("ran"))
+
+
 def test_a_reproducer_shows_the_fault_on_its_own(bundle: Bundle, tmp_path: Path) -> None:
     rewrite(bundle, "torchscript-fp32", scale_weight)
     out = tmp_path / "reproducer"
@@ -251,13 +287,11 @@ def test_a_reproducer_shows_the_fault_on_its_own(bundle: Bundle, tmp_path: Path)
         "expected.npy",
         "got.npy",
         "located.json",
-        "model-torchscript-fp32.pt",
+        "model.pt",
+        "reproduce.json",
         "reproduce.py",
     }
-    assert len((out / "reproduce.py").read_text().splitlines()) <= 14
-    done = subprocess.run(
-        [sys.executable, str(out / "reproduce.py")], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    done = reproduced(out, tmp_path)
     assert done.returncode == 0, done.stderr
     got, expected = (np.load(out / f"{name}.npy", allow_pickle=False) for name in ("got", "expected"))
     assert str(np.abs(got - expected).max(axis=1))[:6] in done.stdout
@@ -271,7 +305,7 @@ def test_a_file_that_would_not_load_is_the_rung(bundle: Bundle, tmp_path: Path) 
     found = locate(bundle.root, "ptl-fp32", out=tmp_path / "out")
     assert found.rung == "the file in lite"
     assert "would not load" in found.reason
-    assert (tmp_path / "out" / "model-ptl-fp32.ptl").exists()
+    assert (tmp_path / "out" / "model.ptl").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from damage import copied, rehash
+from bundle_damage import copied, rehash
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters.bundle.open import open_bundle

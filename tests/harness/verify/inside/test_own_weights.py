@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import faults
+import exporter_faults
 import pytest
 import torch
-from damage import copied, rehash
+from bundle_damage import copied, rehash
 from torch import nn
 
 from exporters.bundle.open import Bundle, open_bundle
@@ -28,15 +28,15 @@ def bundle(small_bundle: Path) -> Bundle:
 
 def shift_bias(model: nn.Module) -> None:
     with torch.no_grad():
-        model.get_submodule(faults.CLASSIFIER).bias[0] += 1.0
+        model.get_submodule(exporter_faults.CLASSIFIER).bias[0] += 1.0
 
 
 def other_activation(model: nn.Module) -> None:
     """Leave every weight, and answer otherwise."""
-    faults.other_activation(model)
+    exporter_faults.other_activation(model)
 
 
-@pytest.mark.parametrize("change", [other_activation, shift_bias, faults.Permuted])
+@pytest.mark.parametrize("change", [other_activation, shift_bias, exporter_faults.Permuted])
 def test_what_weights_do_not_explain_is_told(bundle: Bundle, change: Callable) -> None:
     variant = bundle.variant(NAME)
     model = fused_reference(bundle, variant, None)
@@ -45,7 +45,9 @@ def test_what_weights_do_not_explain_is_told(bundle: Bundle, change: Callable) -
     assert (problem or "").startswith(WORDS)
 
 
-@pytest.mark.parametrize("change", [lambda _: None, faults.scale_every_weight, faults.exchange_channels])
+@pytest.mark.parametrize(
+    "change", [lambda _: None, exporter_faults.scale_every_weight, exporter_faults.exchange_channels]
+)
 def test_weights_themselves_are_no_difference(bundle: Bundle, change: Callable) -> None:
     """The file's own are in the source: whether they are right is judged apart."""
     variant = bundle.variant(NAME)
@@ -66,7 +68,7 @@ def test_other_layers_are_noted_and_not_judged(bundle: Bundle) -> None:
 def test_a_package_that_cannot_be_read_is_noted(small_bundle: Path, bundle: Bundle, tmp_path: Path) -> None:
     reference = fused_reference(bundle, bundle.variant(NAME), None)
     broken = open_bundle(copied(small_bundle, tmp_path / "broken"))
-    (faults.file_of(broken, NAME) / "Manifest.json").write_text("{}")
+    (exporter_faults.file_of(broken, NAME) / "Manifest.json").write_text("{}")
     problem, note = compare_own(broken, broken.variant(NAME), reference)
     assert problem is None
     assert (note or "").startswith("its own weights were not tried in its source: ")
@@ -87,7 +89,7 @@ def test_psnr() -> None:
 def test_another_activation_fails_a_verification(small_bundle: Path, tmp_path: Path) -> None:
     """The program is edited, its weights are not."""
     changed = open_bundle(copied(small_bundle, tmp_path / "changed"))
-    package = faults.file_of(changed, NAME)
+    package = exporter_faults.file_of(changed, NAME)
     spec = load_spec(package)
     (function,) = spec.mlProgram.functions.values()
     (block,) = function.block_specializations.values()
