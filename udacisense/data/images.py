@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from udacisense.base.progress import progress
 from udacisense.base.records import Resize, Signature
 from udacisense.errors import InputError
 
@@ -147,16 +148,29 @@ def _load_split(folder: Path, classes: tuple[str, ...], size_px: int) -> Images:
             raise InputError(f"{folder / name} has {len(found)} images; at least {least} are needed.")
         files += found
         counts.append(len(found))
+    pixels = read_squares(files, size_px, f"Reading {folder.name} images")
+    labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
+    return Images(pixels, labels)
+
+
+def read_squares(files: Sequence[Path], size_px: int, description: str) -> Tensor:
+    """Read image files, several at once, as :func:`fit_square` gives them: uint8 (n, 3, size_px, size_px).
+
+    Raises:
+        InputError: a file is no whole image (it is named).
+    """
     pixels = torch.empty((len(files), 3, size_px, size_px), dtype=torch.uint8)
 
     def load(index: int) -> None:
         pixels[index] = torch.from_numpy(read_square(files[index], size_px)).permute(2, 0, 1)
 
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    with (
+        ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool,
+        progress(description, len(files)) as advance,
+    ):
         for _ in pool.map(load, range(len(files))):
-            pass
-    labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
-    return Images(pixels, labels)
+            advance(1)
+    return pixels
 
 
 def _is_image_file(path: Path) -> bool:

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udacisense.base.progress import progress
 from udacisense.data.batches import Batches, Plan, draw_crops
-from udacisense.data.images import IMAGE_SUFFIXES, MEAN, NO_LABEL, STD, Images, read_square
+from udacisense.data.images import IMAGE_SUFFIXES, MEAN, NO_LABEL, STD, Images, read_squares
 from udacisense.errors import InputError
 
 
@@ -30,12 +29,8 @@ def load_transfer(folder: Path, *, size_px: int) -> tuple[Images, tuple[str, ...
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
     if not files:
         raise InputError(f"{folder} holds no image; --transfer takes a folder with images at any depth.")
-    pixels = np.empty((len(files), size_px, size_px, 3), np.uint8)
-    with progress("Reading transfer images", len(files)) as advance:
-        for index, file in enumerate(files):
-            pixels[index] = read_square(file, size_px)
-            advance(1)
-    images = Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.full((len(files),), NO_LABEL))
+    pixels = read_squares(files, size_px, "Reading transfer images")
+    images = Images(pixels, torch.full((len(files),), NO_LABEL))
     return images, tuple(file.parent.name for file in files)
 
 
