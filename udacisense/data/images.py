@@ -67,6 +67,11 @@ class DataSet:
     test: Images
     fingerprint: str  # hex SHA-256 of classes, pixels and labels
 
+    @property
+    def training_fingerprint(self) -> str:
+        """Hex SHA-256 of the classes and the training images: of what a model is trained on."""
+        return _fingerprint(self.class_names, self.train)
+
 
 def load_dataset(source: str, *, size_px: int = 32, cache_dir: Path | None = None) -> DataSet:
     """Load a data set into memory.

@@ -84,7 +84,8 @@ class _Link:
     @property
     def chained(self) -> str:
         """What the next step's fingerprint depends on: this step, and the weights that it really left."""
-        return f"{self.fingerprint} {self.kept.weights_sha256 if self.kept is not None else None}"
+        data = f" {self.kept.data}" if self.kept is not None and self.kept.data is not None else ""
+        return f"{self.fingerprint} {self.kept.weights_sha256 if self.kept is not None else None}{data}"
 
 
 class OptimizationPipeline:
@@ -110,6 +111,8 @@ class OptimizationPipeline:
         signature: of the model; None makes one with ImageNet's mean and std.
         seed: of every random number that a step draws.
         data_fingerprint: text that identifies data, batch size and augmentation; needed to keep steps.
+        training_fingerprint: the same without the test images. Where it is given, a step that learns from its own
+            teacher and its own initial weights is taken up whatever the baseline and the test images are.
 
     Raises:
         InputError: the model is not eager float32, or the input size is none.
@@ -129,6 +132,7 @@ class OptimizationPipeline:
         signature: Signature | None = None,
         seed: int = 0,
         data_fingerprint: str | None = None,
+        training_fingerprint: str | None = None,
     ) -> None:
         if kind_of(baseline_model) is not Kind.EAGER_FLOAT:
             raise InputError("A pipeline starts from an eager float32 model; this one is quantised or TorchScript.")
@@ -139,7 +143,8 @@ class OptimizationPipeline:
         self.signature = signature or make_signature(self.class_names, size_px=_edge(input_size))
         if spec is not None and not has_architecture(baseline_model, build_model(spec)):
             raise InputError("The spec given to the pipeline builds another architecture than its baseline_model has.")
-        self.spec, self.seed, self.data_fingerprint = spec, seed, data_fingerprint
+        self.spec, self.seed = spec, seed
+        self.data_fingerprint, self.training_fingerprint = data_fingerprint, training_fingerprint
         self._steps: list[Step] = []
 
     def add_step(self, *, step_name: str, step_function: StepFunction, **options: object) -> OptimizationPipeline:
@@ -232,16 +237,16 @@ class OptimizationPipeline:
     ) -> _Link:
         """Take a finished step from disk, or run it, measure it and keep it."""
         index, before = len(links), links[-1]
-        fingerprint = ""
-        if store is not None:
-            inputs = f"{before.chained} cpu"  # whatever it is: see run
-            fingerprint = fingerprint_step(step.name, step.function, step.options, inputs=inputs)
-            kept = store.find(index, step.name, fingerprint) if resume else None
+        fingerprints = self._fingerprints(step, before) if store is not None else ("",)
+        if store is not None and resume:
+            kept = store.find(index, step.name, *fingerprints)
             if kept is not None:
                 log.info("step %s: finished before, taken from %s", step.name, store.folder(index, step.name))
+                kept = self._with_own_figures(store, index, step, kept)
                 return _Link(
-                    step=step, fingerprint=fingerprint, spec=kept.spec, record=kept.record, model=None, kept=kept
+                    step=step, fingerprint=kept.fingerprint, spec=kept.spec, record=kept.record, model=None, kept=kept
                 )
+        fingerprint = fingerprints[0]
         log.info("step %s (%d of %d)", step.name, index, len(self._steps))
         model = self._model(links, index - 1, store)
         context = self._context(compute, fingerprint, store, resume=resume)
@@ -256,10 +261,30 @@ class OptimizationPipeline:
         )
         if result.spec is None:
             result = replace(result, spec=before.spec)
-        kept = store.keep(index, step.name, fingerprint, result, figures) if store is not None else None
+        kept = None
+        if store is not None:
+            data = self.data_fingerprint if len(fingerprints) > 1 else None
+            kept = store.keep(index, step.name, fingerprint, result, figures, data=data)
         return _Link(
             step=step, fingerprint=fingerprint, spec=result.spec, record=figures, model=result.model, kept=kept
         )
+
+    def _fingerprints(self, step: Step, before: _Link) -> tuple[str, ...]:
+        """Return by what a finished step is recognised; it is kept under the first."""
+        chained = fingerprint_step(step.name, step.function, step.options, inputs=f"{before.chained} cpu")
+        if self.training_fingerprint is None or not step.is_apart:
+            return (chained,)
+        inputs = f"{self.training_fingerprint} {self.seed} {self.class_names}"
+        return fingerprint_step(step.name, step.function, step.options, inputs=inputs), chained
+
+    def _with_own_figures(self, store: StepStore, index: int, step: Step, kept: KeptStep) -> KeptStep:
+        """Return a kept step with figures of this pipeline's test images."""
+        if kept.data in (None, self.data_fingerprint):
+            return kept
+        was = kept.record
+        model = store.load(index, step.name, kept)
+        figures = self._measure(step.name, model, config=was.config, duration_s=was.duration_s)
+        return store.restate(index, step.name, replace(kept, record=figures, data=self.data_fingerprint))
 
     def _model(self, links: list[_Link], index: int, store: StepStore | None) -> nn.Module:
         """Return the model of a finished step: from memory, from disk, or packed again from the step before."""
@@ -329,6 +354,8 @@ class OptimizationPipeline:
     def _figures(self, links: list[_Link], final: nn.Module, folder: Path | None) -> RunRecord:
         """Return the run's figures; those of an equal run in ``folder`` are not measured again."""
         fingerprint = links[-1].chained
+        if any(link.kept is not None and link.kept.data is not None for link in links):
+            fingerprint += f" {links[0].chained}"  # a step that learns apart does not tell which baseline was there
         if folder is not None and (folder / RunRecord.FILE_NAME).is_file():
             try:
                 found = read_json(RunRecord, folder / RunRecord.FILE_NAME)

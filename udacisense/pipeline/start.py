@@ -119,6 +119,7 @@ def start_pipeline(
     signature = baseline.signature
     images, held_back = training_split(dataset)
     given = sources or load_supervision(Supervision(), signature, is_taught=True)
+    mixture = f" batch_size={options.batch_size}{given.identity}"
     return OptimizationPipeline(
         name,
         baseline.model,
@@ -130,5 +131,6 @@ def start_pipeline(
         spec=baseline.spec,
         signature=signature,
         seed=options.seed,
-        data_fingerprint=f"{dataset.fingerprint} batch_size={options.batch_size}{given.identity}",
+        data_fingerprint=f"{dataset.fingerprint}{mixture}",
+        training_fingerprint=f"{dataset.training_fingerprint}{mixture}",
     )

@@ -12,6 +12,7 @@ from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError, StageError
 from udacisense.measure.metrics import inference
 from udacisense.stages.contract import Kind, Stage, StepContext, StepFunction, StepResult, kind_of
+from udacisense.stages.distill import apply_knowledge_distillation, learns_apart
 from udacisense.stages.table import STAGES
 from udacisense.training import spec_text
 from udacisense.training.checkpoint import state_sha256
@@ -29,6 +30,11 @@ class Step:
     def row(self) -> Stage | None:
         """The row of :data:`STAGES`; None for a user's own function."""
         return next((row for row in STAGES.values() if row.function is self.function), None)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether its result depends on its options and the training images alone, not on the model before it."""
+        return self.function is apply_knowledge_distillation and learns_apart(self.options)
 
     def described(self) -> dict[str, Scalar]:
         """Return the options as a record's config: scalars as they are, the rest in words."""

@@ -52,6 +52,7 @@ class KeptStep:
     weights: str | None  # file name; None where the model is made again from the step before
     weights_sha256: str | None
     record: StageRecord
+    data: str | None = None  # which the record is of, where the step's fingerprint does not depend on the test images
 
 
 def fingerprint_step(name: str, function: Callable[..., object], options: Mapping[str, object], *, inputs: str) -> str:
@@ -111,8 +112,8 @@ class StepStore:
         """Return a step's folder; ``index`` counts from 1 (0 is the baseline)."""
         return self.root / f"{index:02d}-{name}"
 
-    def find(self, index: int, name: str, fingerprint: str) -> KeptStep | None:
-        """Return a finished step, or None where there is none with this fingerprint and whole weights."""
+    def find(self, index: int, name: str, *fingerprints: str) -> KeptStep | None:
+        """Return a finished step, or None where there is none with one of these fingerprints and whole weights."""
         folder = self.folder(index, name)
         if not (folder / STEP_FILE).is_file():
             return None
@@ -121,7 +122,7 @@ class StepStore:
         except InputError as exc:
             log.warning("step %s is done again: %s", name, exc)
             return None
-        if kept.fingerprint != fingerprint:
+        if kept.fingerprint not in fingerprints:
             return None
         if kept.weights is None:
             return kept if kept.kind is Kind.EAGER_INT8 else None
@@ -129,7 +130,16 @@ class StepStore:
         is_whole = path.is_file() and sha256_file(path) == kept.weights_sha256
         return kept if is_whole else None
 
-    def keep(self, index: int, name: str, fingerprint: str, result: StepResult, figures: StageRecord) -> KeptStep:
+    def keep(
+        self,
+        index: int,
+        name: str,
+        fingerprint: str,
+        result: StepResult,
+        figures: StageRecord,
+        *,
+        data: str | None = None,
+    ) -> KeptStep:
         """Write a finished step, replacing one that is there; ``result.spec`` None means the baseline's architecture.
 
         A float32 model of an architecture that its spec does not build has its figures kept, and is made again by
@@ -150,8 +160,14 @@ class StepStore:
                 weights=weights.name if weights is not None else None,
                 weights_sha256=sha256_file(weights) if weights is not None else None,
                 record=figures,
+                data=data,
             )
             write_record(partial / STEP_FILE, kept)
+        return kept
+
+    def restate(self, index: int, name: str, kept: KeptStep) -> KeptStep:
+        """Write a kept step's record anew."""
+        write_record(self.folder(index, name) / STEP_FILE, kept)
         return kept
 
     def load(self, index: int, name: str, kept: KeptStep) -> nn.Module:

@@ -102,6 +102,12 @@ def apply_knowledge_distillation(
     return StepResult(model=result.model, notes=notes, spec=spec, documents={"history": result.history})
 
 
+def learns_apart(options: Mapping[str, object]) -> bool:
+    """Tell whether a distillation with these options reads nothing of the model that it follows in a pipeline."""
+    has_own_start = isinstance(options.get("student"), nn.Module) or options.get("student_init", "auto") != "auto"
+    return options.get("teacher") is not None and has_own_start
+
+
 def student_spec(options: Mapping[str, object], *, num_classes: int, size_px: int) -> ModelSpec:
     """Return the student that a step's options describe, fitted to a data set.
 

@@ -190,7 +190,8 @@ def train_model(
     _check_classes(untrained, dataset)
     signature = make_signature(dataset.class_names, size_px=size_px)
     sources = load_supervision(supervision, signature, is_taught=False)
-    data = dataset.fingerprint + sources.identity
+    data = dataset.training_fingerprint + sources.identity
+    former = {"data": dataset.fingerprint + sources.identity}
     identity: dict[str, Scalar] = {"data": data, "batch_size": batch_size, "model": spec_text(spec)}
     with locked(output_dir):
         result = train(
@@ -200,7 +201,7 @@ def train_model(
             validation=Batches(held_back, batch_size=EVALUATION_BATCH),
             distillation=supervision.distilled_by(sources.teacher) if sources.teacher is not None else None,
             auxiliary=sources.auxiliary,
-            keep=Keep(folder=output_dir / "training", identity=identity, resume=resume),
+            keep=Keep(folder=output_dir / "training", identity=identity, former=former, resume=resume),
         )
         figures = record_stage(
             result.model,

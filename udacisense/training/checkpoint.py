@@ -61,8 +61,15 @@ def save_checkpoint(folder: Path, state: CheckpointState, groups: Mapping[str, M
         save_tensors(partial, tensors, metadata={_HEADER_KEY: text, _DIGEST_KEY: _digest(text, tensors)})
 
 
-def load_checkpoint(folder: Path, *, identity: Mapping[str, Scalar]) -> Checkpoint | None:
+def load_checkpoint(
+    folder: Path, *, identity: Mapping[str, Scalar], former: Mapping[str, Scalar] | None = None
+) -> Checkpoint | None:
     """Return the checkpoint in a folder, or None where there is none.
+
+    Args:
+        folder: of the run.
+        identity: of the run that goes on.
+        former: what earlier versions wrote for some of it.
 
     Raises:
         InputError: it was made with other settings or data (each is named).
@@ -81,7 +88,8 @@ def load_checkpoint(folder: Path, *, identity: Mapping[str, Scalar]) -> Checkpoi
             raise LoadError("its SHA-256 is not the one that it records")
     except (*TENSOR_ERRORS, InputError, LoadError) as exc:
         raise LoadError(f"{path} is no readable checkpoint ({exc}); remove it, or train without resuming.") from exc
-    _refuse_other_settings(path, state.identity, identity)
+    as_now = {**state.identity, **{k: identity.get(k) for k, v in (former or {}).items() if state.identity.get(k) == v}}
+    _refuse_other_settings(path, as_now, identity)
     return Checkpoint(state, tensors)
 
 

@@ -312,7 +312,7 @@ class TrainingRun:
             if self.is_leader:
                 remove(path)
             return
-        found = load_checkpoint(keep.folder, identity=keep.identity)
+        found = load_checkpoint(keep.folder, identity=keep.identity, former=keep.former)
         if found is None:
             return
         try:

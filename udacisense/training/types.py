@@ -136,6 +136,7 @@ class Keep:
 
     folder: Path
     identity: Mapping[str, Scalar] = field(default_factory=dict)  # what else must be equal for a resume
+    former: Mapping[str, Scalar] = field(default_factory=dict)  # what earlier versions wrote for some of it
     resume: bool = False  # go on from the checkpoint that is there
 
 
