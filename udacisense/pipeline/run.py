@@ -6,6 +6,7 @@ import copy
 import inspect
 import logging
 import re
+import statistics
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -20,7 +21,8 @@ from udacisense.base.files import atomic_path, locked, remove
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, StageRecord, read_json, record, write_record
 from udacisense.data.images import make_signature
 from udacisense.errors import InputError, StageError, UdacisenseError
-from udacisense.measure.recording import paired_latency_ms, record_stage
+from udacisense.measure.recording import latencies_by_turns, record_stage
+from udacisense.measure.stats import Interval, ratio
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model
 from udacisense.pipeline.requirements import Requirement, check_requirements
@@ -34,6 +36,7 @@ from udacisense.training.compute import Compute
 log = logging.getLogger("udacisense")
 
 FINAL_NAME = "final.pt"
+_CONFIDENCE = 0.95  # of the ratios of times, as of every accuracy
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -44,9 +47,12 @@ class RunRecord:
     schema_version: Literal[1]
     name: str
     fingerprint: str  # of everything that the run depends on
-    baseline: StageRecord  # its latency was timed by turns with the last stage's
+    baseline: StageRecord
     stages: tuple[StageRecord, ...]
     requirements: tuple[Requirement, ...]
+    # Of each stage's time to the baseline's, paired by round, with 95 % intervals: all were timed by turns in one go.
+    # Empty in records of 0.1.0: there the baseline and the last stage alone were.
+    time_ratios: tuple[Interval, ...] = ()
 
     FILE_NAME: ClassVar[str] = "result.json"
 
@@ -59,6 +65,7 @@ class PipelineResult:
     baseline: StageRecord
     stages: tuple[StageRecord, ...]
     requirements: tuple[Requirement, ...]
+    time_ratios: tuple[Interval, ...]  # see RunRecord
     artifact: Artifact | None  # None without an output folder, or where no spec tells how to build the model again
 
 
@@ -198,12 +205,13 @@ class OptimizationPipeline:
             except Exception as exc:
                 raise self._failure(index, exc, store) from exc
         final = self._model(links, len(links) - 1, store)
-        figures = self._figures(links, final, output_dir if resume else None)
+        figures = self._figures(links, store, output_dir if resume else None)
         return PipelineResult(
             model=final,
             baseline=figures.baseline,
             stages=figures.stages,
             requirements=figures.requirements,
+            time_ratios=figures.time_ratios,
             artifact=self._keep(links, figures, final, store, output_dir),
         )
 
@@ -351,7 +359,7 @@ class OptimizationPipeline:
 
     # ---- the result
 
-    def _figures(self, links: list[_Link], final: nn.Module, folder: Path | None) -> RunRecord:
+    def _figures(self, links: list[_Link], store: StepStore | None, folder: Path | None) -> RunRecord:
         """Return the run's figures; those of an equal run in ``folder`` are not measured again."""
         fingerprint = links[-1].chained
         if any(link.kept is not None and link.kept.data is not None for link in links):
@@ -364,18 +372,22 @@ class OptimizationPipeline:
             else:
                 if found.fingerprint == fingerprint:
                     return found
-        records = [link.record for link in links]
-        # The two that are held against each other are timed by turns, not in two far-apart minutes.
-        first_ms, last_ms = paired_latency_ms(self.baseline_model, final, self.signature.input_shape)
-        baseline = replace(records[0], latency_ms=first_ms)
-        stages = (*records[1:-1], replace(records[-1], latency_ms=last_ms))
+        models = [self.baseline_model, *(self._model(links, i, store) for i in range(1, len(links)))]
+        rounds = latencies_by_turns(models, self.signature.input_shape)
+        baseline, *stages = (
+            replace(link.record, latency_ms=statistics.median(times.values()))
+            for link, times in zip(links, rounds, strict=True)
+        )
+        found_ratios = (ratio(times, rounds[0], seed=self.seed, confidence=_CONFIDENCE) for times in rounds[1:])
+        ratios = tuple(found for found in found_ratios if found is not None)
         return RunRecord(
             schema_version=1,
             name=self.name,
             fingerprint=fingerprint,
             baseline=baseline,
-            stages=stages,
-            requirements=check_requirements(baseline, stages[-1]),
+            stages=tuple(stages),
+            requirements=check_requirements(baseline, stages[-1], ratios[-1]),
+            time_ratios=ratios,
         )
 
     def _keep(
