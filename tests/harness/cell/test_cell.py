@@ -152,4 +152,5 @@ def test_a_process_that_dies_is_a_failed_cell(tmp_path: Path) -> None:
     (tmp_path / "inputs.npy").write_bytes(b"no numbers")
     cell = run_cell(job)
     assert cell.result.outcome is Outcome.FAILED
-    assert "exit code 1" in (cell.result.reason or "")
+    assert (cell.result.reason or "").startswith("ValueError: ")
+    assert cell.result.exit_code == 4
