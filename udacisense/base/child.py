@@ -122,9 +122,7 @@ def _start(words: list[str], folder: Path, env: dict[str, str]) -> subprocess.Po
         )
 
 
-def read_in_child(
-    kind: type[T], module: str, path: Path, *arguments: str, expected: str
-) -> T:
+def read_in_child(kind: type[T], module: str, path: Path, *arguments: str, expected: str) -> T:
     """Return the record that ``module.main(folder, path, *arguments)`` leaves as ``result.json``.
 
     Args:

@@ -6,6 +6,7 @@ room; it imports them inside command bodies.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -118,7 +119,8 @@ def run(argv: list[str] | None = None) -> int:
         handler.setFormatter(logging.Formatter("%(message)s"))
         _log.addHandler(handler)
     try:
-        return _run(argv)
+        with contextlib.redirect_stdout(sys.stdout):  # whatever a command does to it ends with the command
+            return _run(argv)
     finally:
         _log.setLevel(level)
         if handler is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporters.preflight import onnx_facts
+from exporters.preflight import lite_facts
 from exporters.preflight import run as module
 from exporters.preflight.lite_facts import read_lite
 from exporters.preflight.run import (
@@ -21,6 +21,7 @@ from exporters.preflight.run import (
     lite_operators,
     preflight,
 )
+from udacisense.base import child
 from udacisense.base.records import Outcome
 from udacisense.errors import InputError, LoadError
 

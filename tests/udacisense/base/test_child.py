@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from udacisense.base import child
 from udacisense.base.child import StoppedError, child_pool, read_in_child, run_child
 from udacisense.base.records import ModelSpec
 from udacisense.errors import LoadError
@@ -186,9 +187,12 @@ def test_a_thread_of_another_pool_is_not_stopped(children: Path, folder: Path) -
         assert pool.submit(run_child, "works", folder, timeout_s=60).result() is None
 
 
-def test_a_file_that_keeps_its_reader_busy_is_no_file_of_its_kind(children: Path, tmp_path: Path) -> None:
+def test_a_file_that_keeps_its_reader_busy_is_no_file_of_its_kind(
+    children: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "READ_S", 1)
     with pytest.raises(LoadError, match=r"model\.x is no drawing \(no answer within the time limit of 1 s; .*again\."):
-        read_in_child(ModelSpec, "sleeps", tmp_path / "model.x", expected="drawing", timeout_s=1)
+        read_in_child(ModelSpec, "sleeps", tmp_path / "model.x", expected="drawing")
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes] | None = None) -> None:
