@@ -61,12 +61,9 @@ def backport(path: Path, target: Path, bytecode_version: int) -> None:
         made = Path(name, "model.ptl")
         arguments = (str(path.absolute()), str(made), str(bytecode_version))
         failure = run_child("exporters.preflight.lite_facts", Path(name), *arguments, timeout_s=child.READ_S)
-        if failure is None:
-            found = read_lite(made).bytecode_version
-            failure = None if found == bytecode_version else f"PyTorch wrote {found}"
-        if failure is not None:
+        if failure is not None or read_lite(made).bytecode_version != bytecode_version:
             raise LoadError(
-                f"{path} cannot be written as bytecode {bytecode_version} ({failure}); export it again with an older"
+                f"{path} cannot be written as bytecode {bytecode_version} ({failure or 'PyTorch wrote another'}); export it again with an older"
                 " PyTorch."
             )
         with atomic_path(target) as partial:
@@ -116,7 +113,8 @@ def _small_pointwise(model: Any, input_shape: tuple[int, ...]) -> int:
 def main(folder: Path, path: str, *arguments: str) -> None:
     """Leave the facts of a file in ``folder``; or write the file anew, given where and in which bytecode."""
     if len(arguments) == 2:
-        _mobile()._backport_for_mobile(path, arguments[0], int(arguments[1]))
+        if not _mobile()._backport_for_mobile(path, arguments[0], int(arguments[1])):
+            raise LoadError("PyTorch writes no such bytecode")
     else:
         shape = tuple(int(n) for n in arguments[0].split(",")) if arguments else None
         write_record(folder / RESULT, _read(Path(path), shape))
