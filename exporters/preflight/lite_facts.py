@@ -63,8 +63,8 @@ def backport(path: Path, target: Path, bytecode_version: int) -> None:
         failure = run_child("exporters.preflight.lite_facts", Path(name), *arguments, timeout_s=child.READ_S)
         if failure is not None or read_lite(made).bytecode_version != bytecode_version:
             raise LoadError(
-                f"{path} cannot be written as bytecode {bytecode_version} ({failure or 'PyTorch wrote another'}); export it again with an older"
-                " PyTorch."
+                f"{path} cannot be written as bytecode {bytecode_version} ({failure or 'PyTorch wrote another'});"
+                " export it again with an older PyTorch."
             )
         with atomic_path(target) as partial:
             shutil.copyfile(made, partial)
