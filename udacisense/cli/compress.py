@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "settings",
     default="default",
     show_default=True,
-    help="default, or report: see the README.",
+    help="default, or report: the stages and settings that p1 and p2 started from.",
     shell_complete=names_of("udacisense.pipeline.recipes", "PRESETS"),
 )
 @click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Artifact folder that 'train' wrote.")

@@ -248,7 +248,7 @@ def test_verbose_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.C
             "1 technique (graph): about",
         ),
         ("demo -o {tmp}/new/o", "The demo of baseline, p1, tiny: about"),
-        ("demo -o {tmp}/new/o --data {shapes}", "udacisense verify {tmp}/new/o/tiny --data {shapes}\n"),
+        ("demo -o {tmp}/new/o --data {shapes}", "udacisense verify {tmp}/new/o/ship/tiny --data {shapes}\n"),
         ("export {artifact} -f onnx --precision fp32 -o {tmp}/new/o", "2 variants: about"),
         ("verify {bundle} -o {tmp}/new/o.json", "  lite: ptl-fp32, ptl-fp32-xnnpack\n"),
         ("bench {bundle} --quick --threads 1 -o {tmp}/new/o.json", "cells, about"),
