@@ -17,6 +17,7 @@ from tests_cache import CACHE
 
 HOME = Path(tempfile.mkdtemp(prefix="udacisense-home-"))
 
+os.environ.setdefault("GIT_CONFIG_GLOBAL", str(Path.home() / ".gitconfig"))  # says which repositories git may read
 # Set as this module is imported: libraries read some of them when they are.
 os.environ["HOME"] = str(HOME)
 for _name in ("UDACISENSE_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
