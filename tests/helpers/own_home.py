@@ -24,7 +24,7 @@ for _name in ("UDACISENSE_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA
     os.environ.pop(_name, None)
 os.environ["MPLCONFIGDIR"] = str(CACHE / "matplotlib")  # its list of fonts takes seconds to make
 # Java asks the system for the user's home, and not the environment.
-os.environ["MAVEN_OPTS"] = f"-Dmaven.repo.local={CACHE / 'maven'}"
+os.environ["MAVEN_OPTS"] = f"{os.environ.get('MAVEN_OPTS', '')} -Dmaven.repo.local={CACHE / 'maven'}".strip()
 
 
 def take_away() -> list[str]:
