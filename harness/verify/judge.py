@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Manifest, Variant
 from exporters.bundle.open import Bundle
@@ -18,9 +19,10 @@ from harness.cell.run import Cell
 from harness.records import Comparison, Measurement
 from harness.runners.table import RUNNERS
 from harness.verify.compare import FloatArray, compare, margins
-from harness.verify.inside.weights import WeightsFound
+from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, judge, limit_for
 from harness.verify.plan import (
+    ALONE,
     PHONE_ENGINE,
     SETTINGS,
     X86_ANDROID,
@@ -43,10 +45,11 @@ class Answers:
 
     bundle: Bundle
     feed: Feed
-    references: Mapping[str, FloatArray]  # by id of the eager source, rows as in the feed's "all"
+    jobs: Sequence[CellJob]  # what is judged; references are not
+    references: Mapping[str, FloatArray | str]  # by id of the eager source: rows as in the feed's "all", or why none
     cells: Mapping[CellKey, Cell]
     allow_factory: str | None
-    weights: Mapping[str, WeightsFound]
+    inside: Mapping[str, Inside]
 
     @property
     def manifest(self) -> Manifest:
@@ -59,15 +62,29 @@ class Answers:
         return self.bundle.manifest.signature.labels
 
     def master(self, variant: Variant) -> FloatArray:
-        """Return the float32 master's logits."""
-        return self.references[master_of(variant, self.allow_factory).id]
+        """Return the float32 master's logits.
+
+        Raises:
+            InferenceError: it did not answer.
+        """
+        found = self.references[master_of(variant, self.allow_factory).id]
+        if isinstance(found, str):
+            raise InferenceError(f"The float32 master did not answer: {found}.")
+        return found
 
     def source(self, variant: Variant) -> FloatArray:
-        """Return what the variant's eager source answers."""
+        """Return what the variant's eager source answers.
+
+        Raises:
+            InferenceError: it did not answer.
+        """
         sister = self.sister(variant)
         if sister is not None:
             return sister
-        return self.references[source_of(variant, self.allow_factory).id]
+        found = self.references[source_of(variant, self.allow_factory).id]
+        if isinstance(found, str):
+            raise InferenceError(f"its eager source did not answer: {found}")
+        return found
 
     def sister(self, variant: Variant) -> FloatArray | None:
         """Return what the ``.onnx`` of an ``.ort`` file's precision answers: the graph that it was optimised from.
@@ -91,17 +108,53 @@ def own_engine(job: CellJob) -> str | None:
     return job.variant.engine if RUNNERS[job.spec.runner].quantized_engines else None
 
 
-def reference_outputs(job: CellJob, cell: Cell) -> FloatArray:
-    """Return a reference's answers.
+def reference_outputs(job: CellJob, cell: Cell, feed: Feed) -> FloatArray | str:
+    """Return a reference's answers, or why it gave none.
 
     Raises:
-        InferenceError: it failed, or its answers are not finite: nothing can be held against it.
+        InferenceError: they are not finite, differ from call to call, or depend on the other images of a batch:
+            nothing can be held against them.
     """
     if cell.outputs is None:
-        raise InferenceError(f"The reference ({job.variant.id}) did not answer: {cell.result.reason}.")
+        return str(cell.result.reason).rstrip(".")
     if not np.isfinite(cell.outputs).all():
         raise InferenceError(f"The reference ({job.variant.id}) answers NaN or infinite values; train the model again.")
+    alone = cell.others.get(ALONE)
+    if isinstance(alone, str):
+        raise InferenceError(f"The model does not answer an image alone, as a phone asks: {alone.rstrip('.')}.")
+    if alone is not None:
+        _check_alone(cell.outputs, alone, feed.rows["alone"], job.spec.batch_size)
     return cell.outputs
+
+
+def _check_alone(outputs: FloatArray, alone: FloatArray, rows: NDArray[np.intp], batch_size: int) -> None:
+    """Refuse a model whose answer to an image depends on more than the image.
+
+    Args:
+        outputs: of every row, in batches.
+        alone: of ``rows``, image by image; the second half of them is the first half again.
+        rows: of ``outputs``.
+        batch_size: of ``outputs``.
+    """
+    first, again = np.split(alone, 2)
+    if not _is_rounding(again, first):
+        raise InferenceError(
+            f"The model's answers differ from call to call ({_difference(again, first)}): a dropout that is always "
+            "on, random numbers, or a state that changes. Nothing can be held against them; change the model."
+        )
+    beside = outputs[rows[: len(first)]]
+    if not _is_rounding(beside, first):
+        raise InferenceError(
+            "The model's answer to an image depends on the other images of its batch: alone and in batches of "
+            f"{batch_size}, {_difference(beside, first)}. BatchNorm without running statistics does so, and a "
+            "decision on the whole batch. A phone asks image by image: change the model."
+        )
+
+
+def _is_rounding(got: FloatArray, wanted: FloatArray) -> bool:
+    """Tell whether float32 answers are the same but for the order of their sums."""
+    atol = max(1e-3, 1e-4 * float(np.ptp(wanted)))
+    return got.shape == wanted.shape and bool(np.allclose(got, wanted, rtol=1e-3, atol=atol))
 
 
 def check_golden(answers: Answers, variant: Variant, logits: FloatArray) -> None:
@@ -126,6 +179,11 @@ def judge_cell(answers: Answers, job: CellJob, limit: Limit) -> Measurement:
     if isinstance(answered, Measurement):
         return answered
     outputs, actual = answered
+    try:
+        answers.source(job.variant)
+    except InferenceError as exc:
+        actual["exit_code"] = exc.exit_code
+        return _measurement(job, Outcome.FAILED, str(exc), actual=actual)
     if has_own_source(job.variant) and not RUNNERS[job.spec.runner].quantized_engines:
         # Another build of the library has kernels that round in their own places: decisions count.
         limit = dataclasses.replace(limit, min_psnr_db=None)
@@ -247,6 +305,8 @@ def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, compariso
 def _judge_own(answers: Answers, job: CellJob, outputs: FloatArray, comparison: Comparison, limit: Limit) -> Verdict:
     """Judge a variant as it ships: real images, probes, other settings, its golden logits."""
     problems, notes = [*judge(comparison, limit)], [*_engine_notes(job), *_emulated_notes(answers, job)]
+    inside = answers.inside.get(job.variant.id, Inside())
+    more = f" (and {len(inside.problems) - 2} more)" if len(inside.problems) > 2 else ""
     if problems and job.spec.runner == X86_ANDROID and is_plain_ptl(job.variant):
         problems.append(NEVER_ON_X86)
     everything = job.rows == "all"
@@ -254,19 +314,13 @@ def _judge_own(answers: Answers, job: CellJob, outputs: FloatArray, comparison: 
         _probes(answers, job.variant, outputs, limit) if everything else ([], []),
         _settings(answers, job, outputs, limit) if everything else ([], []),
         (_golden(answers, job.variant, limit), []),
-        _weights(answers, job.variant),
+        ([*inside.problems[:1], *(p + more for p in inside.problems[1:2])], inside.notes),
     ):
         problems += found
         notes += told
-    return Verdict(Outcome.FAILED if problems else Outcome.PASSED, "; ".join(problems) or None, notes)
-
-
-def _weights(answers: Answers, variant: Variant) -> tuple[list[str], list[str]]:
-    found = answers.weights.get(variant.id)
-    if found is None:
-        return [], []
-    more = f" (and {len(found.problems) - 2} more)" if len(found.problems) > 2 else ""
-    return [*found.problems[:1], *(p + more for p in found.problems[1:2])], [found.note] if found.note else []
+    if problems or not inside.not_made:
+        return Verdict(Outcome.FAILED if problems else Outcome.PASSED, "; ".join(problems) or None, notes)
+    return Verdict(Outcome.SKIPPED, f"its answers are right, and {'; '.join(inside.not_made)}", notes)
 
 
 def _engine_notes(job: CellJob) -> list[str]:

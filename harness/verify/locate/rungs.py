@@ -85,10 +85,12 @@ def _conv_bn_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
     ]
-    with torch.no_grad():
-        model(example)
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
     return pairs
 
 
