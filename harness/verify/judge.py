@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Manifest, Variant
 from exporters.bundle.open import Bundle
@@ -18,11 +17,10 @@ from harness.cell.identity import differences
 from harness.cell.run import Cell
 from harness.records import Comparison, Measurement
 from harness.runners.table import RUNNERS
-from harness.verify.compare import FloatArray, compare, margins
+from harness.verify.compare import FloatArray, compare, difference, margins
 from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, judge, limit_for
 from harness.verify.plan import (
-    ALONE,
     PHONE_ENGINE,
     SETTINGS,
     X86_ANDROID,
@@ -106,55 +104,6 @@ class Answers:
 def own_engine(job: CellJob) -> str | None:
     """Return the engine that the variant was packed for, where its runner has engines."""
     return job.variant.engine if RUNNERS[job.spec.runner].quantized_engines else None
-
-
-def reference_outputs(job: CellJob, cell: Cell, feed: Feed) -> FloatArray | str:
-    """Return a reference's answers, or why it gave none.
-
-    Raises:
-        InferenceError: they are not finite, differ from call to call, or depend on the other images of a batch:
-            nothing can be held against them.
-    """
-    if cell.outputs is None:
-        return str(cell.result.reason).rstrip(".")
-    if not np.isfinite(cell.outputs).all():
-        raise InferenceError(f"The reference ({job.variant.id}) answers NaN or infinite values; train the model again.")
-    alone = cell.others.get(ALONE)
-    if isinstance(alone, str):
-        raise InferenceError(f"The model does not answer an image alone, as a phone asks: {alone.rstrip('.')}.")
-    if alone is not None:
-        _check_alone(cell.outputs, alone, feed.rows["alone"], job.spec.batch_size)
-    return cell.outputs
-
-
-def _check_alone(outputs: FloatArray, alone: FloatArray, rows: NDArray[np.intp], batch_size: int) -> None:
-    """Refuse a model whose answer to an image depends on more than the image.
-
-    Args:
-        outputs: of every row, in batches.
-        alone: of ``rows``, image by image; the second half of them is the first half again.
-        rows: of ``outputs``.
-        batch_size: of ``outputs``.
-    """
-    first, again = np.split(alone, 2)
-    if not _is_rounding(again, first):
-        raise InferenceError(
-            f"The model's answers differ from call to call ({_difference(again, first)}): a dropout that is always "
-            "on, random numbers, or a state that changes. Nothing can be held against them; change the model."
-        )
-    beside = outputs[rows[: len(first)]]
-    if not _is_rounding(beside, first):
-        raise InferenceError(
-            "The model's answer to an image depends on the other images of its batch: alone and in batches of "
-            f"{batch_size}, {_difference(beside, first)}. BatchNorm without running statistics does so, and a "
-            "decision on the whole batch. A phone asks image by image: change the model."
-        )
-
-
-def _is_rounding(got: FloatArray, wanted: FloatArray) -> bool:
-    """Tell whether float32 answers are the same but for the order of their sums."""
-    atol = max(1e-3, 1e-4 * float(np.ptp(wanted)))
-    return got.shape == wanted.shape and bool(np.allclose(got, wanted, rtol=1e-3, atol=atol))
 
 
 def check_golden(answers: Answers, variant: Variant, logits: FloatArray) -> None:
@@ -290,8 +239,8 @@ def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, compariso
     """Judge a file under an engine that it was not packed for: only the phone's can fail it."""
     own = answers.own(job).outputs
     assert own is not None
-    difference = _difference(outputs, own[answers.feed.rows[job.rows]])
-    notes = [f"against the same file under {job.variant.engine}: {difference}"]
+    apart = difference(outputs, own[answers.feed.rows[job.rows]])
+    notes = [f"against the same file under {job.variant.engine}: {apart}"]
     # Each engine rounds in its own places: across engines, decisions count.
     text = "; ".join(judge(comparison, dataclasses.replace(limit, min_psnr_db=None)))
     if not text:
@@ -337,13 +286,6 @@ def _emulated_notes(answers: Answers, job: CellJob) -> list[str]:
     return [f"fed the golden pack's {len(rows)} images alone, because it is emulated; --arm64-images all feeds all"]
 
 
-def _difference(outputs: FloatArray, other: FloatArray) -> str:
-    if np.array_equal(outputs, other):
-        return "the same answers bit by bit"
-    decisions = int((outputs.argmax(axis=1) != other.argmax(axis=1)).sum())
-    return f"max |Δ| {np.abs(outputs - other).max():.3g}, {decisions} of {len(outputs)} decisions differ"
-
-
 def _probes(answers: Answers, variant: Variant, outputs: FloatArray, limit: Limit) -> tuple[list[str], list[str]]:
     """Judge the answers to inputs that no photo is; a decision counts there only where the master is sure."""
     rows, names = answers.feed.probes, answers.feed.probe_names
@@ -381,7 +323,7 @@ def _settings(answers: Answers, job: CellJob, outputs: FloatArray, limit: Limit)
         return [f"{what}: answers of the shape {got.shape}, not {own.shape}"], []
     if np.allclose(got, own, rtol=limit.rtol, atol=limit.atol):
         return [], []
-    told = f"{what}: {_difference(got, own)}"
+    told = f"{what}: {difference(got, own)}"
     if job.variant.precision == "int8-dynamic":
         return [], [f"{told} (its activations are quantised over the whole batch)"]
     return ([told], []) if limit.is_close else ([], [told])
@@ -403,4 +345,4 @@ def _golden(answers: Answers, variant: Variant, limit: Limit) -> list[str]:
     floor = span * 10 ** (-min(limit.min_psnr_db or 30.0, _GOLDEN_PSNR_DB) / 20)
     if np.allclose(logits, wanted, rtol=limit.rtol, atol=limit.atol) or rmse <= floor:
         return []
-    return [f"its golden logits are not its eager source's: {_difference(logits, wanted)}"]
+    return [f"its golden logits are not its eager source's: {difference(logits, wanted)}"]

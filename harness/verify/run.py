@@ -22,9 +22,10 @@ from harness.host import read_host
 from harness.inputs import golden_pack, probe_images, real_inputs
 from harness.records import MeasurementSet
 from harness.verify.inside.run import look_inside
-from harness.verify.judge import Answers, check_golden, judge_cell, reference_outputs
+from harness.verify.judge import Answers, check_golden, judge_cell
 from harness.verify.options import VerifyOptions
 from harness.verify.plan import CellJob, CellKey, Feed, Planner, check_runners, check_variants, master_of, source_of
+from harness.verify.reference import reference_outputs
 from udacisense.base.records import Outcome, read_json
 from udacisense.errors import InputError, LoadError
 

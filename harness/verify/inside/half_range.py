@@ -7,6 +7,7 @@ computes in float16 every value beyond 65,504 is infinite.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -49,24 +50,16 @@ def first_beyond(model: nn.Module, images: Tensor) -> tuple[str, float] | None:
     infinite in float32 too.
     """
     watch = _Watch()
-    handles = []
 
-    def enter(where: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            watch.where = where
+    def reached(where: str) -> Callable[..., None]:
+        return lambda *_: setattr(watch, "where", where)
 
-        return hook
-
-    for name, module in model.named_modules():
-        if name and not list(module.children()):
-            handles.append(module.register_forward_pre_hook(enter(f"in {name}")))
-            handles.append(module.register_forward_hook(enter(f"after {name}")))
-    try:
-        with torch.no_grad(), watch:
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad(), watch:
+        for name, module in model.named_modules():
+            if name and not list(module.children()):
+                hooks.enter_context(module.register_forward_pre_hook(reached(f"in {name}")))
+                hooks.enter_context(module.register_forward_hook(reached(f"after {name}")))
+        model(images)
     return watch.found
 
 

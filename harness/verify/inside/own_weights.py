@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -36,9 +36,9 @@ def fused_reference(bundle: Bundle, variant: Variant, allow_factory: str | None)
     plain = dataclasses.replace(variant, input_kind="normalized", output_kind="logits")
     example = torch.from_numpy(bundle.golden_inputs()[:1])
     context = Context(bundle=bundle, variant=plain, example=example, allow_factory=allow_factory)
-    model = STEPS["eager"](nn.Identity(), context)
+    model = STEPS["fused"](nn.Identity(), context) or STEPS["eager"](nn.Identity(), context)
     assert model is not None
-    return STEPS["fused"](model, context) or model
+    return model
 
 
 def layers_in_order(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
@@ -51,17 +51,11 @@ def layers_in_order(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Mod
     from harness.verify.locate.trace import is_layer
 
     order: list[tuple[str, nn.Module]] = []
-    handles = [
-        module.register_forward_hook(lambda m, _g, _o, n=name: order.append((n, m)))
-        for name, module in model.named_modules()
-        if is_layer(module)
-    ]
-    try:
-        with torch.no_grad():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, layer in model.named_modules():
+            if is_layer(layer):
+                hooks.enter_context(layer.register_forward_hook(lambda m, _g, _o, n=name: order.append((n, m))))
+        model(example)
     return order
 
 

@@ -194,7 +194,7 @@ def test_a_whole_bundle_has_nothing_to_locate(whole: Bundle, tmp_path: Path) -> 
     assert [r.name for r in found.rungs] == ["eager", "fused", "traced", "frozen", "the file in mil"]
 
 
-def in_faulty_step(whole: Bundle, folder: Path, variant_id: str, name: str, step: Callable) -> worker.Finding:
+def in_faulty_step(whole: Bundle, folder: Path, variant_id: str, name: str, step: Callable) -> Found:
     """Climb with one step replaced by a faulty one."""
     folder.mkdir()
     variant = whole.variant(variant_id)
