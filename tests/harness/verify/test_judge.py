@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ class Changing(nn.Module):
         if mode == "lonely" and len(images) == 1:
             raise ValueError("Expected more than 1 value per channel when training")
         if mode == "large":
-            features = 1e5 * features * features / features.square().sum(1, keepdim=True).sqrt()
+            features = 3000 * features
+            features = features / (features * features).sum(1, keepdim=True).sqrt()
         return 5 * self.fc(features)
 
 
@@ -62,6 +64,7 @@ def build():
 def exported(folder: Path, mode: str, *, fp16: bool = False) -> Bundle:
     (folder / "changing_model.py").write_text(CODE)
     (folder / "mode").write_text(mode)
+    sys.modules.pop("changing_model", None)
     images = Images(drawn_images(60, 32).pixels, torch.arange(60) % 4)
     dataset = DataSet("drawn", ("a", "b", "c", "d"), images, images, "0" * 64)
     source = source_from_factory(FACTORY, (1, 3, 32, 32), dataset)
