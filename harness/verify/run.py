@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from datetime import datetime, timezone
 from pathlib import Path
 
 from exporters.bundle.manifest import Manifest, Variant
 from exporters.bundle.open import LABELS, Bundle, bundle_sha256, check_files
 from exporters.bundle.reference import REFERENCE, Reference
-from harness.cell.run import Cell, end_running_cells, run_cell
+from harness.cell.run import Cell, run_cell
 from harness.host import read_host
 from harness.inputs import golden_pack, probe_images, real_inputs
 from harness.records import MeasurementSet
@@ -26,6 +26,7 @@ from harness.verify.judge import Answers, check_golden, judge_cell
 from harness.verify.options import VerifyOptions
 from harness.verify.plan import CellJob, CellKey, Feed, Planner, check_runners, check_variants, master_of, source_of
 from harness.verify.reference import reference_outputs
+from udacisense.base.child import child_pool
 from udacisense.base.records import Outcome, read_json
 from udacisense.errors import InputError, LoadError
 
@@ -82,7 +83,7 @@ def _ask(planner: Planner, chosen: Sequence[Variant], on_progress: OnProgress | 
     if not jobs:
         raise InputError("No runner that was asked for opens any of the variants: nothing would be verified.")
     processes = options.processes or max(1, planner.cores // options.threads)
-    with ThreadPoolExecutor(max_workers=1) as beside:
+    with child_pool(1) as beside:
         found = beside.submit(look_inside, planner.bundle, chosen, options)
         cells = _run_all([*references.values(), *jobs], processes, on_progress)
     return Answers(
@@ -136,16 +137,11 @@ def _sources(variants: Sequence[Variant], allow_factory: str | None) -> list[Var
 def _run_all(jobs: Sequence[CellJob], processes: int, on_progress: OnProgress | None) -> dict[CellKey, Cell]:
     """Run every job that is to be run, so many processes at a time; an interrupt ends them all."""
     cells: dict[CellKey, Cell] = {}
-    with ThreadPoolExecutor(max_workers=processes) as pool:
+    with child_pool(processes) as pool:
         futures = {pool.submit(run_cell, job.job): job for job in jobs if job.job is not None}
-        try:
-            for future in as_completed(futures):
-                job = futures[future]
-                cells[job.key] = future.result()
-                if on_progress is not None:
-                    on_progress(len(futures), job.name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            end_running_cells()
-            raise
+        for future in as_completed(futures):
+            job = futures[future]
+            cells[job.key] = future.result()
+            if on_progress is not None:
+                on_progress(len(futures), job.name)
     return cells

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle
-from harness.cell.run import run_process
 from harness.verify.inside.job import Inside, InsideJob, InsideResult
 from harness.verify.options import VerifyOptions
+from udacisense.base.child import RESULT, run_child
 from udacisense.base.records import read_json, write_record
 
 # Precisions whose answers are too coarse to show a small fault; the others are held to their source's numbers.
@@ -59,7 +59,5 @@ def _run(bundle: Bundle, ids: tuple[str, ...], options: VerifyOptions) -> Inside
         folder = Path(name)
         job = InsideJob(bundle=str(bundle.root.absolute()), variant_ids=ids, allow_factory=options.allow_factory)
         write_record(folder / InsideJob.FILE_NAME, job)
-        failure = run_process(
-            "harness.verify.inside.worker", folder, threads=1, timeout_s=options.timeout_s, shares_cores=True
-        )
-        return failure if failure is not None else read_json(InsideResult, folder / "result.json")
+        failure = run_child("harness.verify.inside.worker", folder, timeout_s=options.timeout_s)
+        return failure if failure is not None else read_json(InsideResult, folder / RESULT)

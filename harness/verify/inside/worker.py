@@ -5,7 +5,6 @@ A check that ends with an error is a check that was not made: nothing is known, 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle, open_bundle
-from harness.runners.table import CannotJudgeError, first_line
+from harness.runners.table import CannotJudgeError
 from harness.verify.inside.first_input import compare_input, reference_input
 from harness.verify.inside.half_range import beyond_half
 from harness.verify.inside.job import Inside, InsideJob, InsideResult
@@ -23,7 +22,9 @@ from harness.verify.inside.own_weights import PRECISIONS, compare_own, fused_ref
 from harness.verify.inside.weights import Weights, compare_weights, file_weights, reference_weights
 from harness.verify.inside.zero_points import zero_point_problems
 from harness.verify.locate.trace import FloatArray
+from udacisense.base.child import RESULT
 from udacisense.base.records import read_json, write_record
+from udacisense.errors import cause
 
 
 class Source:
@@ -82,7 +83,7 @@ def look(source: Source, variant: Variant) -> Inside:
             notes.append(f"{what} was not compared: {exc}")
         # A parser raises whatever it likes on a damaged file, and a network of any kind may be traced here.
         except Exception as exc:
-            not_made.append(f"{what} could not be checked: {first_line(exc)}")
+            not_made.append(f"{what} could not be checked: {cause(exc)}")
     return Inside(problems=tuple(problems), not_made=tuple(not_made), notes=tuple(notes))
 
 
@@ -92,8 +93,4 @@ def main(folder: Path) -> None:
     bundle = open_bundle(Path(job.bundle))
     variants = [bundle.variant(name) for name in job.variant_ids]
     source = Source(bundle, variants[0], job.allow_factory)
-    write_record(folder / "result.json", InsideResult(found={v.id: look(source, v) for v in variants}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    write_record(folder / RESULT, InsideResult(found={v.id: look(source, v) for v in variants}))

@@ -91,7 +91,8 @@ def test_a_completion_script_is_one_that_its_shell_reads(shell: str, tmp_path: P
         pytest.skip(f"{shell} is not here to read its script")
     script = tmp_path / "script"
     script.write_text(made.stdout)
-    read = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, check=False)
+    home = {**os.environ, "HOME": str(tmp_path)}  # a shell may keep things there
+    read = subprocess.run([shell, "-n", str(script)], env=home, capture_output=True, text=True, check=False)
     assert read.returncode == 0, read.stderr
 
 
