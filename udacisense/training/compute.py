@@ -99,6 +99,17 @@ def launch(compute: Compute) -> Fabric:
     return fabric
 
 
+def is_leader() -> bool:
+    """Tell whether this is the process that measures and writes; the others of a run train along."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def meet() -> None:
+    """Wait until all processes of the run are here."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 def will_compile(compute: Compute, device: torch.device, *, macs: float, is_plain: bool) -> bool:
     """Tell whether a run compiles its network.
 

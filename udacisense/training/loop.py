@@ -275,6 +275,11 @@ class TrainingRun:
     # ---- what an epoch leaves
 
     @property
+    def n_epochs(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    @property
     def _best_epoch(self) -> int:
         return best_epoch(self.history, select_by=self.config.select_by) or 0
 
@@ -338,7 +343,8 @@ class TrainingRun:
             group["lr"] = found.state.lr
         if self.plateau is not None:
             self.plateau.load_state_dict(dict(found.state.scheduler))  # type: ignore[no-untyped-call]
-        set_rng_states(self.device, found.group("rng"))
+        if self.is_leader:  # the others' were not kept; the same ones everywhere would drop out the same units
+            set_rng_states(self.device, found.group("rng"))
 
     def _save(self, keep: Keep) -> None:
         state = CheckpointState(
