@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One OpenMP thread a process: on two cores, several pools stall each other.
-TEST_ENV := OMP_NUM_THREADS=1
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# A process a core, at most 4: each takes about 1 GB, and cells that are timed want a core.
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+TESTS_CACHE := $(or $(UDACISENSE_TESTS_CACHE),tests/.cache)
 
-.PHONY: help setup demo test browser lint format docs audit android-test android-apk clean
+.PHONY: help setup demo test test-all browser lint format docs audit android-test android-apk clean
 
 help:
 	@echo "make demo    set up and run the main job: compress, export, verify, bench, report"
-	@echo "make test    set up and run the tests"
+	@echo "make test    set up, lint and run the quick tests"
+	@echo "make test-all  the same with the slow proofs: what continuous integration runs"
 	@echo "make browser set up what the report's browser tests need beside Chromium; without it they skip"
 	@echo "make lint    ruff, mypy"
 	@echo "make format  let ruff rewrite the sources"
@@ -35,16 +39,19 @@ demo: $(STAMP)
 	$(BIN)/udacisense demo --output demo
 
 test: $(STAMP) lint
-	$(TEST_ENV) $(BIN)/python -m pytest -m "not runtime"
+	$(PYTEST) $(PARALLEL) -m "not (slow or docs or fuzz or browser or android or adb or runtime)"
 
-browser: $(VENV)/.browser tests/.cache/axe.min.js
+test-all: $(STAMP) lint
+	$(PYTEST) $(PARALLEL) -m "not runtime" --durations 30
+
+browser: $(VENV)/.browser $(TESTS_CACHE)/axe.min.js
 
 $(VENV)/.browser: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[browser]'
 	@touch $@
 
-tests/.cache/axe.min.js: tests/set_up_browser.py | $(STAMP)
-	$(BIN)/python tests/set_up_browser.py
+$(TESTS_CACHE)/axe.min.js: tests/helpers/set_up_browser.py | $(STAMP)
+	$(BIN)/python tests/helpers/set_up_browser.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

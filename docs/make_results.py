@@ -130,7 +130,10 @@ def main(runs: Path) -> None:
     parts = [INTRODUCTION]
     parts += ["## Goals\n", as_markdown(_goals(records))]
     for name, run in records.items():
-        parts += [f"## Pipeline {name}: {run.name}\n", as_markdown(stages_table(run.baseline, run.stages))]
+        parts += [
+            f"## Pipeline {name}: {run.name}\n",
+            as_markdown(stages_table(run.baseline, run.stages, time_ratios=run.time_ratios)),
+        ]
         parts += [as_markdown(_contributions(run)), as_markdown(requirements_table(run.requirements))]
     parts += ["## Techniques, each alone\n", as_markdown(techniques_table(techniques)), _picture("pareto")]
     parts += [as_markdown(per_class_table(techniques)), _picture("confusion-baseline")]

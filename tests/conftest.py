@@ -1,24 +1,58 @@
-"""Fixtures that every room's tests may ask for."""
+"""Fixtures that every room's tests may ask for, and how tests are spread over processes."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+pytest_plugins = ["own_home"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Minutes of one test or of one file: begun first, so that no process is left alone with them at the end.
+LONG = ("docs", "android", "fuzz", "slow", "browser", "adb")
+APART = ("docs", "fuzz")  # their tests share nothing that was made for one file
 
-# What a machine happens to have set up must not decide what a test sees: all but the Android tests start with none.
-USERS_CACHE = os.environ.get("UDACISENSE_CACHE")
-os.environ["UDACISENSE_CACHE"] = tempfile.mkdtemp(prefix="udacisense-no-runtimes-")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under ``-n``, keep the tests of a file together, since they share what was made for it."""
+    if config.getoption("dist", "no") != "loadgroup":
+        return
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in (*APART, "xdist_group")):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY).as_posix()))
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in LONG))
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
-def users_cache() -> str | None:
-    """The cache folder that the user set, or None for the default one."""
-    return USERS_CACHE
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make a folder once for all processes of a run: the first that asks makes it, the others wait and take it.
+
+    Called with a name and a function that fills the folder; what it made is not to be changed.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
+
+    def take(name: str, make: Callable[[Path], object]) -> Path:
+        shared.mkdir(exist_ok=True)
+        folder, whole = shared / name, shared / f"{name}.whole"
+        with FileLock(shared / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a failed attempt left
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return take
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def fixtures(artifacts: Sequence[str] = ()) -> Path:
     """Return the folder of what the tests are run on, made anew where what it is made from has changed."""
     folder, script = ROOT / "build" / "fixtures", ROOT / "desk" / "make_fixtures.py"
     shipped = (p for p in (ROOT.parent / "udacisense" / "zoo").rglob("*") if p.suffix in {".json", ".safetensors"})
-    sources = [script, *sorted((ROOT.parent / "exporters").glob("*.py")), *sorted(shipped)]
+    sources = [script, *sorted((ROOT.parent / "exporters").rglob("*.py")), *sorted(shipped)]
     photos = os.environ.get("UDACISENSE_DATA", "")
     made, wanted = folder / "made.txt", "\n".join([*map(digest, sources), photos, *artifacts])
     if not (made.is_file() and made.read_text() == wanted):

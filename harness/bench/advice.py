@@ -92,7 +92,7 @@ def eligible(ranked: Sequence[Row], bundle: str, known: Verdicts | None = None) 
     They are tuned and reported, ran in every round, are true to the golden pack, were timed on no stand-in for a phone,
     and nothing that is ``known`` of their verification speaks against them.
     """
-    return [row for row in _reported(ranked, bundle) if _objection(row, known) is None]
+    return [row for row in _reported(ranked, bundle) if objection(row, known) is None]
 
 
 def _reported(ranked: Sequence[Row], bundle: str) -> list[Row]:
@@ -103,7 +103,7 @@ def _reported(ranked: Sequence[Row], bundle: str) -> list[Row]:
     ]
 
 
-def _objection(row: Row, known: Verdicts | None) -> str | None:
+def objection(row: Row, known: Verdicts | None) -> str | None:
     """Return why a row may not be recommended, or None where nothing speaks against it."""
     key = (row.cell.bundle or "-", row.cell.spec.variant_id)
     if row.outcome is not Outcome.PASSED:
@@ -206,7 +206,7 @@ def _objections(rows: Sequence[Row], known: Verdicts | None) -> str:
     """Return why rows are not recommended, each reason behind the variants that it is said of."""
     names: dict[str, list[str]] = {}
     for row in rows:
-        if (why := _objection(row, known)) is not None:
+        if (why := objection(row, known)) is not None:
             names.setdefault(why, []).append(f"`{row.cell.spec.variant_id}`")
     return "; ".join(f"{', '.join(dict.fromkeys(group))} ({why})" for why, group in names.items())
 

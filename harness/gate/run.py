@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from exporters.bundle.manifest import Variant
 from exporters.bundle.open import bundle_sha256, opened
-from harness.bench.ranking import Row, rank
-from harness.gate.config import GateConfig, Rules
+from harness.gate.checks import Standard, check_variant
+from harness.gate.config import GateConfig
+from harness.gate.figures import Figures, find_times, join_figures
 from harness.host import require_like
-from harness.records import BenchSet, Check, Host, Measurement, MeasurementSet
-from udacisense.base.records import Count, Outcome, Positive, from_json, record
+from harness.records import BenchSet, Check, Host, MeasurementSet
+from udacisense.base.records import Outcome, from_json, record
 from udacisense.errors import InputError
-
-
-@record
-class Figures:
-    """What is known of one variant; None where it was not measured."""
-
-    variant_id: str
-    top1_fraction: float | None
-    reference_top1_fraction: float | None
-    n_images: Count | None
-    file_bytes: Count | None
-    median_ms: Positive | None
-    speedup: float | None
-    noisy: bool
 
 
 @record
@@ -93,18 +79,19 @@ def gate_bundle(
     with opened(path) as bundle:
         manifest = bundle.manifest
     sha256 = bundle_sha256(manifest)
-    config = config or GateConfig()
     if verification.bundle_sha256 != sha256:
         raise InputError(f"The verification is of another bundle ({verification.bundle}); verify {path} again.")
-    rows = {} if bench is None else _best_rows(bench, sha256, path)
+    timed = None if bench is None else find_times(bench, sha256, path, verification)
     if bench is not None and baseline is not None and baseline.host is not None:
         require_like(baseline.host, bench.host)
     cells = {v.id: [m for m in verification.measurements if m.spec.variant_id == v.id] for v in manifest.variants}
-    figures = {v.id: _figures(v, cells[v.id], rows.get(v.id)) for v in manifest.variants}
+    figures = {v.id: join_figures(v.id, cells[v.id], v.file_bytes, timed) for v in manifest.variants}
+    past = None if baseline is None else baseline.figures
+    standard = Standard(config=config or GateConfig(), figures=figures, timed=timed, past=past)
     checks = [
         GateCheck(variant_id=v.id, check=check)
         for v in manifest.variants
-        for check in _checks(v, cells[v.id], figures, config, baseline, has_bench=bench is not None)
+        for check in check_variant(v, cells[v.id], standard)
     ]
     return GateReport(
         schema_version=1,
@@ -139,189 +126,12 @@ def read_baseline(path: Path) -> Past:
         verified = from_json(MeasurementSet, text, source=str(path))
         ids = {m.spec.variant_id for m in verified.measurements}
         cells = {i: [m for m in verified.measurements if m.spec.variant_id == i] for i in ids}
-        return Past(None, {i: _of(i, cells[i], None, None) for i in ids})
+        return Past(None, {i: join_figures(i, cells[i], None, None) for i in ids})
     if kind == "bench":
         measured = from_json(BenchSet, text, source=str(path))
         if len(measured.bundles) != 1:
             raise InputError(f"{path} has {len(measured.bundles)} bundles; a baseline has one.")
-        rows = _best_rows(measured, measured.bundles[0].sha256, path)
-        return Past(measured.host, {i: _of(i, [], row.cell.file_bytes, row) for i, row in rows.items()})
+        timed = find_times(measured, measured.bundles[0].sha256, path, None)
+        figures = {i: join_figures(i, [], row.cell.file_bytes, timed) for i, row in timed.best.items()}
+        return Past(measured.host, figures)
     raise InputError(f"{path} is no record of gate, verify or bench; give one of these as the baseline.")
-
-
-def _best_rows(bench: BenchSet, sha256: str, path: Path) -> dict[str, Row]:
-    """Return the fastest row of each variant of a bundle."""
-    names = [b.name for b in bench.bundles if b.sha256 == sha256]
-    if not names:
-        raise InputError(f"The bench has no figures of {path} as it is now; bench it again.")
-    best: dict[str, Row] = {}
-    for row in rank(bench):  # from fast to slow
-        if row.cell.bundle == names[0] and row.median_ms is not None and row.cell.spec.batch_size == 1:
-            best.setdefault(row.cell.spec.variant_id, row)
-    return best
-
-
-def _figures(variant: Variant, cells: list[Measurement], row: Row | None) -> Figures:
-    return _of(variant.id, cells, variant.file_bytes, row)
-
-
-def _of(variant_id: str, cells: list[Measurement], file_bytes: int | None, row: Row | None) -> Figures:
-    """Join what is known. Of several cells the widest comparison counts, and of those the worst accuracy."""
-    compared = [m.comparison for m in cells if m.comparison is not None and m.outcome is not Outcome.SKIPPED]
-    widest = max((c.n_inputs for c in compared), default=0)
-    judged = [c for c in compared if c.n_inputs == widest and c.top1_fraction is not None]
-    worst = min(judged, key=lambda c: c.top1_fraction or 0.0, default=None)
-    return Figures(
-        variant_id=variant_id,
-        top1_fraction=None if worst is None else worst.top1_fraction,
-        reference_top1_fraction=None if worst is None else worst.reference_top1_fraction,
-        n_images=None if worst is None else worst.n_inputs,
-        file_bytes=file_bytes,
-        median_ms=None if row is None else row.median_ms,
-        speedup=None if row is None or row.speedup is None else row.speedup.value,
-        noisy=row is not None and row.noisy,
-    )
-
-
-def _checks(
-    variant: Variant,
-    cells: list[Measurement],
-    figures: Mapping[str, Figures],
-    config: GateConfig,
-    baseline: Past | None,
-    *,
-    has_bench: bool,
-) -> Iterator[Check]:
-    yield _consistency(variant, cells, is_required=config.is_required(variant.id))
-    if variant.outcome is not Outcome.PASSED:
-        return
-    rules, own = config.rules(variant.id), figures[variant.id]
-    yield from _accuracy(own, rules)
-    yield from _size(own, rules, figures)
-    if has_bench:
-        yield from _speed(own, rules)
-    if baseline is not None:
-        yield from _regression(own, baseline.figures.get(variant.id), rules, has_bench=has_bench)
-
-
-def _consistency(variant: Variant, cells: list[Measurement], *, is_required: bool) -> Check:
-    failed = [m for m in cells if m.outcome is Outcome.FAILED]
-    passed = [m for m in cells if m.outcome is Outcome.PASSED]
-    skipped = [m for m in cells if m.outcome is Outcome.SKIPPED]
-    outcome, reason = Outcome.PASSED, None
-    if failed:
-        outcome, reason = Outcome.FAILED, "; ".join(f"{_cell(m)}: {m.reason}" for m in failed)
-    elif not passed:
-        reason = (
-            "; ".join(f"{_cell(m)}: {m.reason}" for m in skipped) or f"not verified: {variant.reason or 'left out'}"
-        )
-        outcome = Outcome.FAILED if is_required else Outcome.SKIPPED
-        reason = f"required to pass here, and could not be verified: {reason}" if is_required else reason
-    return Check(
-        requirement="consistent with its source",
-        measured=float(len(failed)) if failed or passed else None,
-        limit=0.0,
-        unit="failed cells",
-        outcome=outcome,
-        reason=reason,
-    )
-
-
-def _cell(measurement: Measurement) -> str:
-    engine = f" ({measurement.spec.engine})" if measurement.spec.engine else ""
-    return f"{measurement.spec.runner}{engine}"
-
-
-def _accuracy(own: Figures, rules: Rules) -> Iterator[Check]:
-    if rules.accuracy.max_drop_points is not None:
-        lost = None
-        if own.top1_fraction is not None and own.reference_top1_fraction is not None:
-            lost = 100 * (own.reference_top1_fraction - own.top1_fraction)
-        yield _at_most("top-1 lost to the float32 master", lost, rules.accuracy.max_drop_points, "points", _NO_LABELS)
-    if rules.accuracy.min_top1_fraction is not None:
-        yield _at_least("top-1", own.top1_fraction, rules.accuracy.min_top1_fraction, "fraction", _NO_LABELS)
-
-
-def _size(own: Figures, rules: Rules, figures: Mapping[str, Figures]) -> Iterator[Check]:
-    if rules.size.max_bytes is not None:
-        yield _at_most("file size", own.file_bytes, rules.size.max_bytes, "bytes", "it has no file")
-    if rules.size.min_reduction_percent is None:
-        return
-    name = rules.size.reference
-    if name is None:
-        raise InputError("size.min_reduction_percent needs size.reference, the variant to compare with.")
-    if name not in figures:
-        raise InputError(f"size.reference is '{name}'; the bundle has {', '.join(figures)}.")
-    if name == own.variant_id:
-        return
-    whole = figures[name].file_bytes
-    smaller = None if not whole or own.file_bytes is None else 100 * (1 - own.file_bytes / whole)
-    reason = f"{name} or it has no file"
-    yield _at_least(f"smaller than {name}", smaller, rules.size.min_reduction_percent, "%", reason)
-
-
-def _speed(own: Figures, rules: Rules) -> Iterator[Check]:
-    noise = "NOISY: measure again on a quiet host" if own.noisy else None
-    if rules.speed.max_median_ms is not None:
-        yield _at_most("median time", own.median_ms, rules.speed.max_median_ms, "ms", _NOT_TIMED, note=noise)
-    if rules.speed.min_speedup is not None:
-        yield _at_least("speed-up", own.speedup, rules.speed.min_speedup, "×", _NOT_TIMED, note=noise)
-
-
-def _regression(own: Figures, old: Figures | None, rules: Rules, *, has_bench: bool) -> Iterator[Check]:
-    limits, new = rules.regression, "the baseline does not have it"
-    if old is None:
-        old = _of(own.variant_id, [], None, None)
-    if limits.max_accuracy_drop_points is not None:
-        same = own.n_images == old.n_images
-        lost = _change(own.top1_fraction, old.top1_fraction, lambda now, then: 100 * (then - now)) if same else None
-        why = new if same else f"verified on {own.n_images} images, and in the baseline run on {old.n_images}"
-        yield _at_most("top-1 lost to the baseline run", lost, limits.max_accuracy_drop_points, "points", why)
-    if limits.max_size_growth_percent is not None:
-        grown = _change(own.file_bytes, old.file_bytes or None, _growth)
-        yield _at_most("file larger than in the baseline run", grown, limits.max_size_growth_percent, "%", new)
-    if limits.max_slowdown_percent is not None and has_bench:
-        slower = _change(own.median_ms, old.median_ms, _growth)
-        noise = "NOISY: measure again on a quiet host" if own.noisy or old.noisy else None
-        yield _at_most("slower than in the baseline run", slower, limits.max_slowdown_percent, "%", new, note=noise)
-
-
-_NO_LABELS = "no labelled images were verified on; give verify --data"
-_NOT_TIMED = "it was not timed"
-
-
-def _growth(now: float, then: float) -> float:
-    return 100 * (now / then - 1)
-
-
-def _change(now: float | None, then: float | None, change: Callable[[float, float], float]) -> float | None:
-    return None if now is None or then is None else change(now, then)
-
-
-def _at_most(name: str, value: float | None, limit: float, unit: str, absent: str, *, note: str | None = None) -> Check:
-    # Rounded: 0.887 - 0.837 is 0.05000000000000004, and a result on its limit must not fail by the last bit.
-    return _check(name, value, limit, unit=unit, absent=absent, note=note, fails=lambda v: round(v, 9) > limit)
-
-
-def _at_least(
-    name: str, value: float | None, limit: float, unit: str, absent: str, *, note: str | None = None
-) -> Check:
-    return _check(name, value, limit, unit=unit, absent=absent, note=note, fails=lambda v: round(v, 9) < limit)
-
-
-def _check(
-    name: str,
-    value: float | None,
-    limit: float,
-    *,
-    unit: str,
-    absent: str,
-    note: str | None,
-    fails: Callable[[float], bool],
-) -> Check:
-    if value is None:
-        return Check(requirement=name, measured=None, limit=limit, unit=unit, outcome=Outcome.SKIPPED, reason=absent)
-    if not fails(value):
-        return Check(requirement=name, measured=value, limit=limit, unit=unit, outcome=Outcome.PASSED, reason=note)
-    reason = f"{value:.4g} {unit}, the limit is {limit:g} {unit}" + (f" ({note})" if note else "")
-    return Check(requirement=name, measured=value, limit=limit, unit=unit, outcome=Outcome.FAILED, reason=reason)

@@ -15,6 +15,7 @@ from udacisense.base.records import Artifact, read_json
 from udacisense.errors import InputError
 from udacisense.measure.metrics import Evaluation
 from udacisense.pipeline.run import RunRecord
+from udacisense.pipeline.store import STEP_FILE
 from udacisense.pipeline.techniques import TechniquesRecord
 
 
@@ -84,13 +85,19 @@ def _files(path: Path) -> list[Path]:
         raise InputError(f"{path} does not exist; give a folder with records, or a record.")
     if path.is_file():
         return [path]
-    # Finished steps and a bundle's reference hold copies; names that begin with a dot are unfinished.
-    skipped = ("reference", "steps")
-    return [
-        file
-        for file in path.rglob("*.json")
-        if not any(part in skipped or part.startswith(".") for part in file.relative_to(path).parts)
-    ]
+    return [file for file in path.rglob("*.json") if not _is_copy(file, path)]
+
+
+def _is_copy(file: Path, top: Path) -> bool:
+    """Tell whether a file is a copy: of a finished step, or of a bundle's source; or unfinished (a name with a dot)."""
+    for folder in (file, *file.parents):
+        if folder == top:
+            return False
+        if folder.name.startswith(".") or (folder / STEP_FILE).is_file():
+            return True
+        if folder.name == "reference" and (folder.parent / Manifest.FILE_NAME).is_file():
+            return True
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)

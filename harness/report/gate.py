@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,8 +12,8 @@ from harness.report.table import Table, markdown_cell, markdown_table, visible
 from udacisense.base.files import write_text
 from udacisense.base.records import Outcome
 
+COLUMNS = ("variant", "requirement", "outcome", "measured", "limit", "why")
 _TITLES = ((Outcome.FAILED, "Failed"), (Outcome.SKIPPED, "Skipped: not verified here"), (Outcome.PASSED, "Passed"))
-_COLUMNS = ("variant", "requirement", "measured", "limit", "why")
 
 
 def write_junit(report: GateReport, path: Path) -> None:
@@ -50,21 +51,35 @@ def junit(report: GateReport) -> str:
 
 def markdown(report: GateReport) -> str:
     """Return a summary: the verdict, the counts, and a table of each outcome; what a record names stays text."""
-    counts = ", ".join(f"{len(_of(report.checks, outcome))} {outcome}" for outcome, _ in _TITLES)
     verdict = "passed" if exit_code(report) == 0 else "failed"
     name, inputs = markdown_cell(report.bundle), markdown_cell(report.inputs)
-    made = f"# Gate {verdict}: {name}\n\n{counts}; verified on {inputs}.\n"
+    made = f"# Gate {verdict}: {name}\n\n{_counts(report)}; verified on {inputs}.\n"
     for outcome, title in _TITLES:
         if entries := _of(report.checks, outcome):
-            table = Table(title=title, columns=_COLUMNS, rows=tuple(map(_row, entries)))
-            made += f"\n## {title} ({len(entries)})\n\n{markdown_table(table)}\n"
+            made += f"\n## {title} ({len(entries)})\n\n{markdown_table(checks_table(entries, title=title))}\n"
     return made
 
 
-def _row(entry: GateCheck) -> tuple[str | None, ...]:
-    check = entry.check
-    measured = None if check.measured is None else f"{check.measured:.4g} {check.unit}"
-    return (entry.variant_id, check.requirement, measured, f"{check.limit:g} {check.unit}", check.reason)
+def checks_table(checks: Sequence[GateCheck], *, title: str = "Requirements") -> Table:
+    """One row a requirement of a variant: outcome, measured, limit, why."""
+    rows = []
+    for entry in checks:
+        check = entry.check
+        measured = None if check.measured is None else f"{check.measured:.4g} {check.unit}"
+        limit = f"{check.limit:g} {check.unit}"
+        rows.append((entry.variant_id, check.requirement, str(check.outcome), measured, limit, check.reason))
+    return Table(title=title, columns=COLUMNS, rows=tuple(rows))
+
+
+def open_checks_table(path: Path, gate: GateReport) -> Table:
+    """One row a requirement that failed or could not be checked, failed ones first; the rest is counted."""
+    shown = [entry for outcome in (Outcome.FAILED, Outcome.SKIPPED) for entry in _of(gate.checks, outcome)]
+    table = checks_table(shown, title=f"Gate of {gate.bundle} ({path.name})")
+    return replace(table, notes=(f"{_counts(gate)}.",))
+
+
+def _counts(report: GateReport) -> str:
+    return ", ".join(f"{len(_of(report.checks, outcome))} {outcome}" for outcome, _ in _TITLES)
 
 
 def _of(checks: Sequence[GateCheck], outcome: Outcome) -> list[GateCheck]:

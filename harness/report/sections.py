@@ -11,17 +11,19 @@ from harness.bench.instructions import disagreements
 from harness.bench.ranking import Row, rank
 from harness.records import BenchSet, Host
 from harness.report.collect import Evidence, by_host
-from harness.report.requirements import gates_table, run_requirements
+from harness.report.gate import open_checks_table
 from harness.report.table import Table
 from harness.report.tables import (
     instructions_table,
     latency_table,
+    requirements_table,
     stages_table,
     state_ranges,
     states_table,
     variants_table,
     verification_table,
 )
+from udacisense.pipeline.run import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ def sections(evidence: Evidence) -> list[Section]:
             text=VERIFICATION_TEXT,
             tables=tuple(verification_table(v, title=f"{v.bundle}: {v.inputs}") for _, v in evidence.verifications),
         ),
-        Section(title="Gates", text="", tables=tuple(gates_table(path, gate) for path, gate in evidence.gates)),
+        Section(title="Gates", text="", tables=tuple(open_checks_table(path, gate) for path, gate in evidence.gates)),
     ]
     made += [_latency(evidence, path, measured) for one in by_host(evidence) for path, measured in one.benches]
     made.append(Section(title="Provenance", text="", tables=(records_table(evidence),)))
@@ -89,9 +91,13 @@ def model_tables(evidence: Evidence) -> tuple[Table, ...]:
 def _pipelines(evidence: Evidence) -> tuple[Table, ...]:
     tables: list[Table] = []
     for path, run in evidence.runs:
-        tables.append(stages_table(run.baseline, run.stages, title=f"{run.name}: stages ({path.parent})"))
-        tables.append(run_requirements(run))
+        tables.append(_stages(run, title=f"{run.name}: stages ({path.parent})"))
+        tables.append(requirements_table(run.requirements, title=f"{run.name}: requirements"))
     return tuple(tables)
+
+
+def _stages(run: RunRecord, *, title: str) -> Table:
+    return stages_table(run.baseline, run.stages, time_ratios=run.time_ratios, title=title)
 
 
 def ranked(evidence: Evidence, measured: BenchSet) -> list[Row]:

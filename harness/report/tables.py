@@ -12,6 +12,7 @@ from harness.records import BenchRun, BenchSet, HostState, MeasurementSet, Varia
 from harness.report.table import Table, grouped
 from udacisense.base.display import change, megabytes, milliseconds, percent
 from udacisense.base.records import Outcome, Scalar, StageRecord
+from udacisense.measure.stats import Interval
 from udacisense.pipeline.requirements import Requirement
 
 _PLAIN = "ptl-fp32"  # what instruction counts are held against
@@ -19,40 +20,72 @@ _LIMITS = ("overhead floor", "of the roofline")
 _STALL = 2.0  # times as slow as on fewer threads
 
 
-def stages_table(baseline: StageRecord, stages: Sequence[StageRecord], *, title: str = "Stages") -> Table:
-    """One row a stage, each with its change against the baseline."""
+def stages_table(
+    baseline: StageRecord,
+    stages: Sequence[StageRecord],
+    *,
+    time_ratios: Sequence[Interval] = (),
+    title: str = "Stages",
+) -> Table:
+    """One row a stage, each with its change against the baseline.
+
+    A model without stages shows no latency: one lone median says nothing beside other times. ``time_ratios`` are those
+    of :class:`udacisense.pipeline.run.RunRecord`.
+    """
     rows = []
-    for record in (baseline, *stages):
-        is_first = record is baseline
+    for i, record in enumerate((baseline, *stages)):
+        ratio = time_ratios[i - 1].value if i and time_ratios else record.latency_ms / baseline.latency_ms
         rows.append(
             (
                 record.stage,
                 megabytes(record.file_bytes),
-                None if is_first else change(record.file_bytes, baseline.file_bytes),
+                change(record.file_bytes, baseline.file_bytes) if i else None,
                 f"{record.parameters:,}",
-                milliseconds(record.latency_ms),
-                None if is_first else change(record.latency_ms, baseline.latency_ms),
+                milliseconds(record.latency_ms) if stages else None,
+                change(ratio, 1.0) if i else None,
                 percent(record.top1_fraction),
-                None if is_first else f"{100 * (record.top1_fraction - baseline.top1_fraction):+.1f}",
+                f"{100 * (record.top1_fraction - baseline.top1_fraction):+.1f}" if i else None,
                 percent(record.top5_fraction),
             )
         )
     columns = ("stage", "size", "change", "parameters", "latency", "change", "top-1", "points", "top-5")
-    return Table(title=title, columns=columns, rows=tuple(rows))
+    notes = (time_note(time_ratios),) if stages else ()
+    return Table(title=title, columns=columns, rows=tuple(rows), notes=notes)
+
+
+def time_note(time_ratios: Sequence[Interval]) -> str:
+    """Say how a run's latencies were taken, and what they may be held against."""
+    together = "every row was timed by turns with the others"
+    if not time_ratios:
+        together = "the first row and the last were timed by turns, those between by themselves"
+    return (
+        f"Latency: one image, through PyTorch on one thread; {together}. Another run, and `bench`, timed in processes "
+        "and at hours of their own: hold the rows of one table against each other alone."
+    )
 
 
 def requirements_table(requirements: Iterable[Requirement], *, title: str = "Requirements") -> Table:
-    """One row a requirement: measured, limit, outcome."""
+    """One row a requirement: measured, limit, how sure that is, outcome."""
     rows = tuple(
         (
             row.requirement,
             f"{row.measured:.1f} {row.unit}",
             f"{row.bound} {row.limit:g} {row.unit}",
+            _interval(row),
             str(Outcome.PASSED if row.passed else Outcome.FAILED),
         )
         for row in requirements
     )
-    return Table(title=title, columns=("requirement", "measured", "limit", "outcome"), rows=rows)
+    return Table(title=title, columns=("requirement", "measured", "limit", "interval", "outcome"), rows=rows)
+
+
+def _interval(row: Requirement) -> str | None:
+    if row.low is None or row.high is None:
+        return None
+    if row.low == row.high:
+        return "exact"
+    doubt = "; the limit lies within" if row.is_in_doubt else ""
+    return f"{row.low:.1f} to {row.high:.1f} {row.unit} (95 %{doubt})"
 
 
 def variants_table(variants: Sequence[Variant], *, title: str = "Variants") -> Table:

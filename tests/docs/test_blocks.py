@@ -101,7 +101,6 @@ def shortened(command: str, place: Path) -> str:
 
 
 @pytest.mark.docs
-@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_to_run(), ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_the_blocks_of_a_page_run(page: Path, place: Path) -> None:
     environment = {

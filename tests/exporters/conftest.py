@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def source() -> ExportSource:
 
 
 @pytest.fixture(scope="session")
-def exported(source: ExportSource, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("exported") / "bundle"
-    export_bundle(source, folder, ExportOptions(calibration=32))
-    return Exported(source, open_bundle(folder))
+def exported(source: ExportSource, once: Callable[..., Path]) -> Exported:
+    options = ExportOptions(calibration=32)
+    made = once("exported", lambda folder: export_bundle(source, folder / "bundle", options))
+    return Exported(source, open_bundle(made / "bundle"))
 
 
 @pytest.fixture

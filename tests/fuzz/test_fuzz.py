@@ -29,6 +29,8 @@ from harness.cell.run import CellResult
 from udacisense.base.records import from_json, to_json
 from udacisense.errors import InputError
 
+pytestmark = pytest.mark.fuzz
+
 MORE = int(os.environ.get("UDACISENSE_FUZZ", "1"))
 RECORD_EXAMPLES = 40
 ROOMS = (udacisense, exporters, harness)

@@ -13,10 +13,12 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests_cache import CACHE
+
 from harness.device.contract import FILES, PACKAGE
 
 ADB = shutil.which("adb") or "/usr/bin/adb"
-ADBD = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udacisense" / "adbd" / "adbd"
+ADBD = CACHE / "adbd" / "adbd"
 SERVER_S = 20.0
 _SCRIPTS = {
     "getprop": 'cat "/phone/properties/$1" 2>/dev/null || echo',

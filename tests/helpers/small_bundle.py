@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from exporters.export import export_bundle
 from exporters.formats.contract import ExportOptions
@@ -18,9 +19,15 @@ from udacisense.models.build import build_model, preset
 SPEC = preset("tiny", resolution_px=48)
 
 
-def drawn_shapes(folder: Path) -> DataSet:
-    draw_dataset(folder, train_per_class=40, test_per_class=20, seed=1)
-    return load_dataset(str(folder))
+def draw(folder: Path) -> DataSet:
+    """Draw the shapes below ``folder``."""
+    draw_dataset(folder / "shapes", train_per_class=40, test_per_class=20, seed=1)
+    return drawn(folder)
+
+
+def drawn(folder: Path) -> DataSet:
+    """Return the shapes that were drawn below ``folder``."""
+    return load_dataset(str(folder / "shapes"))
 
 
 def train(dataset: DataSet) -> torch.nn.Module:
@@ -38,6 +45,18 @@ def train(dataset: DataSet) -> torch.nn.Module:
     return model.eval()
 
 
+def save(model: torch.nn.Module, folder: Path) -> None:
+    """Write the weights into ``folder``."""
+    save_file(model.state_dict(), folder / "model.safetensors")
+
+
+def saved(folder: Path) -> torch.nn.Module:
+    """Return the model whose weights were written into ``folder``."""
+    model = build_model(SPEC)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
 def export(model: torch.nn.Module, dataset: DataSet, folder: Path, options: ExportOptions) -> Path:
     source = make_source(
         name="small", model=model, spec=SPEC, signature=make_signature(dataset.class_names), dataset=dataset
@@ -48,5 +67,5 @@ def export(model: torch.nn.Module, dataset: DataSet, folder: Path, options: Expo
 
 def make_small_bundle(folder: Path, options: ExportOptions) -> Path:
     """Draw, train and export below ``folder``; return the bundle."""
-    dataset = drawn_shapes(folder / "shapes")
+    dataset = draw(folder)
     return export(train(dataset), dataset, folder / "bundle", options)

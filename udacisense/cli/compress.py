@@ -132,7 +132,7 @@ def command(
         emit_json(result)
         return
     say(f"{recipe.full_name} on {result.baseline.n_eval_images} test images of {dataset.name}:\n")
-    show(stages_table(result.baseline, result.stages))
+    show(stages_table(result.baseline, result.stages, time_ratios=result.time_ratios))
     say()
     show(requirements_table(result.requirements))
     next_command("udacisense", "export", output / "artifact", "--data", data, "-o", output / "bundle")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from udacisense.cli.options import BundlePath, record_beside
-from udacisense.cli.output import Cell, emit_json, json_option, say, table
+from udacisense.cli.output import emit_json, json_option, say, show
 
 PathOption = click.Path(path_type=Path)
 
@@ -43,7 +43,7 @@ def command(
     from harness.gate.config import read_config
     from harness.gate.run import exit_code, gate_bundle, read_baseline
     from harness.records import BenchSet, MeasurementSet
-    from harness.report.gate import markdown, write_junit
+    from harness.report.gate import checks_table, markdown, write_junit
     from udacisense.base.files import write_text
     from udacisense.base.records import read_json, write_record
     from udacisense.errors import InputError
@@ -71,13 +71,7 @@ def command(
     if as_json:
         emit_json(report)
     else:
-        rows: list[list[Cell]] = []
-        for entry in report.checks:
-            check = entry.check
-            measured = None if check.measured is None else f"{check.measured:.4g} {check.unit}"
-            limit = f"{check.limit:g} {check.unit}"
-            rows.append([entry.variant_id, check.requirement, str(check.outcome), measured, limit, check.reason])
-        table("Requirements", ("variant", "requirement", "outcome", "measured", "limit", "why"), rows)
+        show(checks_table(report.checks))
         say(f"\nGate {'failed' if code else 'passed'}: {bundle}")
     if code:
         raise click.exceptions.Exit(code)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -78,17 +80,26 @@ def record_stage(
     )
 
 
-def paired_latency_ms(first: nn.Module, second: nn.Module, input_shape: tuple[int, ...]) -> tuple[float, float]:
-    """Return the median latency of two models on one thread, timed by turns, so that a busy minute slows both.
+def latencies_by_turns(models: Sequence[nn.Module], input_shape: tuple[int, ...]) -> list[dict[int, float]]:
+    """Time models by turns on one thread, so that a busy minute slows all of them.
 
-    Ten rounds of at least five samples each; every second round starts with the other model.
+    Args:
+        models: on the CPU; their training modes are left as they were.
+        input_shape: (N, 3, H, W); the values fed are seeded standard normal.
+
+    Returns:
+        For each model, round → median time of one call (ms). A round is at least five samples of each model; each
+        starts with the next one, and every second goes backwards.
     """
     images = torch.randn(input_shape, generator=torch.Generator().manual_seed(0))
-    calls = (lambda: first(images), lambda: second(images))
-    samples: tuple[list[float], list[float]] = ([], [])
-    with inference(first), inference(second), one_thread():
+    medians: list[dict[int, float]] = [{} for _ in models]
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(inference(model))
+        stack.enter_context(one_thread())
         for turn in range(_ROUNDS):
-            for which in (0, 1) if turn % 2 == 0 else (1, 0):
-                found = collect_samples(calls[which], warmup=2, min_samples=5, min_s=0.0, max_s=1.0)
-                samples[which].extend(found.samples_ms)
-    return statistics.median(samples[0]), statistics.median(samples[1])
+            order = [(turn + i) % len(models) for i in range(len(models))]
+            for which in order if turn % 2 == 0 else reversed(order):
+                found = collect_samples(partial(models[which], images), warmup=2, min_samples=5, min_s=0.0, max_s=1.0)
+                medians[which][turn] = statistics.median(found.samples_ms)
+    return medians

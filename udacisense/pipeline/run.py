@@ -6,6 +6,7 @@ import copy
 import inspect
 import logging
 import re
+import statistics
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -18,9 +19,10 @@ from torch import nn
 
 from udacisense.base.files import atomic_path, locked, remove
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, StageRecord, read_json, record, write_record
-from udacisense.data.images import make_signature
+from udacisense.data.images import edge_px, make_signature
 from udacisense.errors import InputError
-from udacisense.measure.recording import paired_latency_ms, record_stage
+from udacisense.measure.recording import latencies_by_turns, record_stage
+from udacisense.measure.stats import Interval, ratio
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model
 from udacisense.pipeline.link import Link
@@ -35,6 +37,7 @@ from udacisense.training.compute import Compute, is_leader, launch, meet
 log = logging.getLogger("udacisense")
 
 FINAL_NAME = "final.pt"
+_CONFIDENCE = 0.95  # of the ratios of times, as of every accuracy
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -45,9 +48,12 @@ class RunRecord:
     schema_version: Literal[1]
     name: str
     fingerprint: str  # of everything that the run depends on
-    baseline: StageRecord  # its latency was timed by turns with the last stage's
+    baseline: StageRecord
     stages: tuple[StageRecord, ...]
     requirements: tuple[Requirement, ...]
+    # Of each stage's time to the baseline's, paired by round, with 95 % intervals: all were timed by turns in one go.
+    # Empty in records of 0.1.0: there the baseline and the last stage alone were.
+    time_ratios: tuple[Interval, ...] = ()
 
     FILE_NAME: ClassVar[str] = "result.json"
 
@@ -60,6 +66,7 @@ class PipelineResult:
     baseline: StageRecord
     stages: tuple[StageRecord, ...]
     requirements: tuple[Requirement, ...]
+    time_ratios: tuple[Interval, ...]  # see RunRecord
     artifact: Artifact | None  # None without an output folder, or where no spec tells how to build the model again
 
 
@@ -115,7 +122,7 @@ class OptimizationPipeline:
         self.baseline_model = copy.deepcopy(baseline_model).cpu().eval()
         self.train_loader, self.test_loader, self.validation_loader = train_loader, test_loader, validation_loader
         self.class_names = tuple(class_names)
-        self.signature = signature or make_signature(self.class_names, size_px=_edge(input_size))
+        self.signature = signature or make_signature(self.class_names, size_px=edge_px(input_size))
         if spec is not None and not has_architecture(baseline_model, build_model(spec)):
             raise InputError("The spec given to the pipeline builds another architecture than its baseline_model has.")
         self.spec, self.seed = spec, seed
@@ -176,30 +183,28 @@ class OptimizationPipeline:
         final = self._model(links, len(links) - 1, store)
         if not is_leader():
             return self._told(final, output_dir)
-        figures = self._figures(links, final, output_dir if resume else None)
+        figures = self._figures(links, store, output_dir if resume else None)
         artifact = self._keep(links, figures, final, store, output_dir)
         meet()
-        return PipelineResult(
-            model=final,
-            baseline=figures.baseline,
-            stages=figures.stages,
-            requirements=figures.requirements,
-            artifact=artifact,
-        )
+        return self._result(final, figures, artifact)
 
-    @staticmethod
-    def _told(final: nn.Module, output_dir: Path | None) -> PipelineResult:
+    def _told(self, final: nn.Module, output_dir: Path | None) -> PipelineResult:
         """Return what the first process found, in another one."""
         assert output_dir is not None, "it was checked"
         meet()
-        figures = read_json(RunRecord, output_dir / RunRecord.FILE_NAME)
-        place = output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME
+        place, figures = output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME, output_dir / RunRecord.FILE_NAME
+        artifact = read_json(Artifact, place) if place.is_file() else None
+        return self._result(final, read_json(RunRecord, figures), artifact)
+
+    @staticmethod
+    def _result(final: nn.Module, figures: RunRecord, artifact: Artifact | None) -> PipelineResult:
         return PipelineResult(
             model=final,
             baseline=figures.baseline,
             stages=figures.stages,
             requirements=figures.requirements,
-            artifact=read_json(Artifact, place) if place.is_file() else None,
+            time_ratios=figures.time_ratios,
+            artifact=artifact,
         )
 
     def _check(self, compute: Compute, output_dir: Path | None) -> None:
@@ -337,7 +342,7 @@ class OptimizationPipeline:
 
     # ---- the result
 
-    def _figures(self, links: list[Link], final: nn.Module, folder: Path | None) -> RunRecord:
+    def _figures(self, links: list[Link], store: StepStore | None, folder: Path | None) -> RunRecord:
         """Return the run's figures; those of an equal run in ``folder`` are not measured again."""
         fingerprint = links[-1].chained
         if any(link.kept is not None and link.kept.data is not None for link in links):
@@ -350,18 +355,22 @@ class OptimizationPipeline:
             else:
                 if found.fingerprint == fingerprint:
                     return found
-        records = [link.record for link in links]
-        # The two that are held against each other are timed by turns, not in two far-apart minutes.
-        first_ms, last_ms = paired_latency_ms(self.baseline_model, final, self.signature.input_shape)
-        baseline = replace(records[0], latency_ms=first_ms)
-        stages = (*records[1:-1], replace(records[-1], latency_ms=last_ms))
+        models = [self.baseline_model, *(self._model(links, i, store) for i in range(1, len(links)))]
+        rounds = latencies_by_turns(models, self.signature.input_shape)
+        baseline, *stages = (
+            replace(link.record, latency_ms=statistics.median(times.values()))
+            for link, times in zip(links, rounds, strict=True)
+        )
+        found_ratios = (ratio(times, rounds[0], seed=self.seed, confidence=_CONFIDENCE) for times in rounds[1:])
+        ratios = tuple(found for found in found_ratios if found is not None)
         return RunRecord(
             schema_version=1,
             name=self.name,
             fingerprint=fingerprint,
             baseline=baseline,
-            stages=stages,
-            requirements=check_requirements(baseline, stages[-1]),
+            stages=tuple(stages),
+            requirements=check_requirements(baseline, stages[-1], ratios[-1]),
+            time_ratios=ratios,
         )
 
     def _keep(
@@ -394,12 +403,3 @@ class OptimizationPipeline:
             stages=figures.stages,
             seed=self.seed,
         )
-
-
-def _edge(input_size: int | tuple[int, ...]) -> int:
-    if isinstance(input_size, int):
-        return input_size
-    shape = input_size[1:] if len(input_size) == 4 else input_size
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise InputError(f"The input size is {input_size}; give H = W in pixels, or a shape (1, 3, H, H).")
-    return shape[1]

@@ -217,13 +217,13 @@ def _result(
     row: Technique, found: PipelineResult, start: Baseline, dataset: DataSet, expected: Tensor
 ) -> TechniqueResult:
     logits, labels = predict(found.model, start.test_batches(dataset))
-    hits = logits.argmax(1) == labels
+    hits, last = logits.argmax(1) == labels, found.stages[-1]
     is_counted = kind_of(found.model) is Kind.EAGER_FLOAT
     return TechniqueResult(
         name=row.name,
         doc=row.doc,
-        figures=found.stages[-1],
-        latency_ratio=found.stages[-1].latency_ms / found.baseline.latency_ms,
+        figures=last,
+        latency_ratio=found.time_ratios[-1].value if found.time_ratios else last.latency_ms / found.baseline.latency_ms,
         macs=count_macs(found.model, start.signature.input_shape) if is_counted else None,
         mcnemar_p=mcnemar_p(expected.tolist(), hits.tolist()),
         top1_interval=wilson_interval(int(hits.sum()), len(hits)),

@@ -1,5 +1,5 @@
 """The real proof of the preflight: our ``.ptl`` files in torch 2.1.0, whose lite interpreter is the code of the last
-Android and iOS libraries. Its environment is made once and kept in ``~/.cache/udacisense``."""
+Android and iOS libraries. Its environment is made once and kept in the tests' own cache."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests_cache import CACHE
 
 from exporters.preflight.run import LITE_RUNTIMES, preflight
 from udacisense.base.files import atomic_path
@@ -49,7 +50,7 @@ def old_python() -> Path:
     """The interpreter of an environment with torch 2.1.0; skipped, with its reason, where it cannot be made."""
     if not (3, 8) <= sys.version_info[:2] <= (3, 11):
         pytest.skip(f"torch {VERSION} has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]}")
-    folder = Path.home() / ".cache" / "udacisense" / f"runtime-torch-{VERSION}"
+    folder = CACHE / f"runtime-torch-{VERSION}"
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         try:

@@ -118,6 +118,14 @@ def test_ties_are_called_ties() -> None:
     assert not rows["baseline/ptl-fp32 t1"].is_tie_with_best
 
 
+def test_cells_that_shared_no_round_cannot_be_told_apart() -> None:
+    plan = plan_of(SOURCE)
+    cells = {cell.id: cell for cell in plan.cells}
+    first, second = "baseline/onnx-fp32 t1", "baseline/ptl-fp32 t1"
+    made = set_of(plan, [run_of(cells[first], 1, 2.0), run_of(cells[second], 2, 9.0)])
+    assert is_tie(made, first, second)
+
+
 def test_pareto_front_of_time_size_and_accuracy() -> None:
     rows = by_id(rank(measured()))
     front = {name for name, row in rows.items() if row.is_pareto}

@@ -3,12 +3,12 @@
 #
 #     tests/harness/device/build_adbd.sh [FOLDER]
 #
-# FOLDER (default: udacisense/adbd in the user's cache folder) then holds `adbd`; nothing is done where it does already.
+# FOLDER (default: adbd in the tests' own cache, tests/.cache or UDACISENSE_TESTS_CACHE) then holds `adbd`; nothing is done where it does already.
 # Sources come through the host's own apt sources, with state and cache folders of their own: apt itself is not touched.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-out=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/udacisense/adbd}
+out=${1:-${UDACISENSE_TESTS_CACHE:-$here/../../.cache}/adbd}
 [ -x "$out/adbd" ] && { echo "$out/adbd is there"; exit 0; }
 needed="adb dpkg-dev g++ android-libbase-dev android-libcutils-dev android-liblog-dev android-libboringssl-dev libcap-dev"
 missing=

@@ -35,12 +35,11 @@ PHONE_HOST = Host(
 
 
 @pytest.fixture(scope="session")
-def phone_bundle(
-    drawn_dataset: DataSet, trained_model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def phone_bundle(drawn_dataset: DataSet, trained_model: torch.nn.Module, once: Callable[..., Path]) -> Path:
     """What the app runs, float32 and int8."""
     options = ExportOptions(formats=("ptl",), precisions=("fp32", "int8-dynamic"), engines=("qnnpack",))
-    return small.export(trained_model, drawn_dataset, tmp_path_factory.mktemp("phone") / "small", options)
+    made = once("phone", lambda folder: small.export(trained_model, drawn_dataset, folder / "small", options))
+    return made / "small"
 
 
 def as_app(measurement: Measurement, **actual: int) -> Measurement:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from bench_records import LABELS, make_source, make_variant, plan_of, runs_of, set_of
+from bench_records import LABELS, make_source, make_variant, plan_of, run_of, runs_of, set_of
 from markdown_page import NAMES, assert_only_text, parsed, plain, shape, shown
 
 from exporters.bundle.manifest import Manifest
@@ -126,6 +126,7 @@ def check(report: GateReport, variant_id: str, requirement: str) -> Check:
 
 LOST = "top-1 lost to the float32 master"
 CONSISTENT = "consistent with its source"
+SLOWER = "slower than in the baseline run"
 
 
 def test_the_defaults_hold_accuracy_and_consistency(source: Source) -> None:
@@ -202,19 +203,66 @@ def test_regressions_between_two_runs(source: Source, tmp_path: Path) -> None:
     worse = gated(
         source,
         verification=verified(source, int8_right=76),
-        bench=benched(source, int8_ms=6.0),
+        bench=benched(source, int8_ms=10.0),
         baseline=baseline,
     )
-    lost, slower = "top-1 lost to the baseline run", "slower than in the baseline run"
+    lost = "top-1 lost to the baseline run"
     assert check(worse, "ptl-int8", lost).measured == pytest.approx(2.0)
     assert check(worse, "ptl-int8", lost).outcome is Outcome.FAILED
-    assert check(worse, "ptl-int8", slower).measured == pytest.approx(20.0)
-    assert check(worse, "ptl-int8", slower).outcome is Outcome.FAILED
-    assert check(worse, "torchscript-fp32", slower).outcome is Outcome.PASSED
+    assert check(worse, "ptl-int8", SLOWER).measured == pytest.approx(100.0)
+    assert check(worse, "ptl-int8", SLOWER).outcome is Outcome.FAILED
+    assert check(worse, "torchscript-fp32", SLOWER).outcome is Outcome.PASSED
     better = gated(
         source, verification=verified(source, int8_right=79), bench=benched(source, int8_ms=4.0), baseline=baseline
     )
     assert exit_code(better) == 0
+
+
+def test_a_slowdown_within_its_interval_is_left_open_and_says_so(source: Source, tmp_path: Path) -> None:
+    write_record(tmp_path / "old.json", gated(source, bench=benched(source)))
+    baseline = read_baseline(tmp_path / "old.json")
+    found = check(gated(source, bench=benched(source, int8_ms=6.0), baseline=baseline), "ptl-int8", SLOWER)
+    assert found.measured == pytest.approx(20.0)
+    assert found.outcome is Outcome.SKIPPED, "rounds that differ by a fifth do not show 20 %"
+    assert "interval" in (found.reason or "")
+    once = benched(source, int8_ms=60.0)
+    once = dataclasses.replace(once, runs=tuple(run for run in once.runs if run.round <= 1))
+    found = check(gated(source, bench=once, baseline=baseline), "ptl-int8", SLOWER)
+    assert (found.measured, found.outcome) == (None, Outcome.SKIPPED)
+    assert "no interval" in (found.reason or "")
+
+
+def test_a_baseline_without_rounds_judges_no_time(source: Source, tmp_path: Path) -> None:
+    old = gated(source, bench=benched(source))
+    figures = tuple(dataclasses.replace(f, medians_ms=()) for f in old.figures)
+    write_record(tmp_path / "old.json", dataclasses.replace(old, figures=figures))
+    report = gated(source, bench=benched(source, int8_ms=60.0), baseline=read_baseline(tmp_path / "old.json"))
+    found = check(report, "ptl-int8", SLOWER)
+    assert (found.outcome, found.reason) == (Outcome.SKIPPED, "the baseline keeps no rounds")
+
+
+@pytest.mark.parametrize(
+    ("runner", "phase", "why"),
+    [
+        ("android-x86_64", "report", "timed on an Android emulator on a PC"),
+        ("lite", "tune", "timed in the tuning rounds alone"),
+        ("lite", None, "failed in a round: signal 11 (SIGSEGV)"),
+    ],
+)
+def test_a_time_that_may_not_ship_meets_no_limit(source: Source, runner: str, phase: str | None, why: str) -> None:
+    plan = plan_of(source, threads=(1,), unavailable={})
+    (cell,) = [c for c in plan.runnable if (c.spec.variant_id, c.spec.runner) == ("ptl-int8", runner)]
+    times = {c.id: 10.0 for c in plan.runnable if c.spec.variant_id != "ptl-int8"}
+    runs = [*runs_of(plan, times), *(run_of(cell, n, 1.0, phase="tune" if n == 0 else "report") for n in range(7))]
+    if phase == "tune":
+        runs = [run for run in runs if run.cell_id != cell.id or run.phase == "tune"]
+    if phase is None:
+        runs.append(run_of(cell, 7, None))
+    report = gated(source, "[speed]\nmax_median_ms = 5.0", bench=set_of(plan, runs))
+    found = check(report, "ptl-int8", "median time")
+    assert (found.measured, found.outcome) == (None, Outcome.SKIPPED)
+    assert why in (found.reason or "")
+    assert {f.variant_id: f.median_ms for f in report.figures}["ptl-int8"] is None
 
 
 def test_baselines_of_verify_and_bench_are_read_too(source: Source, tmp_path: Path) -> None:

@@ -91,10 +91,19 @@ def test_a_hostile_name_stays_text_in_its_cell(run_folder: Path) -> None:
 
 
 def test_a_copy_inside_a_bundle_is_not_reported_twice(run_folder: Path) -> None:
-    kept = run_folder / "p1" / "steps" / "01" / RunRecord.FILE_NAME
-    kept.parent.mkdir(parents=True)
-    kept.write_text((run_folder / "p1" / RunRecord.FILE_NAME).read_text())
+    for folder, beside in (("p1/steps/01-x", "step.json"), ("p1/bundle/reference", "../manifest.json")):
+        kept = run_folder / folder / RunRecord.FILE_NAME
+        kept.parent.mkdir(parents=True)
+        kept.write_text((run_folder / "p1" / RunRecord.FILE_NAME).read_text())
+        write_record(kept.parent / beside, make_source("baseline").manifest)
     assert len(collect([run_folder]).runs) == 1
+
+
+@pytest.mark.parametrize("name", ["reference", "steps"])
+def test_a_run_of_any_name_is_reported(run_folder: Path, name: str) -> None:
+    (run_folder / "p1").rename(run_folder / name)
+    found = collect([run_folder])
+    assert (len(found.runs), len(found.benches)) == (1, 1)
 
 
 def test_a_damaged_record_is_named(run_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Android runtimes for the tests: set up once, kept in the user's cache folder, skipped where they cannot be."""
+"""Android runtimes for the tests: set up once, kept in the tests' own cache, skipped where they cannot be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
+from tests_cache import CACHE
 from torch import nn
 
 from harness.runtime import setup
@@ -23,34 +25,34 @@ def _ready(name: str) -> str:
         pytest.skip(reason)
     if missing := missing_tools(name):
         pytest.skip(f"{name} needs " + "; ".join(f"{tool} ({command})" for tool, command in missing))
-    try:
-        setup.add_runtime(name)
-    except UnreachableError as exc:
-        pytest.skip(f"{name} could not be set up: {exc}")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / "runtimes.lock"):  # one process sets it up, the others wait
+        if setup.unusable(name) is not None:
+            try:
+                setup.add_runtime(name)
+            except UnreachableError as exc:
+                pytest.skip(f"{name} could not be set up: {exc}")
     return name
 
 
 @pytest.fixture(autouse=True)
-def in_users_cache(users_cache: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Android tests keep their runtimes between runs, where the user keeps them."""
-    if users_cache is None:
-        monkeypatch.delenv("UDACISENSE_CACHE")
-    else:
-        monkeypatch.setenv("UDACISENSE_CACHE", users_cache)
+def in_tests_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Android tests keep their runtimes between runs."""
+    monkeypatch.setenv("UDACISENSE_CACHE", str(CACHE))
 
 
 @pytest.fixture
-def x86_64(in_users_cache: None) -> str:
+def x86_64(in_tests_cache: None) -> str:
     return _ready("android-x86_64")
 
 
 @pytest.fixture
-def arm64(in_users_cache: None) -> str:
+def arm64(in_tests_cache: None) -> str:
     return _ready("android-arm64")
 
 
 @pytest.fixture
-def onnxruntime_arm64(in_users_cache: None) -> str:
+def onnxruntime_arm64(in_tests_cache: None) -> str:
     return _ready("onnxruntime-arm64")
 
 

@@ -14,7 +14,8 @@ from udacisense.base.records import StageRecord, read_json
 from udacisense.data.images import make_signature
 from udacisense.errors import InputError, StageError, TrainingError
 from udacisense.measure.metrics import evaluate
-from udacisense.measure.recording import paired_latency_ms
+from udacisense.measure.recording import latencies_by_turns
+from udacisense.measure.stats import Interval
 from udacisense.models.artifact import load_artifact, save_artifact
 from udacisense.pipeline import (
     PIPELINES,
@@ -127,7 +128,8 @@ def test_each_record_tells_what_the_stage_left(finished) -> None:
     assert (graph.top1_fraction, graph.per_class) == (found.top1_fraction, found.per_class)
     assert graph.n_eval_images == 24
     assert all(r.latency_ms > 0 for r in (baseline, first, int8, graph))
-    assert result.requirements == check_requirements(baseline, graph)
+    assert result.requirements == check_requirements(baseline, graph, result.time_ratios[-1])
+    assert len(result.time_ratios) == len(result.stages)
 
 
 def test_what_is_kept_on_disk_is_what_was_returned(finished) -> None:
@@ -429,7 +431,19 @@ def test_requirement_rows_carry_measured_values_and_units() -> None:
     ]
 
 
-def test_paired_latencies_are_taken_by_turns() -> None:
+def test_the_time_requirement_has_the_interval_of_paired_rounds() -> None:
+    ratio = Interval(value=0.4, low=0.3, high=0.55, pairs=10)
+    time = check_requirements(figures(), figures(latency_ms=9.0), ratio)[1]
+    assert (time.measured, time.low, time.high) == (60.0, 45.0, 70.0), "the rounds count, not two lone medians"
+    assert time.passed
+    assert time.is_in_doubt, "50 % lies between 45 and 70"
+    size, alone, lost = check_requirements(figures(), figures(file_bytes=700))
+    assert (size.low, size.high, size.is_in_doubt) == (30.0, 30.0, False), "a size is exact, on its limit too"
+    assert (alone.low, alone.high) == (None, None)
+    assert lost.low is not None
+
+
+def test_latencies_are_taken_by_turns() -> None:
     order: list[str] = []
 
     class Named(nn.Module):
@@ -442,9 +456,10 @@ def test_paired_latencies_are_taken_by_turns() -> None:
                 order.append(self.name)
             return sum((images @ images).sum() for _ in range(self.work))
 
-    slow_ms, fast_ms = paired_latency_ms(Named("slow", 60), Named("fast", 1), (1, 3, 64, 64))
-    assert slow_ms > fast_ms
-    assert len(order) >= 10  # many turns, and not one block each
+    slow, fast, faster = latencies_by_turns([Named("a", 60), Named("b", 1), Named("c", 1)], (1, 3, 64, 64))
+    assert slow.keys() == fast.keys() == faster.keys(), "each round has all of them"
+    assert min(slow.values()) > 0
+    assert len(order) >= 20, "many turns, and not one block each"
 
 
 # ---- pipelines by name

@@ -94,7 +94,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(shapes: Path, output: Path, *more: str) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "udacisense.cli.main", "train", "--data", str(shapes), "--model", "tiny"]
+    program = Path(sys.executable).with_name("udacisense")
+    line = [str(program), "train", "--data", str(shapes), "--model", "tiny"]
     line += ["--epochs", "6", "--batch-size", "16", "-o", str(output), *more]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 

@@ -6,10 +6,9 @@ from harness.report.collect import Evidence
 from harness.report.html.blocks import Block, Chapter, Gallery, Grid, Part, Prose
 from harness.report.html.plots.accuracy import confusion_heat, stage_heat
 from harness.report.html.plots.stages import stage_pictures
-from harness.report.requirements import run_requirements
 from harness.report.sections import model_tables
 from harness.report.table import Table
-from harness.report.tables import stages_table
+from harness.report.tables import requirements_table, stages_table
 from udacisense.base.display import percent
 from udacisense.base.records import Scalar
 from udacisense.pipeline.run import RunRecord
@@ -23,9 +22,9 @@ def pipelines_chapter(evidence: Evidence) -> Chapter:
             title=f"{run.name} ({path.parent})",
             blocks=(
                 Gallery(pictures=stage_pictures(run, name=f"run{i}")),
-                Grid(table=stages_table(run.baseline, run.stages, title="Stages, each against the baseline")),
+                Grid(table=_stages(run)),
                 Grid(table=_contributions(run)),
-                Grid(table=run_requirements(run)),
+                Grid(table=requirements_table(run.requirements, title=f"{run.name}: requirements")),
                 *_heat(run),
                 Part(title="Settings of each stage", blocks=(Grid(table=_settings(run)),), is_open=False),
             ),
@@ -34,6 +33,11 @@ def pipelines_chapter(evidence: Evidence) -> Chapter:
     ]
     blocks += _confusions(evidence)
     return Chapter(anchor="pipelines", title="Models and pipelines", blocks=tuple(blocks))
+
+
+def _stages(run: RunRecord) -> Table:
+    title = "Stages, each against the baseline"
+    return stages_table(run.baseline, run.stages, time_ratios=run.time_ratios, title=title)
 
 
 def _contributions(run: RunRecord) -> Table:
@@ -53,10 +57,7 @@ def _contributions(run: RunRecord) -> Table:
         title="What each stage contributed",
         columns=("stage", "size", "parameters", "latency", "top-1", "took"),
         rows=tuple(rows),
-        notes=(
-            "Against the stage before. Only the first and the last latency were timed by turns in one process; those "
-            "between are single medians.",
-        ),
+        notes=("Against the stage before.",),
     )
 
 

@@ -12,9 +12,9 @@ from harness.report.html.blocks import Block, Chapter, Grid, Picture, Prose, Ver
 from harness.report.html.chapters.shipping import shipping_table
 from harness.report.html.chapters.unverified import unverified_blocks
 from harness.report.html.plots.cost import pareto_pictures
-from harness.report.requirements import COLUMNS, is_within_doubt, requirement_row
 from harness.report.sections import host_name, ranked
 from harness.report.table import Table
+from harness.report.tables import requirements_table
 from udacisense.base.display import megabytes, percent
 from udacisense.base.records import Outcome
 from udacisense.pipeline.run import RunRecord
@@ -36,11 +36,10 @@ def summary_chapter(evidence: Evidence) -> Chapter:
                 text="Nothing was timed, so no file is recommended: `udacisense bench BUNDLE…` times them.", tone="open"
             )
         )
-    rows = [(run.name, *requirement_row(run, row)) for _, run in evidence.runs for row in run.requirements]
-    if rows:
-        blocks.append(
-            Grid(table=Table(title="Requirements", columns=("pipeline", *COLUMNS), rows=tuple(rows)), is_key=True)
-        )
+    held = [(run.name, requirements_table(run.requirements)) for _, run in evidence.runs]
+    if rows := tuple((name, *row) for name, table in held for row in table.rows):
+        columns = ("pipeline", *held[0][1].columns)
+        blocks.append(Grid(table=Table(title="Requirements", columns=columns, rows=rows), is_key=True))
     blocks += unverified_blocks(evidence)
     return Chapter(anchor="summary", title="Summary", blocks=tuple(blocks))
 
@@ -90,7 +89,7 @@ def _decision(evidence: Evidence) -> Iterator[Prose]:
 
 def _run_verdict(run: RunRecord) -> Prose:
     missed = [row for row in run.requirements if not row.passed]
-    doubtful = [row for row in run.requirements if row.passed and is_within_doubt(run, row)]
+    doubtful = [row for row in run.requirements if row.passed and row.is_in_doubt]
     if not run.requirements:
         return Prose(text=f"{run.name}: no requirement was checked.", tone="open")
     if missed:

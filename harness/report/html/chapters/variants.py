@@ -7,10 +7,10 @@ from pathlib import Path
 from exporters.bundle.manifest import Manifest
 from harness.records import MeasurementSet
 from harness.report.collect import Evidence
+from harness.report.gate import open_checks_table
 from harness.report.html.blocks import Block, Chapter, Grid, Part, Prose, gallery
 from harness.report.html.images import flip_blocks
 from harness.report.html.plots.accuracy import agreement_picture, class_heat, size_picture
-from harness.report.requirements import gates_table
 from harness.report.sections import VERIFICATION_TEXT, host_name
 from harness.report.tables import variants_table, verification_table
 from udacisense.data.images import DataSet
@@ -29,7 +29,7 @@ def variants_chapter(evidence: Evidence, dataset: DataSet | None) -> Chapter:
         )
         for i, made in enumerate(lost)
     ]
-    parts += [Grid(table=gates_table(path, gate)) for path, gate in evidence.gates]
+    parts += [Grid(table=open_checks_table(path, gate)) for path, gate in evidence.gates]
     text = f"Sizes are decimal: 1 MB is 1,000,000 bytes. {VERIFICATION_TEXT}"
     return Chapter(anchor="variants", title="Exported files", blocks=(Prose(text=text), *parts) if parts else ())
 

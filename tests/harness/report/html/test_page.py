@@ -15,9 +15,9 @@ from report_records import HOSTILE, golden_pixels, stage, write_phone_verificati
 
 from harness.report.collect import collect
 from harness.report.html.page import to_html
-from harness.report.requirements import lost_points_interval
 from harness.report.table import shortened, visible
 from udacisense.cli.main import run
+from udacisense.pipeline.requirements import check_requirements
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +219,8 @@ def test_the_interval_of_lost_points_is_newcombes() -> None:
     after = stage("y", file_bytes=1, latency_ms=1.0, top1=48 / 80, labels=labels)
     object.__setattr__(before, "n_eval_images", 70)
     object.__setattr__(after, "n_eval_images", 80)
-    interval = lost_points_interval(before, after)
-    assert interval == pytest.approx((5.24, 33.39), abs=0.01)
+    lost = check_requirements(before, after)[2]
+    assert (lost.low, lost.high) == pytest.approx((5.24, 33.39), abs=0.01)
 
 
 def test_the_command_writes_one_file_and_refuses_what_it_cannot_do(

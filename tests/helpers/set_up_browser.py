@@ -1,4 +1,4 @@
-"""Fetch what the browser tests need and the machine does not bring: axe-core, through npm, into ``tests/.cache``.
+"""Fetch what the browser tests need and the machine does not bring: axe-core, through npm, into the tests' own cache.
 
 Run once: ``make browser``, which installs playwright (``pip install -e '.[browser]'``) as well. Chromium comes from the
 machine's own packages (on Debian: ``apt-get install chromium``), and so does npm.
@@ -13,9 +13,11 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from tests_cache import CACHE
+
 VERSION = "4.14.1"
 SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
-AXE = Path(__file__).resolve().parent / ".cache" / "axe.min.js"
+AXE = CACHE / "axe.min.js"
 
 
 def main() -> int:
@@ -36,7 +38,7 @@ def main() -> int:
     if hashlib.sha256(content).hexdigest() != SHA256:
         sys.stderr.write("axe.min.js is not the file that was expected: nothing was kept.\n")
         return 1
-    AXE.parent.mkdir(exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     AXE.write_bytes(content)
     sys.stdout.write(f"Kept: {AXE}\n")
     return 0

@@ -1,0 +1,87 @@
+"""What is known of a bundle's variants: accuracy, size, and a time that may ship."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.bench.advice import eligible, objection, verdicts
+from harness.bench.ranking import Row, rank, reported_medians
+from harness.records import BenchSet, Measurement, MeasurementSet
+from udacisense.base.records import Count, Outcome, Positive, record
+from udacisense.errors import InputError
+
+
+@record
+class Figures:
+    """What is known of one variant; None where it was not measured."""
+
+    variant_id: str
+    top1_fraction: float | None
+    reference_top1_fraction: float | None
+    n_images: Count | None
+    file_bytes: Count | None
+    median_ms: Positive | None  # at its best setting among those that may ship
+    speedup: float | None
+    noisy: bool
+    medians_ms: tuple[Positive, ...] = ()  # of the processes behind it, by which a later run is judged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """What a sweep says of a bundle's variants."""
+
+    bench: BenchSet
+    best: dict[str, Row]  # of each variant, the fastest row that may ship
+    why_not: dict[str, str]  # of variants without one
+
+    def reason(self, variant_id: str) -> str:
+        """Say why a variant has no time."""
+        why = self.why_not.get(variant_id)
+        return "it was not timed" if why is None else f"no time that may ship: {why}"
+
+
+def find_times(bench: BenchSet, sha256: str, path: Path, verification: MeasurementSet | None) -> Timed:
+    """Choose the fastest row of each variant that may ship: batch 1, by the same rules as a recommendation.
+
+    Raises:
+        InputError: the sweep has no figures of this bundle; ``path`` names it.
+    """
+    name = next((b.name for b in bench.bundles if b.sha256 == sha256), None)
+    if name is None:
+        raise InputError(f"The bench has no figures of {path} as it is now; bench it again.")
+    known = None
+    if verification is not None:
+        # Lost accuracy is held against the requirements' own limit.
+        known = replace(verdicts(bench, [verification]), lost={})
+    rows = [row for row in rank(bench) if row.cell.bundle == name and row.cell.spec.batch_size == 1]
+    best: dict[str, Row] = {}
+    for row in eligible(rows, name, known):  # from fast to slow
+        best.setdefault(row.cell.spec.variant_id, row)
+    why_not: dict[str, str] = {}
+    for row in (row for row in rows if row.is_tuned or row.median_ms is None):
+        why = objection(row, known) or "timed in the tuning rounds alone; bench it by itself with --variant"
+        why_not.setdefault(row.cell.spec.variant_id, why)
+    return Timed(bench=bench, best=best, why_not=why_not)
+
+
+def join_figures(variant_id: str, cells: Sequence[Measurement], file_bytes: int | None, timed: Timed | None) -> Figures:
+    """Join what is known. Of several cells the widest comparison counts, and of those the worst accuracy."""
+    compared = [m.comparison for m in cells if m.comparison is not None and m.outcome is not Outcome.SKIPPED]
+    widest = max((c.n_inputs for c in compared), default=0)
+    judged = [c for c in compared if c.n_inputs == widest and c.top1_fraction is not None]
+    worst = min(judged, key=lambda c: c.top1_fraction or 0.0, default=None)
+    row = None if timed is None else timed.best.get(variant_id)
+    medians = () if timed is None or row is None else reported_medians(timed.bench, row.cell.id).by_round.values()
+    return Figures(
+        variant_id=variant_id,
+        top1_fraction=None if worst is None else worst.top1_fraction,
+        reference_top1_fraction=None if worst is None else worst.reference_top1_fraction,
+        n_images=None if worst is None else worst.n_inputs,
+        file_bytes=file_bytes,
+        median_ms=None if row is None else row.median_ms,
+        speedup=None if row is None or row.speedup is None else row.speedup.value,
+        noisy=row is not None and row.noisy,
+        medians_ms=tuple(medians),
+    )
