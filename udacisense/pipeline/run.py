@@ -286,8 +286,7 @@ class OptimizationPipeline:
         """Return a kept step with figures of this pipeline's test images."""
         if kept.data in (None, self.data_fingerprint) or not is_leader():
             return kept
-        was = kept.record
-        model = store.load(index, step.name, kept)
+        model, was = store.load(index, step.name, kept), kept.record
         figures = self._measure(step.name, model, config=was.config, duration_s=was.duration_s)
         return store.restate(index, step.name, replace(kept, record=figures, data=self.data_fingerprint))
 
@@ -295,9 +294,7 @@ class OptimizationPipeline:
         """Return the model of a finished step: from memory, from disk, or packed again from the step before."""
         link = links[index]
         if link.model is None:
-            assert store is not None
-            assert link.kept is not None
-            assert link.step is not None
+            assert store and link.kept and link.step, "it was kept, or it would be loaded"  # noqa: PT018
             if link.kept.weights is not None:
                 link.model = store.load(index, link.step.name, link.kept)
             else:
