@@ -130,6 +130,7 @@ class Batches:
         self.std = tuple(std)
         self.epoch = 0
         self.part = (0, 1)
+        self._planned: tuple[int, Plan] | None = None
         self._highest = int(images.labels.max()) if len(images) else NO_LABEL
         self._place(torch.device("cpu"))
 
@@ -172,8 +173,14 @@ class Batches:
             return Plan(order=order)
         return Plan(order=order, **draw_crops(n, self.images.pixels.shape[2], generator))
 
+    def planned(self) -> Plan:
+        """Return :meth:`plan`, drawn once an epoch."""
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = (self.epoch, self.plan())
+        return self._planned[1]
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        plan = self.plan().to(self.images.pixels.device)
+        plan = self.planned().to(self.images.pixels.device)
         rank, count = self.part
         for whole in self._wholes(plan):
             yield self._batch(whole[rank::count], plan, whole if count > 1 else None)

@@ -8,8 +8,9 @@ from torch import nn
 
 from udacisense.base.records import ModelSpec, StageRecord
 from udacisense.pipeline.step import Step
-from udacisense.pipeline.store import KeptStep
+from udacisense.pipeline.store import KeptStep, StepStore
 from udacisense.stages.contract import Kind, kind_of
+from udacisense.training.compute import is_leader, meet
 
 
 @dataclass(kw_only=True)
@@ -36,3 +37,9 @@ class Link:
         """What the next step's fingerprint depends on: this step, and the weights that it really left."""
         data = f" {self.kept.data}" if self.kept is not None and self.kept.data is not None else ""
         return f"{self.fingerprint} {self.kept.weights_sha256 if self.kept is not None else None}{data}"
+
+
+def shared(store: StepStore | None, index: int, name: str, fingerprint: str, kept: KeptStep | None) -> KeptStep | None:
+    """Return the step that the first process kept, in every process of a run."""
+    meet()
+    return kept if store is None or is_leader() else store.find(index, name, fingerprint)

@@ -25,7 +25,7 @@ from udacisense.measure.recording import latencies_by_turns, record_stage
 from udacisense.measure.stats import Interval, ratio
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model
-from udacisense.pipeline.link import Link
+from udacisense.pipeline.link import Link, shared
 from udacisense.pipeline.requirements import Requirement, check_requirements
 from udacisense.pipeline.step import Step, failure, perform
 from udacisense.pipeline.store import KeptStep, StepStore, fingerprint_step, has_architecture, write_torchscript
@@ -192,9 +192,9 @@ class OptimizationPipeline:
         """Return what the first process found, in another one."""
         assert output_dir is not None, "it was checked"
         meet()
-        place, figures = output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME, output_dir / RunRecord.FILE_NAME
+        place = output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME
         artifact = read_json(Artifact, place) if place.is_file() else None
-        return self._result(final, read_json(RunRecord, figures), artifact)
+        return self._result(final, read_json(RunRecord, output_dir / RunRecord.FILE_NAME), artifact)
 
     @staticmethod
     def _result(final: nn.Module, figures: RunRecord, artifact: Artifact | None) -> PipelineResult:
@@ -233,9 +233,7 @@ class OptimizationPipeline:
             figures = self._measure("baseline", model, config={}, duration_s=0.0)
             if store is not None:
                 kept = store.keep(0, "baseline", fingerprint, StepResult(model=model, spec=self.spec), figures)
-        meet()
-        if store is not None and not is_leader():
-            kept = store.find(0, "baseline", fingerprint)
+        kept = shared(store, 0, "baseline", fingerprint, kept)
         figures = kept.record if kept is not None else figures
         return Link(step=None, fingerprint=fingerprint, spec=self.spec, record=figures, model=model, kept=kept)
 
@@ -262,15 +260,12 @@ class OptimizationPipeline:
         if result.spec is None:
             result = replace(result, spec=before.spec)
         if is_leader():
-            config = {**step.described(), **result.notes}
-            duration_s = time.perf_counter() - start
-            figures = self._measure(step.name, result.model, config=config, duration_s=duration_s, before=before.record)
+            took, config = time.perf_counter() - start, {**step.described(), **result.notes}
+            figures = self._measure(step.name, result.model, config=config, duration_s=took, before=before.record)
             if store is not None:
                 data = self.data_fingerprint if len(fingerprints) > 1 else None
                 kept = store.keep(index, step.name, fingerprint, result, figures, data=data)
-        meet()
-        if store is not None and not is_leader():
-            kept = store.find(index, step.name, fingerprint)
+        kept = shared(store, index, step.name, fingerprint, kept)
         figures = kept.record if kept is not None else figures
         return Link(step=step, fingerprint=fingerprint, spec=result.spec, record=figures, model=result.model, kept=kept)
 
@@ -279,8 +274,8 @@ class OptimizationPipeline:
         chained = fingerprint_step(step.name, step.function, step.options, inputs=f"{before.chained} cpu")
         if self.training_fingerprint is None or not step.is_apart:
             return (chained,)
-        inputs = f"{self.training_fingerprint} {self.seed} {self.class_names}"
-        return fingerprint_step(step.name, step.function, step.options, inputs=inputs), chained
+        alone = f"{self.training_fingerprint} {self.seed} {self.class_names}"
+        return fingerprint_step(step.name, step.function, step.options, inputs=alone), chained
 
     def _with_own_figures(self, store: StepStore, index: int, step: Step, kept: KeptStep) -> KeptStep:
         """Return a kept step with figures of this pipeline's test images."""

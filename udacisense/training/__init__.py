@@ -14,13 +14,13 @@ from udacisense.base.files import locked
 from udacisense.base.records import Artifact, ModelSpec, Scalar, read_json
 from udacisense.data.batches import Batches, normalise
 from udacisense.data.images import DataSet, Images, make_signature, stratified_split
-from udacisense.errors import InputError, TrainingError
+from udacisense.errors import InputError
 from udacisense.measure.recording import record_stage
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
 from udacisense.models.weights import initialise
 from udacisense.training.checkpoint import state_sha256
-from udacisense.training.compute import Compute, is_leader, launch, meet, repeatable, resolve_device
+from udacisense.training.compute import Compute, is_leader, launch, meet, repeatable, resolve_device, together
 from udacisense.training.loop import TrainingRun
 from udacisense.training.supervision import Supervision, load_supervision
 from udacisense.training.types import (
@@ -112,16 +112,8 @@ def train(
         run = TrainingRun(model, job, fabric)
         if keep is not None:
             run.open(keep)
-        try:
+        with together():
             run.go()
-        except RuntimeError as exc:  # what a collective call raises where another process has ended
-            if fabric.world_size == 1:
-                raise
-            cause = str(exc).strip().splitlines()[0]
-            raise TrainingError(
-                f"Training on {fabric.world_size} processes broke off after {run.n_epochs} epochs, perhaps because one "
-                f"of them ended ({cause}); the same command goes on from there."
-            ) from exc
         return run.result()
 
 

@@ -275,11 +275,6 @@ class TrainingRun:
     # ---- what an epoch leaves
 
     @property
-    def n_epochs(self) -> int:
-        """Finished epochs."""
-        return len(self.history)
-
-    @property
     def _best_epoch(self) -> int:
         return best_epoch(self.history, select_by=self.config.select_by) or 0
 

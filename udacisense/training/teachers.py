@@ -100,7 +100,7 @@ class Answers:
 
     def prepare(self, advance: Advance) -> None:
         """Ask about the views of the batches' epoch that are not known so far; ``advance`` is told, of no step."""
-        plan = self._batches.plan()
+        plan = self._batches.planned()
         assert plan.rows is not None
         order = self._batches.mine(plan)
         unknown = order[~self._known[plan.rows[order]]]

@@ -113,21 +113,22 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_the_same_command_goes
 
     output = tmp_path / "run"
     started = command(shapes, output, "--devices", "2")
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while n_epochs(output) < 1 and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert started.poll() is None, started.stderr.read() if started.stderr else ""
     children = [c for c in psutil.Process(started.pid).children() if "train" in c.cmdline()]
     assert len(children) == 1
     os.kill(children[0].pid, signal.SIGKILL)
-    _, said = started.communicate(timeout=120)
-    assert started.returncode not in (0, -signal.SIGKILL), said
+    _, said = started.communicate(timeout=300)
+    assert started.returncode == 1, said
     assert "Traceback" not in said
-    assert "Training on 2 processes broke off after" in said
+    ended = f"broke off: process {children[0].pid} ended by signal 9; the same command goes on"
+    assert ended in " ".join(said.split())
     kept = n_epochs(output)
     assert 1 <= kept < 6
     again = command(shapes, output, "--devices", "2")
-    _, said = again.communicate(timeout=300)
+    _, said = again.communicate(timeout=900)
     assert again.returncode == 0, said
     assert n_epochs(output) == 6
     assert f"epoch {kept}/6" not in said, "it began anew"
