@@ -15,6 +15,7 @@ The command line prints it after ``error:`` and ends with :attr:`UdacisenseError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
@@ -24,6 +25,24 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(given, list(allowed), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def first_line(exc: BaseException) -> str:
+    """Return the first line of what an exception says, without its full stop; its class where it says nothing."""
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
+
+
+def cause(exc: BaseException, *, most: int = 400) -> str:
+    """Return why something failed: a deliberate error's own words, else the class and the message on one line.
+
+    A long message is shortened in its middle: its end often is what says why. PyTorch's C++ frames are left out.
+    """
+    if isinstance(exc, UdacisenseError):
+        return str(exc)
+    text = " ".join(re.split(r"\n(?:Exception raised from|frame #)", str(exc))[0].split())
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 class UdacisenseError(Exception):

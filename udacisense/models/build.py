@@ -6,17 +6,19 @@ Every network takes normalised float32 images (N, 3, H, W), resizes them inside 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from udacisense.base.child import where_the_user_stands
 from udacisense.base.records import ModelSpec, Scalar
-from udacisense.errors import InputError, did_you_mean
-from udacisense.models.weights import _line
+from udacisense.errors import InputError, cause, did_you_mean
 
 _MOST_PX = 4096
 
@@ -238,30 +240,54 @@ def build_model(spec: ModelSpec) -> nn.Module:
         InputError: the architecture is unknown, cannot be imported, or refuses its options.
     """
     name = spec.architecture
-    factory = _import_factory(name) if ":" in name else MODELS.get(name)
-    if factory is None:
+    if ":" in name:
+        with _foreign_code():
+            model = _call(_import_factory(name), spec)
+    elif name in MODELS:
+        model = _call(MODELS[name], spec)
+    else:
         raise InputError(
             f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
         )
-    try:
-        model = factory(**spec.options)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as exc:
-        raise InputError(f"The architecture {name!r} could not be built with {spec.options}: {_line(exc)}.") from exc
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
     return model
 
 
+def _call(factory: Callable[..., nn.Module], spec: ModelSpec) -> nn.Module:
+    try:
+        return factory(**spec.options)
+    # It may be a user's code: whatever it raises, and where it ends the program, the model is not built.
+    except (Exception, SystemExit) as exc:
+        words = f"The architecture {spec.architecture!r} could not be built with {spec.options}"
+        raise InputError(f"{words}: {cause(exc).rstrip('.')}.") from exc
+
+
 def _import_factory(name: str) -> Callable[..., nn.Module]:
     module_name, _, attribute = name.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), attribute, None)
-    # Foreign code runs here: whatever it raises means that it cannot be imported.
-    except Exception as exc:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as exc:
         raise InputError(
             f"The module {module_name!r} of the architecture {name!r} cannot be imported"
-            f" ({type(exc).__name__}: {_line(exc)}); give package.module:factory of an installed package."
+            f" ({cause(exc)}); give package.module:factory of an installed package, or of a module beside you."
         ) from exc
+    factory = getattr(module, attribute, None)
     if not callable(factory):
-        raise InputError(f"The module {module_name!r} has no function {attribute!r}; give package.module:factory.")
+        place = getattr(module, "__file__", None) or "the interpreter"
+        raise InputError(
+            f"The module {module_name!r}, which is {place}, has no function {attribute!r}; give package.module:factory."
+        )
     return factory  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _foreign_code() -> Iterator[None]:
+    """Run a user's code in the folder that he stands in, without our arguments; what it prints is no answer of ours."""
+    arguments = sys.argv
+    sys.argv = arguments[:1]
+    try:
+        with where_the_user_stands(), contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.argv = arguments

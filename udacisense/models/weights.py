@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from udacisense.base.tensors import TENSOR_ERRORS
-from udacisense.errors import InputError, LoadError
+from udacisense.errors import InputError, LoadError, first_line
 
 
 def initialise(model: nn.Module, init: str) -> None:
@@ -63,7 +63,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except TENSOR_ERRORS as exc:
-        raise LoadError(f"{path} is not a readable safetensors file ({_line(exc)}).") from exc
+        raise LoadError(f"{path} is not a readable safetensors file ({first_line(exc)}).") from exc
 
 
 def _load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -115,12 +115,7 @@ def _imagenet_features(model: nn.Module) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError) as exc:
         raise InputError(
-            f"The ImageNet weights could not be downloaded ({_line(exc)}); use --init PATH with a safetensors file,"
-            " or --init none."
+            f"The ImageNet weights could not be downloaded ({first_line(exc)}); use --init PATH with a safetensors"
+            " file, or --init none."
         ) from exc
     return {key: value for key, value in state.items() if key.startswith("features.")}
-
-
-def _line(exc: BaseException) -> str:
-    """The first line of an exception's message, without its full stop."""
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

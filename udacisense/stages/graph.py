@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from udacisense.errors import StageError
+from udacisense.errors import StageError, first_line
 from udacisense.models.resizing import ProductsForBilinear
 from udacisense.stages.contract import Kind, StepContext, StepResult, kind_of
 
@@ -76,7 +76,7 @@ def _traced(model: nn.Module, example: Tensor) -> tuple[torch.jit.ScriptModule, 
             frozen = torch.jit.freeze(scripted)
         except (RuntimeError, TypeError, ValueError) as exc:
             raise StageError(
-                f"{type(model).__name__} cannot be traced into TorchScript ({_first_line(exc)}); "
+                f"{type(model).__name__} cannot be traced into TorchScript ({first_line(exc)}); "
                 "its forward must take one tensor and return one tensor."
             ) from exc
         difference = _max_difference(source, frozen, example)
@@ -114,7 +114,3 @@ def _max_difference(source: nn.Module, frozen: torch.jit.ScriptModule, example: 
             )
         largest = max(largest, difference)
     return largest
-
-
-def _first_line(exc: BaseException) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
