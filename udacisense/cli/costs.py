@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from exporters.bundle.manifest import Precision, Variant
     from exporters.bundle.open import Bundle
     from exporters.formats.contract import ExportOptions, Plan
+    from harness.verify.options import VerifyOptions
     from udacisense.base.records import ModelSpec
     from udacisense.data.images import DataSet
     from udacisense.pipeline.recipes import PipelineRecipe
@@ -258,34 +259,26 @@ def export_cost(options: ExportOptions, *, parameters: int, cores: int) -> Cost:
     )
 
 
-def verification_cost(
-    bundle: Bundle,
-    *,
-    n_images: int,
-    emulated_images: int,
-    runners: Sequence[str] | None,
-    variants: Sequence[str] | None,
-    allow_factory: str | None,
-    cores: int,
-) -> Cost:
-    """Estimate a verification: a process for each variant and runner, each of which answers every image twice.
+def verification_cost(bundle: Bundle, options: VerifyOptions) -> Cost:
+    """Estimate a verification: a process for each variant and runner, each of which answers every image twice."""
+    import os
 
-    An emulated runner is fed ``emulated_images``.
-    """
     from exporters.bundle.reference import load_reference
     from harness.verify.plan import check_runners, check_variants
     from udacisense.base.records import Outcome
 
-    check_runners(runners)
-    chosen = check_variants(bundle.manifest.variants, variants)
-    model, _ = load_reference(bundle, allow_factory=allow_factory)
+    check_runners(options.runners)
+    chosen = check_variants(bundle.manifest.variants, options.variants or None)
+    model, _ = load_reference(bundle, allow_factory=options.allow_factory)
+    n_golden = len(bundle.manifest.golden.images)
+    n_images = n_golden if options.dataset is None else len(options.dataset.test)
     return _verification_cost(
         [variant for variant in chosen if variant.outcome is Outcome.PASSED],
         image_s=_answer_s(model, (1, *bundle.manifest.signature.input_shape[1:])),
         n_images=n_images,
-        emulated_images=emulated_images,
-        runners=runners,
-        cores=cores,
+        emulated_images=n_images if options.emulated_images == "all" else n_golden,
+        runners=options.runners or None,
+        cores=os.cpu_count() or 1,
     )
 
 
