@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - the page is written as it is read
-"""Write docs/results.md from records: ``python docs/make_results.py RUNS``, after the commands that the page names.
+"""Write the tables of README, docs/results.md and docs/techniques.md from records: ``python docs/make_results.py RUNS``.
 
-RUNS holds ``techniques/`` (``udacisense techniques``) and ``p1/``, ``p2/``, ``p2-int8/`` (``udacisense compress``), each a run of
-one seed; ``docs/seeds.json`` has the top-1 of every seed.
+RUNS holds ``p1/``, ``p2/``, ``p2-int8/`` (``udacisense compress``), each a run of one seed, and may hold ``techniques/`` (``udacisense
+techniques``); ``docs/seeds.json`` has the top-1 of every seed. A table stands between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.report.html.plots.techniques import write_plots
-from harness.report.table import Table
+from harness.report.table import Table, markdown_table
 from harness.report.tables import requirements_table, stages_table
 from harness.report.techniques import as_markdown, per_class_table, techniques_table
 from udacisense.base.display import megabytes, percent
@@ -25,46 +25,6 @@ from udacisense.pipeline.run import RunRecord
 from udacisense.pipeline.techniques import TechniquesRecord
 
 DOCS = Path(__file__).parent
-INTRODUCTION = """# Results
-
-Measured on the 1,000 household test images (CIFAR-100, 32 × 32 pixels) by these commands. The tables of the pipelines are those of seed 2, of the
-techniques those of seed 0, all on 25 and 26 November 2026 on 2 cores of an AMD EPYC (family 25, model 17). The models that ship are those of seed 0; the goals are held against the mean of three seeds.
-
-<!-- not run: trains for hours -->
-```
-udacisense train --data DATA --model baseline --init mobilenet_v3_small_household_224.safetensors --epochs 2 --lr 2e-4 -o runs/baseline
-udacisense techniques --baseline runs/baseline/artifact --data DATA --epochs 2 -o runs/techniques
-udacisense compress --pipeline p1 --baseline runs/baseline/artifact --data DATA --teacher LITE0 --transfer REST \\
-    --student-init mobilenet_v3_small_household_128.safetensors --epochs 5 --lr 5e-4 --seed 2 -o runs/p1
-udacisense compress --pipeline p2 --baseline runs/baseline/artifact --data DATA --teacher LITE0 --transfer REST \\
-    --mix 0.75 --batch-size 128 --epochs 60 --seed 2 -o runs/p2
-cp -r runs/p2 runs/p2-int8    # the distilled step is recognised and taken from there
-udacisense compress --pipeline p2-int8 (the options of p2) -o runs/p2-int8
-python docs/make_results.py runs
-```
-
-LITE0 is an EfficientNet-Lite0 with ImageNet weights, fine-tuned on the household training images (91.8 % on the test images);
-REST is a folder with CIFAR-100's other 45,000 training images, used without labels. The weights at the start stand in for
-torchvision's ImageNet weights, which could not be downloaded where this ran: the same network, trained on CIFAR-100.
-
-Models are selected on 500 images split from the training images, the same for every seed; the test images are read for these figures
-alone. Every pipeline is held against the baseline of seed 0. Latency is that of one process with one thread, each model timed by turns
-with the baseline. Pipelines were timed with nothing else running but for their distilled rows, which, as the techniques, were timed beside
-another training: read ratios within a tenth as ties there.
-
-Intervals are Wilson's 95 % of 1,000 images at the mean of the seeds; how far seeds lie apart stands beside them. Seed 0 of `p1` was made on 22 November 2026,
-when static int8 chose its float32 blocks by decisions on training images instead of by the noise between two classes. Seed 1 of `p2` was
-trained in two parts: 20 epochs by the rule that chose the epoch by top-1, the other 40 by today's, which chooses by validation
-loss. Hosts and dates of all seeds are in `docs/seeds.json`.
-
-Techniques that train had 2 epochs here, where the reference had 15: their rows are what a short run gives. Students of other resolutions start from the
-baseline's features, those of other widths from evenly spaced channels of them (from random weights, as it was before, the three widths had 30.8,
-30.3 and 33.5 % after as many epochs).
-
-What was tried for `p2` and is not what ships: the network of before (128 px, 40,882 parameters, 7.4 M multiply-adds), 80 epochs without
-blends, gave 77.4 % and takes more than twice the time in onnxruntime; five more epochs without blends after the 60 with did not
-lower the validation loss (0.724, then 0.723).
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,34 +80,61 @@ class SeedRuns:
 
 
 def main(runs: Path) -> None:
-    """Write the page and its plots."""
-    techniques = read_json(TechniquesRecord, runs / "techniques" / TechniquesRecord.FILE_NAME)
-    records = {
-        name: read_json(RunRecord, runs / name / RunRecord.FILE_NAME)
-        for name in ("p1", "p2", "p2-int8")
-        if (runs / name / RunRecord.FILE_NAME).is_file()
-    }
-    parts = [INTRODUCTION]
-    parts += ["## Goals\n", as_markdown(_goals(records))]
+    """Write the tables and the plots of what RUNS holds."""
+    names = [name for name in ("p1", "p2", "p2-int8") if (runs / name / RunRecord.FILE_NAME).is_file()]
+    records = {name: read_json(RunRecord, runs / name / RunRecord.FILE_NAME) for name in names}
+    tables = {"goals": [_goals(records)]}
     for name, run in records.items():
-        parts += [
-            f"## Pipeline {name}: {run.name}\n",
-            as_markdown(stages_table(run.baseline, run.stages, time_ratios=run.time_ratios)),
-        ]
-        parts += [as_markdown(_contributions(run)), as_markdown(requirements_table(run.requirements))]
-    parts += ["## Techniques, each alone\n", as_markdown(techniques_table(techniques)), _picture("pareto")]
-    parts += [as_markdown(per_class_table(techniques)), _picture("confusion-baseline")]
-    write_text(DOCS / "results.md", "\n".join(parts))
-    pictures = DOCS / "pictures" / "results"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for plot in write_plots(techniques, runs / "techniques"):
-        if plot.stem in {"pareto", "confusion-baseline"}:
-            write_text(pictures / plot.name, plot.read_text(encoding="utf-8"))
+        stages = stages_table(run.baseline, run.stages, time_ratios=run.time_ratios)
+        tables[name] = [stages, _contributions(run), requirements_table(run.requirements)]
+    _fill(DOCS / "results.md", tables)
+    _fill(DOCS.parent / "README.md", {"models": [_models(records)]})
+    if (runs / "techniques").is_dir():
+        techniques = read_json(TechniquesRecord, runs / "techniques" / TechniquesRecord.FILE_NAME)
+        found = {"techniques": [techniques_table(techniques)], "classes": [per_class_table(techniques)]}
+        _fill(DOCS / "techniques.md", found)
+        for plot in write_plots(techniques, runs / "techniques"):
+            if plot.stem in {"pareto", "confusion-baseline"}:
+                write_text(DOCS / "pictures" / "results" / plot.name, plot.read_text(encoding="utf-8"))
+
+
+def _fill(page: Path, tables: dict[str, list[Table]]) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name, parts in tables.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        before, rest = text.split(begin)
+        made = [markdown_table(part) if len(parts) == 1 else as_markdown(part) for part in parts]
+        text = before + begin + "\n".join(made).rstrip() + "\n" + end + rest.split(end, 1)[1]
+    write_text(page, text)
+
+
+_SHIPPED = {
+    "p1": ("`p1`, as pipeline p1 leaves it", "its features at 128 px, a smaller classifier, static int8"),
+    "p2": ("`tiny`, from pipeline p2", "inverted residuals on the 32 px photo"),
+}
+
+
+def _models(records: dict[str, RunRecord]) -> Table:
+    """Return the front page's table: the models that ship, by the mean of their seeds."""
+    means = {name: statistics.mean(found) for name, found in _seeds().items()}
+    base = next(iter(records.values())).baseline
+    rows = [("`baseline`", "MobileNetV3-Small, 224 px", megabytes(base.file_bytes), "1", percent(means["baseline"]))]
+    for name, (model, network) in _SHIPPED.items():
+        run = records[name]
+        last, lost = run.stages[-1], 100 * (means[name] - means["baseline"])
+        size = f"{megabytes(last.file_bytes)} ({100 * (last.file_bytes / base.file_bytes - 1):+.1f} %)"
+        time = f"{100 * (last.latency_ms / run.baseline.latency_ms - 1):+.1f} %"
+        rows.append((model, network, size, time, f"{percent(means[name])} ({lost:+.1f} points)"))
+    return Table(title="", columns=("model", "network", "file", "latency", "top-1"), rows=tuple(rows))
+
+
+def _seeds() -> dict[str, list[float]]:
+    kept = read_json(SeedRuns, DOCS / "seeds.json").runs
+    return {name: [run.top1_fraction for run in kept if run.model == name] for name in GOALS}
 
 
 def _goals(records: dict[str, RunRecord]) -> Table:
-    kept = read_json(SeedRuns, DOCS / "seeds.json").runs
-    seeds = {name: [run.top1_fraction for run in kept if run.model == name] for name in GOALS}
+    seeds = _seeds()
     baseline = statistics.mean(seeds["baseline"])
     first = next(iter(records.values())).baseline
     rows = [_goal("baseline", seeds["baseline"], baseline, first, first)]
@@ -200,10 +187,6 @@ def _contributions(run: RunRecord) -> Table:
         before = stage
     columns = ("stage", "size, of the baseline's", "latency, of the baseline's", "points")
     return Table(title="What each stage contributes", columns=columns, rows=tuple(rows))
-
-
-def _picture(name: str) -> str:
-    return f"![{name}](pictures/results/{name}.svg)\n"
 
 
 if __name__ == "__main__":
