@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.report.html.plots.techniques import write_plots
+from harness.report.plots.techniques import write_plots
 from harness.report.table import Table
 from harness.report.tables import requirements_table, stages_table
 from harness.report.techniques import as_markdown, per_class_table, techniques_table
