@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporters.bundle.manifest import RecommendedSetting
 from harness.bench.ranking import Row, is_tie, rank, reported_medians
 from harness.bench.rounds import EAGER
 from harness.records import BenchSet, Measurement, MeasurementSet, Recommendation
@@ -131,29 +130,6 @@ def choose(measured: BenchSet, rows: Sequence[Row]) -> tuple[Row, list[Row]]:
     # Of variants that nobody can tell apart in time, the smallest file is the better one.
     chosen = min([best, *ties], key=lambda row: row.cell.file_bytes or 0)
     return chosen, [row for row in [best, *ties] if row is not chosen]
-
-
-def recommended_settings(
-    measured: BenchSet, rows: Sequence[Row], verifications: Iterable[MeasurementSet] | None = None
-) -> dict[str, RecommendedSetting]:
-    """Return bundle name → the setting that :func:`recommend` puts into words; a sweep cut short gives none."""
-    made = {}
-    known = None if verifications is None else verdicts(measured, verifications)
-    for bundle in measured.bundles if measured.complete else ():
-        if found := eligible(rows, bundle.name, known):
-            chosen, _ = choose(measured, found)
-            spec = chosen.cell.spec
-            made[bundle.name] = RecommendedSetting(
-                variant_id=spec.variant_id,
-                runner=spec.runner,
-                engine=spec.engine,
-                threads=spec.threads,
-                median_ms=float(chosen.median_ms or 0.0),
-                noisy=chosen.noisy,
-                cpu=measured.host.cpu,
-                measured_utc=measured.created_utc,
-            )
-    return made
 
 
 def cautions(measured: BenchSet, ranked: Sequence[Row]) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class Jobs:
 def _open(bundle: BenchedBundle, folder: Path) -> _Opened:
     path = Path(bundle.path)
     opened = open_bundle(path)
-    if bundle_sha256(opened.manifest) != bundle.sha256:
+    if bundle_sha256(opened.root) != bundle.sha256:
         raise InputError(f"The bundle {path} was changed after the sweep was planned; start the sweep again.")
     golden = golden_pack(path, opened.manifest)
     arrays: dict[str, NDArray[np.float32]] = {

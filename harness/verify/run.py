@@ -118,7 +118,7 @@ def verify_bundle(
         kind="verify",
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=str(path),
-        bundle_sha256=bundle_sha256(bundle.manifest),
+        bundle_sha256=bundle_sha256(bundle.root),
         host=read_host(),
         inputs=inputs.description,
         seed=0,

@@ -11,7 +11,6 @@ from udacisense.cli.options import BundlePath, allow_factory_option, record_besi
 from udacisense.cli.output import Choice, duration, emit_json, next_command, render, say, say_cost, show
 
 if TYPE_CHECKING:
-    from harness.bench.ranking import Row
     from harness.records import BenchedBundle, BenchSet, MeasurementSet
 
 
@@ -133,7 +132,6 @@ def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[s
     from harness.report.tables import instructions_table, latency_table, limits_table
 
     ranked = rank(measured, accuracy=verified_accuracy(measured, verified))
-    _write_settings(measured, ranked, verified)
     if form == "json":
         emit_json(measured)
         return
@@ -149,20 +147,6 @@ def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[s
     if measured.instructions:
         show(instructions_table(measured.instructions))
     say(f"\n{recommend(measured, ranked, verified)}")
-
-
-def _write_settings(measured: BenchSet, ranked: list[Row], verified: list[MeasurementSet]) -> None:
-    """Write the recommended setting of each bundle into its manifest, where one may write there."""
-    from exporters.bundle.open import recommend_setting
-    from harness.bench.advice import recommended_settings
-
-    settings = recommended_settings(measured, ranked, verified)
-    for bundle in measured.bundles:
-        if bundle.name in settings:
-            try:
-                recommend_setting(Path(bundle.path), settings[bundle.name])
-            except OSError as exc:
-                click.echo(f"note: {bundle.path} cannot take its recommended setting: {exc.strerror}", err=True)
 
 
 def _count(

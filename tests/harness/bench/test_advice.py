@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from bench_records import make_source, make_variant, plan_of, run_of, runs_of, set_of
 
-from exporters.bundle.manifest import RecommendedSetting
-from harness.bench.advice import cautions, eligible, recommend, recommendations, recommended_settings, verdicts
+from harness.bench.advice import cautions, choose, eligible, recommend, recommendations, verdicts
 from harness.bench.ranking import rank
-from harness.records import BenchSet, Comparison, Measurement, MeasurementSet
+from harness.records import BenchSet, Comparison, Measurement, MeasurementSet, RunSpec
 from harness.verify.compare import compare
 from udacisense.base.records import Outcome
 
@@ -70,8 +69,10 @@ def comparison_of(*, images: int, wrong: int) -> Comparison:
     return compare(answers, master, master, labels=labels, class_names=tuple("abcdefghij"), rtol=0.0, atol=10.0)
 
 
-def settings_of(made: BenchSet, verifications: Iterable[MeasurementSet] | None = None) -> RecommendedSetting:
-    return recommended_settings(made, rank(made), verifications)["baseline"]
+def settings_of(made: BenchSet, verifications: Iterable[MeasurementSet] | None = None) -> RunSpec:
+    known = None if verifications is None else verdicts(made, verifications)
+    chosen, _ = choose(made, eligible(rank(made), "baseline", known))
+    return chosen.cell.spec
 
 
 def test_what_failed_in_a_round_is_not_recommended() -> None:
@@ -96,7 +97,7 @@ def test_the_record_recommends_no_cell_that_failed_or_that_an_emulator_timed() -
 
 def test_where_every_file_failed_the_sentence_says_so() -> None:
     made = failing(failing(measured(), "baseline/onnx-fp32 t1"), "baseline/ptl-fp32 t1")
-    assert recommended_settings(made, rank(made)) == {}
+    assert eligible(rank(made), "baseline") == []
     told = recommend(made)
     assert "no file can be recommended: `onnx-fp32`, `ptl-fp32` (failed in a round: signal 11 (SIGSEGV))." in told
     assert "let it run to its end" not in told

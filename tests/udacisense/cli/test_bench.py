@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from exporters.bundle.manifest import Manifest
 from harness.bench import run as bench
 from harness.bench.cells import BUDGETS
 from harness.bench.compare_runs import SetComparison
@@ -53,10 +52,8 @@ def original(brief: None, stage: Callable[..., Path]) -> Swept:
 
 @pytest.fixture
 def swept(original: Swept, tmp_path: Path) -> Swept:
-    """A whole sweep of a bundle that nothing is recommended in yet."""
+    """A copy of a whole sweep, which a test may go on with."""
     bundle = shutil.copytree(original.bundle, tmp_path / "bundle")
-    manifest = read_json(Manifest, bundle / Manifest.FILE_NAME)
-    write_record(bundle / Manifest.FILE_NAME, dataclasses.replace(manifest, recommended=None))
     return Swept(bundle, shutil.copy(original.record, tmp_path / "sweep.json"), original.measured)
 
 
@@ -156,19 +153,15 @@ def test_a_file_that_failed_verification_is_not_recommended(swept: Swept, capsys
         told = capsys.readouterr().out
         assert f"- staged: `{right}` on " in told
         assert "not verified" not in told
-        chosen = read_json(Manifest, swept.bundle / Manifest.FILE_NAME).recommended
-        assert chosen is not None
-        assert chosen.variant_id == right
 
 
-def test_where_every_file_failed_verification_the_manifest_names_none(
+def test_where_every_file_failed_verification_none_is_recommended(
     swept: Swept, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = swept.bundle.with_name("elsewhere.json")
     write_record(record, verification(swept, dict.fromkeys(("ptl-fp32", "onnx-fp32"), Outcome.FAILED)))
     assert run(swept.again("--verification", str(record))) == 0
     assert "staged: no file can be recommended" in capsys.readouterr().out
-    assert read_json(Manifest, swept.bundle / Manifest.FILE_NAME).recommended is None
 
 
 def test_what_was_not_verified_is_told_and_so_is_missing_energy(

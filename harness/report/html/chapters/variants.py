@@ -35,7 +35,7 @@ def variants_chapter(evidence: Evidence, dataset: DataSet | None) -> Chapter:
 
 
 def _bundle_part(evidence: Evidence, path: Path, manifest: Manifest, dataset: DataSet | None, *, name: str) -> Part:
-    verified = evidence.verifications_of(manifest)
+    verified = evidence.verifications_of(path)
     blocks: list[Block] = [Grid(table=variants_table(manifest.variants, title="Files"))]
     pictures = [size_picture(manifest.variants, name=f"{name}-sizes")]
     pictures += [agreement_picture(made, name=f"{name}-agreement{i}") for i, made in enumerate(verified)]
