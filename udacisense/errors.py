@@ -26,6 +26,13 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def cause_of(exc: BaseException, *, most: int = 300) -> str:
+    """Return what foreign code raised, on one line, for the brackets of a sentence; a long one loses its middle."""
+    text = " ".join(str(exc).split()).rstrip(".")
+    text = text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
 class UdacisenseError(Exception):
     """Base of all deliberate errors."""
 

@@ -7,15 +7,18 @@ Every network takes normalised float32 images (N, 3, H, W), resizes them inside 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from udacisense.base.records import ModelSpec, Scalar
-from udacisense.errors import InputError, did_you_mean
+from udacisense.errors import InputError, cause_of, did_you_mean
 from udacisense.models.weights import _line
 
 _MOST_PX = 4096
@@ -238,30 +241,79 @@ def build_model(spec: ModelSpec) -> nn.Module:
         InputError: the architecture is unknown, cannot be imported, or refuses its options.
     """
     name = spec.architecture
-    factory = _import_factory(name) if ":" in name else MODELS.get(name)
+    if ":" in name:
+        return _theirs(name, spec.options)
+    factory = MODELS.get(name)
     if factory is None:
         raise InputError(
             f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
         )
     try:
-        model = factory(**spec.options)
+        return factory(**spec.options)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as exc:
         raise InputError(f"The architecture {name!r} could not be built with {spec.options}: {_line(exc)}.") from exc
+
+
+def _theirs(name: str, options: dict[str, Scalar]) -> nn.Module:
+    """Import ``package.module:factory`` and call it: foreign code, which may raise, print and exit as it likes."""
+    module_name, _, attribute = name.partition(":")
+    with _as_a_script(module_name):
+        try:
+            factory = getattr(importlib.import_module(module_name), attribute, None)
+        except (Exception, SystemExit) as exc:
+            raise InputError(
+                f"The module {module_name!r} of the architecture {name!r} cannot be imported ({cause_of(exc)});"
+                " give package.module:factory of an installed package."
+            ) from exc
+        if not callable(factory):
+            raise InputError(f"The module {module_name!r} has no function {attribute!r}; give package.module:factory.")
+        try:
+            model = factory(**options)
+        except (Exception, SystemExit) as exc:
+            raise InputError(f"The architecture {name!r} could not be built with {options} ({cause_of(exc)}).") from exc
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
+    return _answering_one_tensor(model)
+
+
+@contextmanager
+def _as_a_script(name: str) -> Iterator[None]:
+    """Keep foreign prints out of standard output, which may be JSON, and our command line out of foreign parsers."""
+    given, sys.argv = sys.argv, [name]
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.argv = given
+
+
+def _answering_one_tensor(model: nn.Module) -> nn.Module:
+    """Let a model take images alone and answer its logits alone, in place; its weights keep their names."""
+    kind = type(model)
+    if isinstance(model, torch.jit.ScriptModule | fx.GraphModule):
+        return model
+
+    class Classifier(kind):  # type: ignore[valid-type, misc]
+        def forward(self, images: Tensor) -> Any:
+            return logits_of(super().forward(images))
+
+    Classifier.__name__, Classifier.__qualname__, Classifier.__module__ = kind.__name__, kind.__qualname__, __name__
+    model.__class__ = Classifier
     return model
 
 
-def _import_factory(name: str) -> Callable[..., nn.Module]:
-    module_name, _, attribute = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute, None)
-    # Foreign code runs here: whatever it raises means that it cannot be imported.
-    except Exception as exc:
-        raise InputError(
-            f"The module {module_name!r} of the architecture {name!r} cannot be imported"
-            f" ({type(exc).__name__}: {_line(exc)}); give package.module:factory of an installed package."
-        ) from exc
-    if not callable(factory):
-        raise InputError(f"The module {module_name!r} has no function {attribute!r}; give package.module:factory.")
-    return factory  # type: ignore[no-any-return]
+def logits_of(answer: Any) -> Any:
+    """Return the logits in what a model answered, as it is or as Hugging Face's models and others wrap it.
+
+    Those are a tensor; or what is called ``logits``; or the only tensor of a dictionary, list or tuple. Anything else
+    is returned as it is.
+    """
+    kinds = Tensor | fx.Proxy
+    if isinstance(answer, kinds):
+        return answer
+    named = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
+    if isinstance(named, kinds):
+        return named
+    parts = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else ()
+    tensors = [part for part in parts if isinstance(part, kinds)]
+    return tensors[0] if len(tensors) == 1 else answer
