@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from exporters.formats.pointwise import SAFE_PLACES
 from udacisense.base.child import read_in_child
-from udacisense.base.files import ZIP_ERRORS
+from udacisense.base.files import ZIP_ERRORS, atomic_path, what_it_is
 from udacisense.base.records import record, to_json
 from udacisense.errors import LoadError
 
@@ -42,10 +42,9 @@ def read_lite(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Lite
         LoadError: it is no lite interpreter file, or damaged.
     """
     shape = [",".join(str(n) for n in input_shape)] if input_shape else []
-    if not zipfile.is_zipfile(path):
-        raise LoadError(
-            f"{path} is no file of the lite interpreter, or one that was cut short; export or copy it again."
-        )
+    if not _has_bytecode(path):
+        reason = what_it_is(path) or "it may be cut short"
+        raise LoadError(f"{path} is no file of the lite interpreter ({reason}); export or copy it again.")
     return read_in_child(
         LiteFacts,
         "exporters.preflight.lite_facts",
@@ -57,20 +56,33 @@ def read_lite(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Lite
     )
 
 
+def _has_bytecode(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/bytecode.pkl") for name in archive.namelist())
+    except ZIP_ERRORS:
+        return False
+
+
 def backport(path: Path, target: Path, bytecode_version: int) -> None:
     """Write an older bytecode of a ``.ptl``, in a process of its own, and load it once.
 
     Raises:
         LoadError: PyTorch cannot write that version of this file.
     """
-    command = [sys.executable, "-m", "exporters.preflight.lite_facts", str(path), str(target), str(bytecode_version)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
-    if done.returncode != 0 or read_lite(target).bytecode_version != bytecode_version:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise LoadError(
-            f"{path} cannot be written as bytecode {bytecode_version} ({(lines or ['the process crashed'])[-1]});"
-            " export it again with an older PyTorch."
-        )
+    module = "exporters.preflight.lite_facts"
+    with atomic_path(target) as partial:
+        command = [sys.executable, "-m", module, str(path), str(partial), str(bytecode_version)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired as exc:
+            raise LoadError(f"{path} kept the lite interpreter busy for {_TIMEOUT_S:g} s; export it again.") from exc
+        if done.returncode != 0 or read_lite(partial).bytecode_version != bytecode_version:
+            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            raise LoadError(
+                f"{path} cannot be written as bytecode {bytecode_version} ({(lines or ['the process crashed'])[-1]});"
+                " export it again with an older PyTorch."
+            )
 
 
 def _mobile() -> Any:
@@ -83,9 +95,16 @@ def _read(path: Path, input_shape: tuple[int, ...] | None) -> LiteFacts:
     mobile = _mobile()
     bytecode = mobile._get_model_bytecode_version(str(path))
     operators = mobile._get_model_ops_and_info(str(path))
-    model = mobile._load_for_lite_interpreter(str(path))
+    try:
+        model = mobile._load_for_lite_interpreter(str(path))
+    except RuntimeError:
+        # A file with an operator of its own is whole, and it is the table of operators that says so.
+        if all(_is_known(name) for name in operators):
+            raise
+        model = input_shape = None
     with zipfile.ZipFile(path) as archive:
-        name = next(n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/version"))
+        # File format 6 and up keeps it in a hidden folder.
+        name = next(n for n in archive.namelist() if n.partition("/")[2] in {"version", ".data/version"})
         file_format = int(archive.read(name))
     return LiteFacts(
         bytecode_version=int(bytecode),
@@ -93,6 +112,13 @@ def _read(path: Path, input_shape: tuple[int, ...] | None) -> LiteFacts:
         operators={name: int(info.num_schema_args or 0) for name, info in sorted(operators.items())},
         small_pointwise=None if input_shape is None else _small_pointwise(model, input_shape),
     )
+
+
+def _is_known(operator: str) -> bool:
+    """Tell whether this PyTorch has an operator, given by its name with overload."""
+    import torch
+
+    return bool(torch._C._jit_get_schemas_for_operator(operator.partition(".")[0]))
 
 
 def _small_pointwise(model: Any, input_shape: tuple[int, ...]) -> int:
