@@ -19,7 +19,6 @@ from exporters.bundle.open import check_bundle, open_bundle
 from exporters.bundle.reference import eager_source
 from exporters.export import export_bundle
 from exporters.formats.contract import ExportOptions
-from exporters.formats.table import expand_formats, expand_precisions
 from exporters.source import ExportSource, source_from_factory
 from udacisense.base.files import sha256_path
 from udacisense.base.records import Outcome
@@ -215,16 +214,6 @@ def test_options_out_of_range_are_named(
     with pytest.raises(InputError, match=message):
         export_bundle(source, tmp_path / "bundle", ExportOptions(**change))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_names_stand_for_several() -> None:
-    assert expand_precisions(("int8", "fp32")) == ("fp32", "int8-dynamic", "int8-static", "int8-weights")
-    assert expand_formats(("onnx", "ptl")) == ("ptl", "onnx")
-    assert len(expand_formats(("all",))) == 5
-    with pytest.raises(InputError, match="int4"):
-        expand_precisions(("int4",))
-    with pytest.raises(InputError, match="tflite"):
-        expand_formats(("tflite",))
 
 
 def test_the_manifest_reads_back_as_it_was_written(exported) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gzip
 import warnings
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from torch.nn.utils import parametrize
 from udacisense.base.records import Scalar, record
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_macs, count_parameters
-from udacisense.stages.contract import StepContext, StepResult
+from udacisense.stages.contract import StepContext, StepResult, copy_of
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig
 
@@ -82,7 +81,7 @@ def apply_magnitude_pruning(
         raise InputError(f"The pruning amount is {amount}; allowed is more than 0 and less than 1.")
     if epochs < 0:
         raise InputError(f"Pruning with {epochs} epochs: allowed is 0 (one-shot) or more.")
-    pruned = copy.deepcopy(model).eval()
+    pruned = copy_of(model).eval()
     names = _weighted(pruned)
     if not names:
         raise InputError("The model has no convolution and no linear layer to prune.")
@@ -126,7 +125,7 @@ def apply_structured_pruning(
         raise InputError(f"Fine-tuning for {epochs} epochs: allowed is 0 or more.")
     import torch_pruning
 
-    smaller = copy.deepcopy(model).eval()
+    smaller = copy_of(model).eval()
     last = [module for module in smaller.modules() if isinstance(module, nn.Linear)][-1:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch-pruning warns of parameters that it leaves alone

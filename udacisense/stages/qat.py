@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,9 +18,9 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 from udacisense.base.records import Scalar
 from udacisense.errors import InputError
 from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult
+from udacisense.stages.contract import StepContext, StepResult, copy_of
 from udacisense.stages.quantize import quantized_engine, supported_engines
-from udacisense.stages.static import choose_float_modules, first_images, quiet
+from udacisense.stages.static import choose_float_modules, first_images, quiet, traceable
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig
 
@@ -108,7 +107,8 @@ def _settle(model: nn.Module, *, fixed: bool) -> None:
 
 
 def _prepare(model: nn.Module, engine: str, example: torch.Tensor, kept: tuple[str, ...]) -> nn.Module:
-    prepared: nn.Module = prepare_qat_fx(copy.deepcopy(model).train(), _mapping(engine, kept), (example,))
+    with traceable():
+        prepared: nn.Module = prepare_qat_fx(copy_of(model).train(), _mapping(engine, kept), (example,))
     return prepared
 
 
