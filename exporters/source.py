@@ -122,8 +122,8 @@ def source_from_factory(
         load_state(model, weights)
     probes = normalise(drawn_images(_PROBES, size_px).pixels, mean=mean, std=std)
     count = check_classifier(model, build, probes)
-    labels = _labels(count, class_names or (dataset.class_names if dataset else None))
-    signature = make_signature(labels, size_px=size_px, mean=mean, std=std)
+    names = class_names or (dataset.class_names if dataset else None)
+    signature = make_signature(_labels(count, names), size_px=size_px, mean=mean, std=std)
     return make_source(
         name=name or factory.rpartition(":")[2], model=model, spec=spec, signature=signature, dataset=dataset
     )

@@ -123,22 +123,7 @@ def apply_structured_pruning(
         raise InputError(f"The pruning amount is {amount}; allowed is more than 0 and less than 1.")
     if epochs < 0:
         raise InputError(f"Fine-tuning for {epochs} epochs: allowed is 0 or more.")
-    import torch_pruning
-
-    smaller = copy_of(model).eval()
-    last = [module for module in smaller.modules() if isinstance(module, nn.Linear)][-1:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch-pruning warns of parameters that it leaves alone
-        torch_pruning.pruner.MagnitudePruner(
-            smaller,
-            context.example,
-            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-            global_pruning=True,
-            pruning_ratio=amount,
-            max_pruning_ratio=0.8,  # no layer loses more: a narrow one would cut the network in two
-            round_to=8,  # whole vectors for the kernels
-            ignored_layers=last,
-        ).step()
+    smaller = _narrowed(model, context.example, amount)
     if epochs:
         smaller = _taught(smaller, model, context, _settings(config, context, epochs, learning_rate))
     notes: dict[str, Scalar] = {
@@ -148,6 +133,27 @@ def apply_structured_pruning(
         "parameters_kept_fraction": count_parameters(smaller) / count_parameters(model),
     }
     return StepResult(model=smaller, notes=notes)
+
+
+def _narrowed(model: nn.Module, example: Tensor, amount: float) -> nn.Module:
+    """Return a copy without the channels of least group magnitude."""
+    import torch_pruning
+
+    smaller = copy_of(model).eval()
+    last = [module for module in smaller.modules() if isinstance(module, nn.Linear)][-1:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-pruning warns of parameters that it leaves alone
+        torch_pruning.pruner.MagnitudePruner(
+            smaller,
+            example,
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=True,
+            pruning_ratio=amount,
+            max_pruning_ratio=0.8,  # no layer loses more: a narrow one would cut the network in two
+            round_to=8,  # whole vectors for the kernels
+            ignored_layers=last,
+        ).step()
+    return smaller
 
 
 def gzip_bytes(model: nn.Module) -> int:
