@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,8 @@ def load_model(path: Path) -> onnx.ModelProto:
                 f"{path} keeps {len(outside)} of its tensors in other files ({outside[0]} is the first); save it as "
                 "one file, with the weights inside."
             )
+        for named in (*_nodes(model), *model.opset_import, *(n for f in model.functions for n in f.opset_import)):
+            named.domain = "" if named.domain == "ai.onnx" else named.domain  # its long name, which the checker lacks
         if not unknown_operators(model):
             onnx.checker.check_model(model)
     except (OSError, DecodeError, onnx.checker.ValidationError, ValueError) as exc:
@@ -75,20 +77,15 @@ def unknown_operators(model: onnx.ModelProto) -> frozenset[str]:
     """Return the operators that ONNX's own domains do not have at the opset that the model imports."""
     import onnx
 
-    opsets = _opsets(model.opset_import)
-    known = {"": "", "ai.onnx": "", "ai.onnx.ml": "ai.onnx.ml"}
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
     own = {(function.domain, function.name) for function in model.functions}
     return frozenset(
         f"{node.domain or 'ai.onnx'}::{node.op_type}"
         for node in _nodes(model)
-        if node.domain in known
+        if node.domain in {"", "ai.onnx.ml"}
         and (node.domain, node.op_type) not in own
-        and not onnx.defs.has(node.op_type, max(1, opsets.get(known[node.domain], 1)), known[node.domain])
+        and not onnx.defs.has(node.op_type, max(1, opsets.get(node.domain, 1)), node.domain)
     )
-
-
-def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in imports}
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -109,10 +106,10 @@ def _onnx_facts(path: Path) -> OnnxFacts:
     own = {(function.domain, function.name) for function in model.functions}
     for node in _nodes(model):
         if (node.domain, node.op_type) not in own:
-            operators.setdefault("" if node.domain == "ai.onnx" else node.domain, set()).add(node.op_type)
+            operators.setdefault(node.domain, set()).add(node.op_type)
     entries = {entry.key: entry.value for entry in model.metadata_props}
     return OnnxFacts(
-        opset=_opsets(model.opset_import).get("", 0),
+        opset=next((entry.version for entry in model.opset_import if not entry.domain), 0),
         ir_version=model.ir_version,
         operators={domain: frozenset(names) for domain, names in operators.items()},
         unknown=unknown_operators(model),
