@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export._unlift import _StatefulGraphModule
 
-from udacisense.errors import InputError, cause_of
+from udacisense.errors import InputError, cause
 from udacisense.models.weights import plain_state, put_state
 from udacisense.stages.contract import Kind, kind_of
 from udacisense.stages.graph import decisions
@@ -84,7 +84,7 @@ def _answer(model: nn.Module, images: Tensor) -> Tensor:
         answered = model(images)
     # Foreign code runs here: whatever it raises means that it does not take this input.
     except Exception as exc:
-        raise InputError(f"The model does not take {shape}: {cause_of(exc)}.") from exc
+        raise InputError(f"The model does not take {shape}: {cause(exc)}.") from exc
     count = len(images)
     wanted = f"a classifier answers one tensor ({count}, C)"
     if not isinstance(answered, Tensor):
@@ -153,13 +153,13 @@ def _refuse_neighbours(model: nn.Module, images: Tensor, alone: Tensor) -> None:
         name for name, m in model.named_modules() if getattr(m, "track_running_stats", True) is False and _is_norm(m)
     ]
     found = decisions(model, images)
-    cause = "something in it is computed over the whole batch"
+    why = "something in it is computed over the whole batch"
     if untracked:
-        cause = f"{untracked[0]} is BatchNorm without running statistics (track_running_stats=False)"
+        why = f"{untracked[0]} is BatchNorm without running statistics (track_running_stats=False)"
     elif found:
-        cause = f"it takes a decision on the input's values for the whole batch, at {found[0]}"
+        why = f"it takes a decision on the input's values for the whole batch, at {found[0]}"
     raise InputError(
-        f"The model answers an image by itself otherwise than among {len(images)} ({moved}): {cause}. A phone sees one "
+        f"The model answers an image by itself otherwise than among {len(images)} ({moved}): {why}. A phone sees one "
         "image at a time; let each answer depend on its own image."
     )
 

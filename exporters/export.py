@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +16,7 @@ from exporters.bundle.reference import ARTIFACT, REFERENCE, WEIGHTS, Reference, 
 from exporters.formats.contract import ExportOptions, Plan
 from exporters.formats.table import FORMATS
 from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, Job, VariantResult, result_path, started_path
+from udacisense.base.child import child_pool, run_child
 from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
 from udacisense.base.progress import progress
 from udacisense.base.records import Outcome, read_json, write_record
@@ -30,9 +26,7 @@ from udacisense.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from exporters.source import ExportSource
 
-_POLL_S = 0.1
 _WORK = ".work"
-_WORKER_ENV = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
 MAX_BATCH = 1024
 OPSETS = (13, 20)  # 13: per-channel quantisation; 20: the newest that torch 2.7 writes by tracing
 
@@ -165,7 +159,6 @@ class _Run:
     options: ExportOptions
     partial: Path
     done: Callable[[str], None]  # called with the id of each finished variant
-    is_stopped: bool = False  # Ctrl-C reaches the main thread alone; the others look here
 
 
 def _run_formats(
@@ -173,13 +166,10 @@ def _run_formats(
 ) -> tuple[Variant, ...]:
     """Run every format in a process of its own, as many at once as there are cores."""
     total = sum(len(found) for found in plans.values())
-    with progress("exporting", total) as advance, ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with progress("exporting", total) as advance, child_pool(os.cpu_count() or 1) as pool:
         run = _Run(source, options, partial, lambda note: advance(1, note=note))
-        try:
-            made = pool.map(lambda name: _run_format(run, name, plans[name]), plans)
-            return tuple(variant for found in made for variant in found)
-        finally:
-            run.is_stopped = True
+        made = pool.map(lambda name: _run_format(run, name, plans[name]), plans)
+        return tuple(variant for found in made for variant in found)
 
 
 def _run_format(run: _Run, name: str, plans: tuple[Plan, ...]) -> list[Variant]:
@@ -222,49 +212,17 @@ def _run_workers(run: _Run, folder: Path, plans: tuple[Plan, ...]) -> None:
 
 def _run_worker(run: _Run, folder: Path, left: list[Plan]) -> str:
     """Run one worker to its end, removing from ``left`` what it answered; return how it ended, in words."""
-    env = {**os.environ, **_WORKER_ENV}
-    # Tools of a Python package, such as ExecuTorch's flatc, lie beside an interpreter that may not be active.
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
-    env["PYTHONPATH"] = os.pathsep.join([*(p for p in sys.path if p), str(Path.cwd())])
-    log = folder / "log.txt"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "exporters.worker", str(folder.resolve())],
-            stdin=subprocess.PIPE,
-            stdout=stream,
-            stderr=stream,
-            env=env,
-            start_new_session=True,
-        )
-        try:
-            timeout_s = run.options.timeout_s
-            deadline = time.monotonic() + timeout_s
-            while True:
-                code = process.poll()
-                for plan in [plan for plan in left if result_path(folder, plan).exists()]:
-                    left.remove(plan)
-                    run.done(plan.id)
-                    deadline = time.monotonic() + timeout_s
-                if code is not None:
-                    break
-                if time.monotonic() > deadline:
-                    return f"no result within {timeout_s:g} s; the process was ended"
-                if run.is_stopped:
-                    return "the export was interrupted"
-                time.sleep(_POLL_S)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
-    cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    return f"its process ended with {cause}{_last_words(log)}"
 
+    def progressed() -> bool:
+        made = [plan for plan in left if result_path(folder, plan).exists()]
+        for plan in made:
+            left.remove(plan)
+            run.done(plan.id)
+        return bool(made)
 
-def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"; its last line: {lines[-1][:300]}" if lines else ""
+    failure = run_child("exporters.worker", folder, timeout_s=run.options.timeout_s, progressed=progressed)
+    progressed()
+    return failure or "it left no answer"
 
 
 def _unmade(outcome: Outcome, reason: str) -> VariantResult:

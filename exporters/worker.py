@@ -1,10 +1,7 @@
-"""The process behind one format: make each planned variant and leave an answer. Started by ``exporters.export``."""
+"""The process behind one format: make each planned variant and leave an answer. Run by ``exporters.export``."""
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from exporters.formats.workbench import Workbench
 from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, REFERENCE, Job, VariantResult, result_path, started_path
 from udacisense.base.files import remove
 from udacisense.base.records import Outcome, read_json, write_record
-from udacisense.errors import UdacisenseError
+from udacisense.errors import cause
 from udacisense.models.build import build_model
 from udacisense.models.weights import load_state
 from udacisense.stages.quantize import quantized_engine
@@ -27,7 +24,6 @@ from udacisense.stages.quantize import quantized_engine
 
 def main(folder: Path) -> None:
     """Do the job in ``folder/job.json``: one ``<plan id>.json`` a variant, its file in ``files/``."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     job = read_json(Job, folder / Job.FILE_NAME)
     bench = _workbench(job, folder)
@@ -35,12 +31,6 @@ def main(folder: Path) -> None:
         if not result_path(folder, plan).exists():
             started_path(folder, plan).touch()
             write_record(result_path(folder, plan), _make(plan, job, bench, folder))
-
-
-def _end_with_parent() -> None:
-    """Standard input is a pipe that the parent never writes to: its end means that the parent is gone."""
-    sys.stdin.buffer.read()
-    os._exit(1)
 
 
 def _workbench(job: Job, folder: Path) -> Workbench:
@@ -79,7 +69,7 @@ def _make(plan: Plan, job: Job, bench: Workbench, folder: Path) -> VariantResult
         outcome, reason, has_golden = Outcome.SKIPPED, str(exc), False
     # A converter raises whatever it likes on a model that it does not know; the variant failed, and this is why.
     except Exception as exc:
-        outcome, reason, has_golden = Outcome.FAILED, _sentence(exc), False
+        outcome, reason, has_golden = Outcome.FAILED, cause(exc), False
     if outcome is not Outcome.PASSED:
         remove(bench.folder / plan.file_name)
         product = None
@@ -105,14 +95,3 @@ def _write_own_golden(plan: Plan, product: Product, bench: Workbench, folder: Pa
     if plan.engine is not None and plan.precision == "int8-static":
         save_activations(bench.activations(plan.engine), folder / REFERENCE / f"{plan.id}.safetensors")
     return True
-
-
-def _sentence(exc: Exception) -> str:
-    text = " ".join(str(exc).split())
-    if isinstance(exc, UdacisenseError):
-        return text
-    return f"{type(exc).__name__}: {text[:400]}" if text else type(exc).__name__
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

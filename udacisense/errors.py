@@ -15,6 +15,7 @@ The command line prints it after ``error:`` and ends with :attr:`UdacisenseError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
@@ -26,10 +27,21 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def cause_of(exc: BaseException, *, most: int = 300) -> str:
-    """Return what foreign code raised, on one line, for the brackets of a sentence; a long one loses its middle."""
-    text = " ".join(str(exc).split()).rstrip(".")
-    text = text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
+def first_line(exc: BaseException) -> str:
+    """Return the first line of what an exception says, without its full stop; its class where it says nothing."""
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
+
+
+def cause(exc: BaseException, *, most: int = 400) -> str:
+    """Return why something failed: a deliberate error's own words, else the class and the message on one line.
+
+    A long message is shortened in its middle: its end often is what says why. PyTorch's C++ frames are left out.
+    """
+    if isinstance(exc, UdacisenseError):
+        return str(exc)
+    text = " ".join(re.split(r"\n(?:Exception raised from|frame #)", str(exc))[0].split())
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 

@@ -1,24 +1,20 @@
-"""Reads a ``.ptl`` in a process of its own: the lite interpreter may crash on a damaged file.
-
-Run as ``python -m exporters.preflight.lite_facts FILE [N,C,H,W]``; it prints one JSON record.
-"""
+"""Reads a ``.ptl`` in a process of its own: the lite interpreter may crash on a damaged file."""
 
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, cast
 
 from exporters.formats.pointwise import SAFE_PLACES
-from udacisense.base.child import read_in_child
+from udacisense.base import child
+from udacisense.base.child import RESULT, read_in_child, run_child
 from udacisense.base.files import ZIP_ERRORS, atomic_path, what_it_is
-from udacisense.base.records import record, to_json
+from udacisense.base.records import record, write_record
 from udacisense.errors import LoadError
-
-_TIMEOUT_S = 120.0
 
 
 @record
@@ -50,9 +46,7 @@ def read_lite(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Lite
         "exporters.preflight.lite_facts",
         path,
         *shape,
-        reader="the lite interpreter",
         expected="file of the lite interpreter",
-        timeout_s=_TIMEOUT_S,
     )
 
 
@@ -70,19 +64,17 @@ def backport(path: Path, target: Path, bytecode_version: int) -> None:
     Raises:
         LoadError: PyTorch cannot write that version of this file.
     """
-    module = "exporters.preflight.lite_facts"
-    with atomic_path(target) as partial:
-        command = [sys.executable, "-m", module, str(path), str(partial), str(bytecode_version)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
-        except subprocess.TimeoutExpired as exc:
-            raise LoadError(f"{path} kept the lite interpreter busy for {_TIMEOUT_S:g} s; export it again.") from exc
-        if done.returncode != 0 or read_lite(partial).bytecode_version != bytecode_version:
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    with tempfile.TemporaryDirectory(prefix="udacisense-backport-") as name:
+        made = Path(name, "model.ptl")
+        arguments = (str(path.absolute()), str(made), str(bytecode_version))
+        failure = run_child("exporters.preflight.lite_facts", Path(name), *arguments, timeout_s=child.READ_S)
+        if failure is not None or read_lite(made).bytecode_version != bytecode_version:
             raise LoadError(
-                f"{path} cannot be written as bytecode {bytecode_version} ({(lines or ['the process crashed'])[-1]});"
+                f"{path} cannot be written as bytecode {bytecode_version} ({failure or 'PyTorch wrote another'});"
                 " export it again with an older PyTorch."
             )
+        with atomic_path(target) as partial:
+            shutil.copyfile(made, partial)
 
 
 def _mobile() -> Any:
@@ -139,19 +131,11 @@ def _small_pointwise(model: Any, input_shape: tuple[int, ...]) -> int:
     )
 
 
-def _main(arguments: list[str]) -> int:
-    try:
-        if len(arguments) == 3:
-            _mobile()._backport_for_mobile(arguments[0], arguments[1], int(arguments[2]))
-        else:
-            shape = tuple(int(n) for n in arguments[1].split(",")) if len(arguments) == 2 else None
-            sys.stdout.write(to_json(_read(Path(arguments[0]), shape)))
-    # PyTorch raises RuntimeError with a C++ stack; its first line is the reason.
-    except (*ZIP_ERRORS, ValueError, StopIteration, KeyError) as exc:
-        sys.stderr.write(f"{(str(exc).strip().splitlines() or [type(exc).__name__])[0]}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+def main(folder: Path, path: str, *arguments: str) -> None:
+    """Leave the facts of a file in ``folder``; or write the file anew, given where and in which bytecode."""
+    if len(arguments) == 2:
+        if not _mobile()._backport_for_mobile(path, arguments[0], int(arguments[1])):
+            raise LoadError("PyTorch writes no such bytecode")
+    else:
+        shape = tuple(int(n) for n in arguments[0].split(",")) if arguments else None
+        write_record(folder / RESULT, _read(Path(path), shape))

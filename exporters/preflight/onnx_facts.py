@@ -1,27 +1,23 @@
 """Reads ``.onnx`` and ``.ort`` files: metadata, opset and operators.
 
-An ``.ort`` is read in a process of its own, for onnxruntime may crash on a damaged one:
-``python -m exporters.preflight.onnx_facts FILE.ort`` prints one JSON record.
+An ``.ort`` is read in a process of its own, for onnxruntime may crash on a damaged one.
 """
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.bundle.metadata import KEY, Metadata
-from udacisense.base.child import read_in_child
+from udacisense.base.child import RESULT, read_in_child
 from udacisense.base.files import what_it_is
-from udacisense.base.records import from_json, record, to_json
-from udacisense.errors import LoadError
+from udacisense.base.records import from_json, record, write_record
+from udacisense.errors import LoadError, first_line
 
 if TYPE_CHECKING:
     import onnx
-
-_TIMEOUT_S = 120.0
 
 
 @record
@@ -68,8 +64,9 @@ def load_model(path: Path) -> onnx.ModelProto:
         if not unknown_operators(model):
             onnx.checker.check_model(model)
     except (OSError, DecodeError, onnx.checker.ValidationError, ValueError) as exc:
-        reason = what_it_is(path) or _line(exc)
-        raise LoadError(f"{path} is no valid ONNX model ({reason}); export or copy it again.") from exc
+        raise LoadError(
+            f"{path} is no valid ONNX model ({what_it_is(path) or first_line(exc)}); export or copy it again."
+        ) from exc
     return model
 
 
@@ -119,14 +116,7 @@ def _onnx_facts(path: Path) -> OnnxFacts:
 
 
 def _ort_facts(path: Path) -> OnnxFacts:
-    return read_in_child(
-        OnnxFacts,
-        "exporters.preflight.onnx_facts",
-        path,
-        reader="onnxruntime",
-        expected="readable .ort model",
-        timeout_s=_TIMEOUT_S,
-    )
+    return read_in_child(OnnxFacts, "exporters.preflight.onnx_facts", path, expected="readable .ort model")
 
 
 def _read_ort(path: Path) -> OnnxFacts:
@@ -167,19 +157,6 @@ def _metadata(path: Path, entries: dict[str, str]) -> Metadata | None:
     return from_json(Metadata, entries[KEY], source=f"the metadata in {path}") if KEY in entries else None
 
 
-def _line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-
-
-def _main(path: Path) -> int:
-    try:
-        sys.stdout.write(to_json(_read_ort(path)))
-    # onnxruntime raises classes of its own that share no base but Exception.
-    except Exception as exc:
-        sys.stderr.write(f"{_line(exc)}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(Path(sys.argv[1])))
+def main(folder: Path, path: str) -> None:
+    """Leave the facts of an ``.ort`` file in ``folder``."""
+    write_record(folder / RESULT, _read_ort(Path(path)))

@@ -66,7 +66,7 @@ class Jobs:
             task=task,
             spec=dataclasses.replace(spec, variant_id=variant.id),
             variant=variant,
-            model_path=str(path),
+            model_path=str(path.absolute()),
             inputs_path=str(opened.inputs[variant.input_kind]),
             others=(),
         )

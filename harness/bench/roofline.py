@@ -8,16 +8,16 @@ within the cache; the copy in main memory is measured beside it, for what a cold
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from harness.records import BenchedBundle, Ceiling
+from udacisense.base.child import RESULT, run_child
+from udacisense.base.records import read_json, write_record
 from udacisense.errors import InferenceError
 
 if TYPE_CHECKING:
@@ -89,29 +89,32 @@ def measure_ceilings(threads: Sequence[int]) -> tuple[Ceiling, ...]:
 
 
 def _measure_apart(threads: int) -> Ceiling:
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
-    env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    command = [sys.executable, "-m", "harness.bench.roofline", str(threads)]
-    try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
-        values: dict[str, Any] = json.loads(done.stdout)
-    except (subprocess.SubprocessError, ValueError) as exc:
-        raise InferenceError(f"Measuring this host's ceilings at {threads} threads failed: {exc}.") from exc
-    return Ceiling(threads=threads, **values)
+    with tempfile.TemporaryDirectory(prefix="udacisense-roofline-") as name:
+        folder = Path(name)
+        failure = run_child(__name__, folder, str(threads), timeout_s=_TIMEOUT_S, threads=threads, shares_cores=False)
+        if failure is not None:
+            raise InferenceError(f"Measuring this host's ceilings at {threads} threads failed: {failure}.")
+        return read_json(Ceiling, folder / RESULT)
 
 
-def _measure_here(threads: int) -> dict[str, float]:
+def main(folder: Path, threads: str) -> None:
+    """Measure the ceilings in this process and leave them in ``folder``."""
+    write_record(folder / RESULT, _measure_here(int(threads)))
+
+
+def _measure_here(threads: int) -> Ceiling:
     """Take the best of several repeats: a ceiling is what the host can do, not what it does on average."""
     import torch
 
     torch.set_num_threads(threads)
     a, b, c = (torch.rand(_GEMM_SIZE, _GEMM_SIZE) for _ in range(3))
     gemm_s = _best_s(lambda: torch.mm(a, b, out=c))
-    return {
-        "gemm_flops_per_s": 2 * _GEMM_SIZE**3 / gemm_s,
-        "cache_bytes_per_s": _copy_bytes_per_s(_CACHE_BYTES),
-        "memory_bytes_per_s": _copy_bytes_per_s(_MEMORY_BYTES),
-    }
+    return Ceiling(
+        threads=threads,
+        gemm_flops_per_s=2 * _GEMM_SIZE**3 / gemm_s,
+        cache_bytes_per_s=_copy_bytes_per_s(_CACHE_BYTES),
+        memory_bytes_per_s=_copy_bytes_per_s(_MEMORY_BYTES),
+    )
 
 
 def _copy_bytes_per_s(size_bytes: int) -> float:
@@ -130,7 +133,3 @@ def _best_s(call: Any) -> float:
         call()
         best = min(best, perf_counter() - start)
     return best
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_measure_here(int(sys.argv[1]))))

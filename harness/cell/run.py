@@ -7,10 +7,6 @@ exit code or the time limit in its reason; the parent never falls with its worke
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +18,9 @@ from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Variant
 from harness.records import RunSpec
+from udacisense.base.child import RESULT, run_child
 from udacisense.base.files import sha256_path, size_bytes
 from udacisense.base.records import Outcome, Scalar, from_json, record, write_record
-
-# Workers that are running now, of all threads: what an interrupted parent has to end.
-_RUNNING: set[subprocess.Popen[bytes]] = set()
 
 Task = Literal["outputs", "time", "memory"]
 
@@ -94,7 +88,7 @@ def _run_once(job: Job) -> Cell:
     with tempfile.TemporaryDirectory(prefix="udacisense-cell-") as name:
         folder = Path(name)
         write_record(folder / "job.json", job)
-        failure = run_process(
+        failure = run_child(
             "harness.cell.worker",
             folder,
             threads=job.spec.threads,
@@ -104,7 +98,7 @@ def _run_once(job: Job) -> Cell:
         if failure is not None:
             return Cell(_failed(failure, 4 if (folder / "loaded").exists() else 3), None)
         try:
-            result = from_json(CellResult, (folder / "result.json").read_bytes(), source="the worker's answer")
+            result = from_json(CellResult, (folder / RESULT).read_bytes(), source="the worker's answer")
             outputs = _read_outputs(folder / "outputs.npy")
             reasons = result.values.get("others", {})
             others = {
@@ -128,66 +122,8 @@ def _present(path: Path) -> NDArray[np.float32]:
     return outputs
 
 
-def end_running_cells() -> None:
-    """End every worker that runs now; their cells come back as failed. For an interrupted parent."""
-    for process in tuple(_RUNNING):
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def run_process(module: str, folder: Path, *, threads: int, timeout_s: float, shares_cores: bool) -> str | None:
-    """Run ``python -m MODULE FOLDER``, which leaves ``result.json`` there.
-
-    Args:
-        module: the worker.
-        folder: what it is given; its output is kept there as ``log.txt``.
-        threads: of OpenMP.
-        timeout_s: after which it is ended.
-        shares_cores: other processes run beside it.
-
-    Returns:
-        How it ended without an answer, in words; None where it left one.
-    """
-    # OpenMP reads these once, when its library is loaded: they must be in place before the worker starts.
-    count = str(max(1, threads))
-    env = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONWARNINGS": "ignore"}
-    if shares_cores:
-        # Idle OpenMP threads spin, which is quick while one cell runs and ruinous where cells share the cores.
-        env["OMP_WAIT_POLICY"] = "PASSIVE"
-    env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    log = folder / "log.txt"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            env=env,
-            start_new_session=True,
-        )
-        _RUNNING.add(process)
-        try:
-            code = process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            return f"no answer within the time limit of {timeout_s:g} s; the process was ended"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            _RUNNING.discard(process)
-    if code == 0 and (folder / "result.json").exists():
-        return None
-    cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    return f"the process ended with {cause}{_last_words(log)}"
-
-
 def _failed(reason: str, exit_code: int) -> CellResult:
     return CellResult(outcome=Outcome.FAILED, reason=reason, exit_code=exit_code, actual={}, values={})
-
-
-def _last_words(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"; its last line: {lines[-1][:300]}" if lines else ""
 
 
 def bare_variant(variant_id: str, format_name: str, path: Path) -> Variant:

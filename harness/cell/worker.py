@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from harness.cell.identity import read_identity
 from harness.cell.measure import measure_memory, measure_time
 from harness.cell.run import CellResult, Job
 from harness.runners.table import RUNNERS, CannotJudgeError, FloatArray, Session
+from udacisense.base.child import RESULT
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.errors import UdacisenseError
 
@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
         result = CellResult(outcome=Outcome.FAILED, reason=str(exc), exit_code=exc.exit_code, actual={}, values={})
     except CannotJudgeError as exc:
         result = CellResult(outcome=Outcome.SKIPPED, reason=str(exc), exit_code=0, actual={}, values={})
-    write_record(folder / "result.json", result)
+    write_record(folder / RESULT, result)
 
 
 def _do(job: Job, folder: Path) -> CellResult:
@@ -88,7 +88,3 @@ def _do(job: Job, folder: Path) -> CellResult:
 
 def _load(job: Job, *, engine: str | None, threads: int) -> Session:
     return RUNNERS[job.spec.runner].load(Path(job.model_path), job.variant, engine=engine, threads=threads)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.runners.table import FloatArray, checked_input, checked_output, first_line
+from harness.runners.table import FloatArray, checked_input, checked_output
 from udacisense.base.records import Scalar
-from udacisense.errors import InferenceError, LoadError
+from udacisense.errors import InferenceError, LoadError, cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -45,7 +45,7 @@ class CoreMLSession:
             else:
                 output = self._answer(inputs)
         except Exception as exc:
-            raise InferenceError(f"{self._variant.id} failed while it ran: {first_line(exc)}.") from exc
+            raise InferenceError(f"{self._variant.id} failed while it ran: {cause(exc)}.") from exc
         return checked_output(output, batch, self._variant)
 
     def _answer(self, value: object) -> FloatArray:
@@ -81,5 +81,5 @@ def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threa
     try:
         model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.ALL)
     except Exception as exc:
-        raise LoadError(f"{path.name} would not load in Core ML: {first_line(exc)}.") from exc
+        raise LoadError(f"{path.name} would not load in Core ML: {cause(exc)}.") from exc
     return CoreMLSession(model, variant, threads)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from harness.runners.table import first_line
 from harness.runners.torch import TorchSession, configure
-from udacisense.errors import LoadError
+from udacisense.errors import LoadError, cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -38,7 +37,7 @@ def load(
     try:
         method = Runtime.get().load_program(path).load_method("forward")
     except Exception as exc:
-        raise LoadError(f"{path.name} would not load in ExecuTorch: {first_line(exc)}.") from exc
+        raise LoadError(f"{path.name} would not load in ExecuTorch: {cause(exc)}.") from exc
     return TorchSession(_first_output(method), variant, engine)
 
 

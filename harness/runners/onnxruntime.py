@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.runners.table import FloatArray, checked_input, checked_output, first_line
+from harness.runners.table import FloatArray, checked_input, checked_output
 from udacisense.base.records import Scalar
-from udacisense.errors import InferenceError, InputError, LoadError
+from udacisense.errors import InferenceError, InputError, LoadError, cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -60,7 +60,7 @@ class OrtSession:
         try:
             outputs = self._session.run(None, {self._input: inputs})
         except Exception as exc:
-            raise InferenceError(f"{self._variant.id} failed while it ran: {first_line(exc)}.") from exc
+            raise InferenceError(f"{self._variant.id} failed while it ran: {cause(exc)}.") from exc
         return checked_output(outputs[0], batch, self._variant)
 
 
@@ -84,7 +84,7 @@ def open_session(path: Path, variant: Variant, *, providers: list[Any], threads:
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as exc:
-        raise LoadError(f"{path.name} would not load in onnxruntime: {first_line(exc)}.") from exc
+        raise LoadError(f"{path.name} would not load in onnxruntime: {cause(exc)}.") from exc
     counts = len(session.get_inputs()), len(session.get_outputs())
     if counts != (1, 1):
         raise LoadError(f"{path.name} has {counts[0]} inputs and {counts[1]} outputs; one of each is expected.")

@@ -195,12 +195,6 @@ def checked_output(output: object, batch: FloatArray, variant: Variant) -> Float
     return output
 
 
-def first_line(exc: BaseException) -> str:
-    """Return the first telling line of a runtime's error."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return f"{type(exc).__name__}: {lines[0][:300]}" if lines else type(exc).__name__
-
-
 def runners_for(format_name: str) -> tuple[Runner, ...]:
     """Return the rows that open a format, in the table's order."""
     return tuple(row for row in RUNNERS.values() if format_name in row.formats)

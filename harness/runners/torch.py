@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.runners.table import CannotJudgeError, FloatArray, checked_input, checked_output, first_line
+from harness.runners.table import CannotJudgeError, FloatArray, checked_input, checked_output
 from udacisense.base.records import Scalar
-from udacisense.errors import InferenceError, InputError, LoadError
+from udacisense.errors import InferenceError, InputError, LoadError, cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -77,7 +77,7 @@ class TorchSession:
             with torch.inference_mode():
                 output = self._call(inputs)
         except Exception as exc:
-            raise InferenceError(f"{self._variant.id} failed while it ran: {first_line(exc)}.") from exc
+            raise InferenceError(f"{self._variant.id} failed while it ran: {cause(exc)}.") from exc
         value = output.detach().numpy() if isinstance(output, Tensor) else output
         return checked_output(value, batch, self._variant)
 
@@ -103,7 +103,7 @@ def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threa
         module = _open(runner, path, device)
     except Exception as exc:
         where = {"lite": " in the lite interpreter", "torchscript": " as TorchScript"}.get(runner, f" on {device}")
-        raise LoadError(f"{path.name} would not load{where}: {first_line(exc)}.") from exc
+        raise LoadError(f"{path.name} would not load{where}: {cause(exc)}.") from exc
     if not named:
         return TorchSession(module, variant, engine)
     session = TorchSession(lambda images: module(images.to(device)).cpu(), variant, engine)

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from typing import Literal
 from exporters.bundle.manifest import Manifest, Variant
 from exporters.bundle.open import LABELS, Bundle, bundle_sha256, check_files, open_bundle
 from exporters.bundle.reference import REFERENCE, Reference
-from harness.cell.run import Cell, end_running_cells, run_cell
+from harness.cell.run import Cell, run_cell
 from harness.host import read_host
 from harness.inputs import golden_pack, probe_images, real_inputs
 from harness.records import MeasurementSet
@@ -27,6 +27,7 @@ from harness.verify.inside.weights import check_weights
 from harness.verify.judge import Answers, check_golden, judge_cell, reference_outputs
 from harness.verify.limits import LIMITS, Limit, limit_for
 from harness.verify.plan import CellJob, CellKey, Feed, Planner, check_runners, check_variants, master_of, source_of
+from udacisense.base.child import child_pool
 from udacisense.base.records import Outcome, read_json
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError, LoadError
@@ -99,7 +100,7 @@ def verify_bundle(
         jobs = [job for variant in chosen for job in planner.variant(variant, runners)]
         if not jobs:
             raise InputError("No runner that was asked for opens any of the variants: nothing would be verified.")
-        with ThreadPoolExecutor(max_workers=1) as beside:
+        with child_pool(1) as beside:
             weights = beside.submit(
                 check_weights, bundle.root, chosen, allow_factory=allow_factory, timeout_s=timeout_s
             )
@@ -173,16 +174,11 @@ def _limit(limits: Mapping[str, Limit], variant: Variant, rtol: float | None, at
 def _run_all(jobs: Sequence[CellJob], processes: int, on_progress: OnProgress | None) -> dict[CellKey, Cell]:
     """Run every job that is to be run, so many processes at a time; an interrupt ends them all."""
     cells: dict[CellKey, Cell] = {}
-    with ThreadPoolExecutor(max_workers=processes) as pool:
+    with child_pool(processes) as pool:
         futures = {pool.submit(run_cell, job.job): job for job in jobs if job.job is not None}
-        try:
-            for future in as_completed(futures):
-                job = futures[future]
-                cells[job.key] = future.result()
-                if on_progress is not None:
-                    on_progress(len(cells), len(futures), job.name)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            end_running_cells()
-            raise
+        for future in as_completed(futures):
+            job = futures[future]
+            cells[job.key] = future.result()
+            if on_progress is not None:
+                on_progress(len(cells), len(futures), job.name)
     return cells

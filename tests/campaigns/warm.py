@@ -28,18 +28,20 @@ _LOADED = (
     "harness.runners.mil.program",
 )
 _FORKS = multiprocessing.get_context("forkserver")
-_AFRESH = harness.cell.run.run_process  # as the product starts them
+_AFRESH = harness.cell.run.run_child  # as the product starts them
 
 
 def fork_cells() -> None:
     """Start the harness's processes this way from now on."""
     _FORKS.set_forkserver_preload(list(_LOADED))
-    harness.cell.run.run_process = run_process  # type: ignore[assignment]
-    harness.verify.inside.weights.run_process = run_process  # type: ignore[assignment]
+    harness.cell.run.run_child = run_child  # type: ignore[assignment]
+    harness.verify.inside.weights.run_child = run_child  # type: ignore[assignment]
 
 
-def run_process(module: str, folder: Path, *, threads: int, timeout_s: float, shares_cores: bool) -> str | None:
-    """Do what :func:`harness.cell.run.run_process` does, in a fork."""
+def run_child(
+    module: str, folder: Path, *, timeout_s: float, threads: int = 1, shares_cores: bool = True
+) -> str | None:
+    """Do what :func:`harness.cell.run.run_child` does, in a fork."""
     # OpenMP reads its settings once, when the campaign starts.
     process = _FORKS.Process(target=_work, args=(module, str(folder)))
     process.start()

@@ -274,5 +274,5 @@ def answered(place: Place, result: bytes, outputs: bytes) -> None:
         inputs_path="",
         others=(),
     )
-    with mock.patch("harness.cell.run.run_process", work):
+    with mock.patch("harness.cell.run.run_child", work):
         assert run_cell(job).result.outcome is not None

@@ -1,44 +1,233 @@
-"""Reads a file in a process of its own: a phone's runtime may crash on a damaged one, and takes the process with it."""
+"""Starts processes of this program's own: a model, a runtime or a converter may crash or hang, and takes them along.
+
+A child imports what its parent would, and nothing of the folder that the user stands in before that. It works in a
+folder of its own, where its output is kept. It ends with its parent, however that ends, and all that it started ends
+with it.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import importlib
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from udacisense.base.records import from_json
-from udacisense.errors import LoadError
+from udacisense.base.records import read_json
+from udacisense.errors import LoadError, cause
 
 T = TypeVar("T")
 
+RESULT = "result.json"  # where most children leave their answer
+LOG = "log.txt"
+READ_S = 120.0  # that reading one file may take
+_DONE = "done"  # left in a child's folder when its work is done
+_FAILED = "failed.txt"  # or this: the exception that ended it
+_POLL_S = 0.1
+_ROOT = str(Path(__file__).resolve().parents[2])  # where this program itself is found
+# Before this line, the child's search path starts with the folder that it works in, which is empty of code.
+_PROGRAM = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from udacisense.base.child import serve; serve()"
+_LOCAL = threading.local()
+_started_from: str | None = None  # in a child: the folder that its parent works in
 
-def read_in_child(
-    kind: type[T], module: str, path: Path, *arguments: str, reader: str, expected: str, timeout_s: float
-) -> T:
-    """Run ``python -m module path arguments…`` and return the record that it prints as JSON.
+
+class StoppedError(Exception):
+    """A child was ended, or not started, because the command was interrupted."""
+
+
+@contextmanager
+def child_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that run children; whatever ends the block early ends those children, and no other starts."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(workers, initializer=setattr, initargs=(_LOCAL, "stop", stop)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_child(
+    module: str,
+    folder: Path,
+    *arguments: str,
+    timeout_s: float,
+    threads: int = 1,
+    shares_cores: bool = True,
+    progressed: Callable[[], bool] | None = None,
+) -> str | None:
+    """Call ``module.main(folder, *arguments)`` in a process of its own, and wait for it.
+
+    Args:
+        module: whose ``main`` takes the folder, and leaves its answer there.
+        folder: of this child alone: it works there, and its output is kept there as ``log.txt``.
+        arguments: what else ``main`` takes.
+        timeout_s: after which it is ended.
+        threads: of OpenMP.
+        shares_cores: other processes run beside it.
+        progressed: asked ten times a second; an answer of True starts the time limit anew.
+
+    Returns:
+        Why ``main`` did not come to its end, in words; None where it did.
+
+    Raises:
+        StoppedError: the block of :func:`child_pool`, of whose threads this is one, was left early.
+    """
+    stop: threading.Event = getattr(_LOCAL, "stop", None) or threading.Event()
+    if stop.is_set():
+        raise StoppedError
+    folder = folder.absolute()
+    process = _start([module, str(folder), str(Path.cwd()), *arguments], folder, _environment(threads, shares_cores))
+    deadline = time.monotonic() + timeout_s
+    try:
+        while (code := _wait(process)) is None:
+            if stop.is_set():
+                raise StoppedError
+            if progressed is not None and progressed():
+                deadline = time.monotonic() + timeout_s
+            if time.monotonic() > deadline:
+                return f"no answer within the time limit of {timeout_s:g} s; its process was ended"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+    return _how_it_ended(folder, code)
+
+
+def _start(words: list[str], folder: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    for left in (_DONE, _FAILED):
+        (folder / left).unlink(missing_ok=True)
+    with (folder / LOG).open("wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, "\n".join(_search_path()), *words],
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
+            env=env,
+            cwd=folder,
+            start_new_session=True,
+        )
+
+
+def read_in_child(kind: type[T], module: str, path: Path, *arguments: str, expected: str) -> T:
+    """Return the record that ``module.main(folder, path, *arguments)`` leaves as ``result.json``.
 
     Args:
         kind: the record.
-        module: prints the record and ends with 0, or the reason on standard error and ends with another code.
-        path: the file that is read.
-        arguments: what else the module takes.
-        reader: the runtime that opens the file, in words.
+        module: reads the file.
+        path: of the file.
+        arguments: what else ``main`` takes.
         expected: what the file should be, behind "is no".
-        timeout_s: after which it is ended.
 
     Raises:
-        LoadError: the process crashed, took too long, or refused the file.
+        LoadError: the child crashed, took too long, or refused the file.
     """
-    command = [sys.executable, "-m", module, str(path), *arguments]
-    advice = "export or copy it again"
+    with tempfile.TemporaryDirectory(prefix="udacisense-read-") as name:
+        folder = Path(name)
+        failure = run_child(module, folder, str(path.absolute()), *arguments, timeout_s=READ_S)
+        if failure is not None:
+            raise LoadError(f"{path} is no {expected} ({failure}); export or copy it again.")
+        return read_json(kind, folder / RESULT)
+
+
+def _search_path() -> list[str]:
+    """Return where this process finds modules; the folder that the user stands in comes behind all others."""
+    here = str(Path.cwd())
+    places = [place or here for place in sys.path]
+    return sorted(places, key=lambda place: place == here and place != _ROOT)
+
+
+def _environment(threads: int, shares_cores: bool) -> dict[str, str]:
+    # OpenMP reads these once, when its library is loaded: they must be in place before the child starts.
+    count = str(max(1, threads))
+    env = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    if shares_cores:
+        # Idle OpenMP threads spin, which is quick while one child runs and ruinous where several share the cores.
+        env["OMP_WAIT_POLICY"] = "PASSIVE"
+    env |= {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
+    # Tools of a Python package, such as ExecuTorch's flatc, lie beside an interpreter that may not be active.
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    if "UDACISENSE_CACHE" in env:
+        env["UDACISENSE_CACHE"] = str(Path(env["UDACISENSE_CACHE"]).expanduser().absolute())
+    return env
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s, errors="replace")
-    except subprocess.TimeoutExpired as exc:
-        raise LoadError(f"{path} kept {reader} busy for {timeout_s:g} s; {advice}.") from exc
-    if done.returncode < 0:
-        raise LoadError(f"{path} makes {reader} crash (signal {-done.returncode}); {advice}.")
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise LoadError(f"{path} is no {expected} ({(lines or ['no reason given'])[-1]}); {advice}.")
-    return from_json(kind, done.stdout, source=f"what was read from {path}")
+        return process.wait(timeout=_POLL_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _how_it_ended(folder: Path, code: int) -> str | None:
+    if (folder / _DONE).exists():
+        return None  # whatever the interpreter ran into at its end
+    failed = folder / _FAILED
+    if failed.exists() and (reason := failed.read_text(encoding="utf-8")):
+        return reason
+    how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    lines = [line.strip() for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+    # What C++ and the interpreter say of their own end, before the addresses and frames that follow.
+    telling = [line for line in lines if line.startswith(("what():", "Fatal Python error:"))]
+    words = f"; its last words: {(telling or lines)[-1][:300]}" if lines else ""
+    return f"its process ended with {how}{words}"
+
+
+def serve() -> None:
+    """Do what :func:`run_child` asked for; this is the child."""
+    global _started_from
+    module, name, _started_from, *arguments = sys.argv[1:]
+    sys.argv = [module]
+    _end_with_parent()
+    try:
+        importlib.import_module(module).main(Path(name), *arguments)
+    # Models, runtimes and converters raise whatever they like; the parent says it.
+    except (Exception, SystemExit) as exc:
+        traceback.print_exc()
+        Path(name, _FAILED).write_text(cause(exc), encoding="utf-8")
+        sys.exit(1)
+    Path(name, _DONE).touch()
+
+
+def _end_with_parent() -> None:
+    """End with the pipe on standard input: the parent holds its other end, and never writes to it."""
+    pipe = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    if hasattr(fcntl, "F_SETSIG"):
+        # Linux does it itself, also where a call that never returns keeps the interpreter's lock.
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def wait() -> None:
+        os.read(pipe, 1)  # not through sys.stdin, whose lock would abort the interpreter's end
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def where_the_user_stands() -> Iterator[None]:
+    """Work in the folder that the command was started in: a user's code may open files beside it."""
+    here = Path.cwd()
+    if _started_from is not None:
+        os.chdir(_started_from)
+    try:
+        yield
+    finally:
+        os.chdir(here)

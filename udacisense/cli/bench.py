@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, variant_option
-from udacisense.cli.output import Choice, duration, emit_json, next_command, render, say, say_cost, show
+from udacisense.cli.output import (
+    Choice,
+    duration,
+    emit_json,
+    keep_prints_apart,
+    next_command,
+    render,
+    say,
+    say_cost,
+    show,
+)
 
 if TYPE_CHECKING:
     from harness.records import BenchedBundle, BenchSet, MeasurementSet
@@ -44,7 +54,14 @@ if TYPE_CHECKING:
     help="Record of 'verify': its accuracies.",
 )
 @allow_factory_option
-@click.option("--format", "form", default="table", show_default=True, type=Choice(["table", "markdown", "csv", "json"]))
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=Choice(["table", "markdown", "csv", "json"]),
+    callback=keep_prints_apart,
+)
 def command(
     *,
     bundles: tuple[Path, ...],

@@ -6,6 +6,7 @@ room; it imports them inside command bodies.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import io
@@ -13,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,6 +25,7 @@ from udacisense.errors import UdacisenseError, did_you_mean
 INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
 
 _log = logging.getLogger("udacisense")
+_ROOT = str(Path(__file__).resolve().parents[2])
 
 # In the order of the work; the help text stands here so that listing the commands imports none of them.
 COMMANDS: dict[str, str] = {
@@ -97,6 +100,9 @@ def main(argv: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no "×" or "Δ" gets a "?", and no traceback
     try:
+        here = str(Path.cwd())
+        # Some ways to start Python search the working folder first; --allow-factory is the one door to it.
+        sys.path[:] = [place for place in sys.path if (place or here) != here or here == _ROOT]
         code = run(argv)
     except KeyboardInterrupt:  # on the way in, or a second one on the way out
         code = INTERRUPTED
@@ -113,7 +119,8 @@ def run(argv: list[str] | None = None) -> int:
         handler.setFormatter(logging.Formatter("%(message)s"))
         _log.addHandler(handler)
     try:
-        return _run(argv)
+        with contextlib.redirect_stdout(sys.stdout):  # whatever a command does to it ends with the command
+            return _run(argv)
     finally:
         _log.setLevel(level)
         if handler is not None:

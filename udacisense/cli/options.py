@@ -104,10 +104,10 @@ def _searched(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def search_working_folder() -> None:
-    """Let a module beside the user be imported, as other tools that take module:name do."""
+    """Let a module beside the user be imported, behind all others: his ``random.py`` is not the library's."""
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
 
 
 def allowing(architecture: str | None) -> list[str]:

@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Cell = str | int | float | None
 
 _LEAST_WIDTH = 9  # of a column on a terminal, where its cells are as long
+_ANSWERS = "udacisense.answers"  # in a context's meta: where they go, if that is not standard output
 _STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
@@ -43,7 +44,26 @@ class Choice(_Choice):
 
 def json_option(function: F) -> F:
     """Add ``--json``: the answer as JSON on standard output, and nothing else there."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")(function)
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print the answer as JSON.", callback=keep_prints_apart
+    )(function)
+
+
+def keep_prints_apart(ctx: click.Context, param: click.Parameter, value: Any) -> Any:  # noqa: ARG001 - click's
+    """Where the answer is for a machine, send what a user's model prints to standard error; the run's end undoes it."""
+    if value not in (False, "table"):
+        ctx.meta[_ANSWERS] = sys.stdout
+        sys.stdout = sys.stderr
+    return value
+
+
+def _echo(text: str, *, nl: bool = True) -> None:
+    click.echo(text, nl=nl, file=_answers())
+
+
+def _answers() -> Any:
+    ctx = click.get_current_context(silent=True)
+    return sys.stdout if ctx is None else ctx.meta.get(_ANSWERS, sys.stdout)
 
 
 def dry_run_option(function: F) -> F:
@@ -58,15 +78,15 @@ def emit_json(value: Any) -> None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         from udacisense.base.records import to_json
 
-        click.echo(to_json(value), nl=False)
+        _echo(to_json(value), nl=False)
     else:
-        click.echo(json.dumps(value, indent=2))
+        _echo(json.dumps(value, indent=2))
 
 
 def say(text: str = "") -> None:
     """Print a line that is no part of a machine's answer."""
     if not is_quiet():
-        click.echo(text)
+        _echo(text)
 
 
 def say_cost(text: str) -> None:
@@ -103,13 +123,13 @@ def render(made: Table, form: str) -> None:
     elif form == "csv":
         import csv
 
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(_answers(), lineterminator="\n")
         writer.writerows([made.columns, *(["" if cell is None else cell for cell in row] for row in made.rows)])
     else:
         from harness.report.table import markdown_cell
 
         for row in (made.columns, ("---",) * len(made.columns), *made.rows):
-            click.echo("| " + " | ".join(markdown_cell(cell) for cell in row) + " |")
+            _echo("| " + " | ".join(markdown_cell(cell) for cell in row) + " |")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -121,7 +141,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) ->
         return
     texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     right = [bool(texts) and all(_is_numeric(row[i]) for row in texts) for i in range(len(columns))]
-    if is_live(sys.stdout):
+    if is_live(_answers()):
         _rich_table(title, columns, texts, right)
     else:
         _plain_table(title, columns, texts, right)
@@ -136,7 +156,7 @@ def _rich_table(title: str, columns: Sequence[str], texts: list[list[str]], righ
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    console = Console(file=_answers())
     longest = [max(map(len, (name, *(row[i] for row in texts)))) for i, name in enumerate(columns)]
     if console.width < sum(min(_LEAST_WIDTH, width) + 3 for width in longest) + 1:
         _list_rows(title, columns, texts)  # side by side, the columns would be cut to nothing
@@ -150,9 +170,9 @@ def _rich_table(title: str, columns: Sequence[str], texts: list[list[str]], righ
 
 
 def _list_rows(title: str, columns: Sequence[str], texts: list[list[str]]) -> None:
-    click.echo(title)
+    _echo(title)
     for row in texts:
-        click.echo("\n" + "\n".join(f"{name}: {text}" for name, text in zip(columns, row, strict=True) if text != "-"))
+        _echo("\n" + "\n".join(f"{name}: {text}" for name, text in zip(columns, row, strict=True) if text != "-"))
 
 
 def _plain_table(title: str, columns: Sequence[str], texts: list[list[str]], right: list[bool]) -> None:
@@ -162,8 +182,8 @@ def _plain_table(title: str, columns: Sequence[str], texts: list[list[str]], rig
         parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
         return "  ".join(parts).rstrip()
 
-    click.echo(title)
-    click.echo(line(columns))
-    click.echo(line(["-" * w for w in widths]))
+    _echo(title)
+    _echo(line(columns))
+    _echo(line(["-" * w for w in widths]))
     for row in texts:
-        click.echo(line(row))
+        _echo(line(row))

@@ -6,10 +6,10 @@ Every network takes normalised float32 images (N, 3, H, W), resizes them inside 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from udacisense.base.child import where_the_user_stands
 from udacisense.base.records import ModelSpec, Scalar
-from udacisense.errors import InputError, cause_of, did_you_mean
-from udacisense.models.weights import _line
+from udacisense.errors import InputError, cause, did_you_mean
 
 _MOST_PX = 4096
 
@@ -242,53 +242,19 @@ def build_model(spec: ModelSpec) -> nn.Module:
     """
     name = spec.architecture
     if ":" in name:
-        return _theirs(name, spec.options)
-    factory = MODELS.get(name)
-    if factory is None:
-        raise InputError(
-            f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
-        )
-    try:
-        return factory(**spec.options)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as exc:
-        raise InputError(f"The architecture {name!r} could not be built with {spec.options}: {_line(exc)}.") from exc
+        with _foreign_code():
+            return _answering_one_tensor(_call(_import_factory(name), spec), name)
+    if name in MODELS:
+        return _call(MODELS[name], spec)
+    raise InputError(
+        f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
+    )
 
 
-def _theirs(name: str, options: dict[str, Scalar]) -> nn.Module:
-    """Import ``package.module:factory`` and call it: foreign code, which may raise, print and exit as it likes."""
-    module_name, _, attribute = name.partition(":")
-    with _as_a_script(module_name):
-        try:
-            factory = getattr(importlib.import_module(module_name), attribute, None)
-        except (Exception, SystemExit) as exc:
-            raise InputError(
-                f"The module {module_name!r} of the architecture {name!r} cannot be imported ({cause_of(exc)});"
-                " give package.module:factory of an installed package."
-            ) from exc
-        if not callable(factory):
-            raise InputError(f"The module {module_name!r} has no function {attribute!r}; give package.module:factory.")
-        try:
-            model = factory(**options)
-        except (Exception, SystemExit) as exc:
-            raise InputError(f"The architecture {name!r} could not be built with {options} ({cause_of(exc)}).") from exc
+def _answering_one_tensor(model: nn.Module, name: str) -> nn.Module:
+    """Let a model take images alone and answer its logits alone, in place; its weights keep their names."""
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
-    return _answering_one_tensor(model)
-
-
-@contextmanager
-def _as_a_script(name: str) -> Iterator[None]:
-    """Keep foreign prints out of standard output, which may be JSON, and our command line out of foreign parsers."""
-    given, sys.argv = sys.argv, [name]
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.argv = given
-
-
-def _answering_one_tensor(model: nn.Module) -> nn.Module:
-    """Let a model take images alone and answer its logits alone, in place; its weights keep their names."""
     kind = type(model)
     if isinstance(model, torch.jit.ScriptModule | fx.GraphModule):
         return model
@@ -317,3 +283,42 @@ def logits_of(answer: Any) -> Any:
     parts = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else ()
     tensors = [part for part in parts if isinstance(part, kinds)]
     return tensors[0] if len(tensors) == 1 else answer
+
+
+def _call(factory: Callable[..., nn.Module], spec: ModelSpec) -> nn.Module:
+    try:
+        return factory(**spec.options)
+    # It may be a user's code: whatever it raises, and where it ends the program, the model is not built.
+    except (Exception, SystemExit) as exc:
+        words = f"The architecture {spec.architecture!r} could not be built with {spec.options}"
+        raise InputError(f"{words}: {cause(exc).rstrip('.')}.") from exc
+
+
+def _import_factory(name: str) -> Callable[..., nn.Module]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as exc:
+        raise InputError(
+            f"The module {module_name!r} of the architecture {name!r} cannot be imported"
+            f" ({cause(exc)}); give package.module:factory of an installed package, or of a module beside you."
+        ) from exc
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        place = getattr(module, "__file__", None) or "the interpreter"
+        raise InputError(
+            f"The module {module_name!r}, which is {place}, has no function {attribute!r}; give package.module:factory."
+        )
+    return factory  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _foreign_code() -> Iterator[None]:
+    """Run a user's code in the folder that he stands in, without our arguments; what it prints is no answer of ours."""
+    arguments = sys.argv
+    sys.argv = arguments[:1]
+    try:
+        with where_the_user_stands(), contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.argv = arguments

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from udacisense.base.files import what_it_is
 from udacisense.base.tensors import TENSOR_ERRORS
-from udacisense.errors import InputError, LoadError
+from udacisense.errors import InputError, LoadError, first_line
 
 log = logging.getLogger("udacisense")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))_orig_mod\.")  # that torch.compile puts into the names
@@ -70,7 +70,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except TENSOR_ERRORS as exc:
-        raise LoadError(f"{path} is not a readable safetensors file ({what_it_is(path) or _line(exc)}).") from exc
+        raise LoadError(f"{path} is not a readable safetensors file ({what_it_is(path) or first_line(exc)}).") from exc
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
@@ -177,12 +177,7 @@ def _imagenet_features(model: nn.Module) -> dict[str, Tensor]:
         )
     except (OSError, RuntimeError) as exc:
         raise InputError(
-            f"The ImageNet weights could not be downloaded ({_line(exc)}); use --init PATH with a safetensors file,"
-            " or --init none."
+            f"The ImageNet weights could not be downloaded ({first_line(exc)}); use --init PATH with a safetensors"
+            " file, or --init none."
         ) from exc
     return {key: value for key, value in state.items() if key.startswith("features.")}
-
-
-def _line(exc: BaseException) -> str:
-    """The first line of an exception's message, without its full stop."""
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from udacisense.base.records import ModelSpec, Scalar
-from udacisense.errors import InputError, cause_of
+from udacisense.errors import InputError, cause
 from udacisense.measure.recording import is_quantized
 from udacisense.training.compute import Compute
 from udacisense.training.types import Keep
@@ -63,7 +63,7 @@ def copy_of(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, {id(value): value.detach().clone() for value in held if not value.is_leaf})
     except (TypeError, RuntimeError) as exc:
         raise InputError(
-            f"{type(model).__name__} cannot be copied ({cause_of(exc)}); leave what is no weight out of the module."
+            f"{type(model).__name__} cannot be copied ({cause(exc)}); leave what is no weight out of the module."
         ) from exc
 
 

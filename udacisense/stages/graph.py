@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
-from udacisense.errors import StageError, cause_of
+from udacisense.errors import StageError, cause
 from udacisense.models.resizing import ProductsForBilinear
 from udacisense.stages.contract import Kind, StepContext, StepResult, copy_of, kind_of
 
@@ -82,7 +82,7 @@ def _traced(model: nn.Module, example: Tensor) -> tuple[torch.jit.ScriptModule, 
             frozen = torch.jit.freeze(scripted)
         except (RuntimeError, TypeError, ValueError) as exc:
             raise StageError(
-                f"{type(model).__name__} cannot be traced into TorchScript ({cause_of(exc)}); "
+                f"{type(model).__name__} cannot be traced into TorchScript ({cause(exc)}); "
                 "its forward must take one tensor and return one tensor."
             ) from exc
         difference = _max_difference(source, frozen, example)

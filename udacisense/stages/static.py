@@ -25,7 +25,7 @@ from torch.ao.quantization.observer import ObserverBase, PerChannelMinMaxObserve
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-from udacisense.errors import InputError, StageError, UdacisenseError, cause_of
+from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult, copy_of
 from udacisense.stages.quantize import quantized_engine, supported_engines
@@ -297,7 +297,7 @@ def traceable() -> Iterator[None]:
     # FX runs the model's own code on stand-ins for tensors, so anything may come.
     except Exception as exc:
         raise NotTraceableError(
-            f"PyTorch's int8 needs a forward that torch.fx can trace, and this one's cannot be ({cause_of(exc)}); take "
+            f"PyTorch's int8 needs a forward that torch.fx can trace, and this one's cannot be ({cause(exc)}); take "
             "static int8 as ONNX or ExecuTorch, which need no FX."
         ) from exc
 

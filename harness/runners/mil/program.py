@@ -22,9 +22,9 @@ from torch import Tensor
 
 from harness.runners.mil.ops import OPERATORS
 from harness.runners.mil.shapes import UnknownOperatorError, Value
-from harness.runners.table import FloatArray, checked_input, checked_output, first_line
+from harness.runners.table import FloatArray, checked_input, checked_output
 from udacisense.base.records import Scalar
-from udacisense.errors import InferenceError, LoadError
+from udacisense.errors import InferenceError, LoadError, cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -125,7 +125,7 @@ def read_program(package: Path) -> Program:
     except (LoadError, UnknownOperatorError):
         raise
     except Exception as exc:
-        raise LoadError(f"{package.name} would not load as a MIL program: {first_line(exc)}.") from exc
+        raise LoadError(f"{package.name} would not load as a MIL program: {cause(exc)}.") from exc
 
 
 def _plan(function: Any, live: list[Any], description: Any) -> Program:
@@ -234,7 +234,7 @@ class MilSession:
         except UnknownOperatorError:
             raise
         except Exception as exc:
-            raise InferenceError(f"{self._variant.id} failed while it ran: {first_line(exc)}.") from exc
+            raise InferenceError(f"{self._variant.id} failed while it ran: {cause(exc)}.") from exc
         return checked_output(output.to(torch.float32).numpy(), batch, self._variant)
 
 

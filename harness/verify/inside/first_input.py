@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from harness.inputs import golden_pack, normalized, probe_images
-from harness.runners.table import first_line
 from harness.verify.locate.first_difference import relative_error
 from harness.verify.locate.trace import FloatArray, trace_eager, trace_file
+from udacisense.errors import cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -68,7 +68,7 @@ def compare_input(bundle: Bundle, variant: Variant, expected: FloatArray | None)
         got = _file_input(bundle, variant)
     # Files are traced in a way of their own, which may fail where the file itself runs; its own cell judges that.
     except Exception as exc:
-        return None, f"what reaches its first layer was not compared: {first_line(exc)}"
+        return None, f"what reaches its first layer was not compared: {cause(exc)}"
     if got is None or expected is None or got.shape != expected.shape:
         return None, "what reaches its first layer was not compared: the file's first layer is not its source's"
     error = relative_error(got, expected)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.runners.table import first_line
+from udacisense.errors import cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -97,7 +97,7 @@ def compare_own(bundle: Bundle, variant: Variant, reference: nn.Module) -> tuple
             wanted = source(images)
             got = torch.cat([program.evaluate(image) for image in images.split(1)])  # type: ignore[no-untyped-call]
     except Exception as exc:
-        return None, f"its own weights were not tried in its source: {first_line(exc)}"
+        return None, f"its own weights were not tried in its source: {cause(exc)}"
     if got.shape != wanted.shape:
         return f"its answers have the shape {tuple(got.shape)}, those of its source {tuple(wanted.shape)}", None
     psnr = psnr_db(got, wanted)

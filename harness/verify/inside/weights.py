@@ -9,7 +9,6 @@ Run as a process of its own (``python -m harness.verify.inside.weights FOLDER``)
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.bundle.open import open_bundle
-from harness.cell.run import run_process
-from harness.runners.table import first_line
 from harness.verify.inside.first_input import compare_input, reference_input
 from harness.verify.inside.own_weights import compare_own, fused_reference, layers_in_order, program_weights
 from harness.verify.inside.zero_points import zero_point_problems
+from udacisense.base.child import RESULT, run_child
 from udacisense.base.records import read_json, record, write_record
+from udacisense.errors import cause
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -118,10 +117,8 @@ def _run(bundle: Path, ids: tuple[str, ...], allow_factory: str | None, timeout_
         folder = Path(name)
         job = WeightsJob(bundle=str(bundle.absolute()), variant_ids=ids, allow_factory=allow_factory)
         write_record(folder / WeightsJob.FILE_NAME, job)
-        failure = run_process(
-            "harness.verify.inside.weights", folder, threads=1, timeout_s=timeout_s, shares_cores=True
-        )
-        return failure if failure is not None else read_json(WeightsResult, folder / "result.json")
+        failure = run_child(__name__, folder, timeout_s=timeout_s)
+        return failure if failure is not None else read_json(WeightsResult, folder / RESULT)
 
 
 def compare_weights(expected: Weights, got: Weights) -> WeightsFound:
@@ -289,9 +286,5 @@ def main(folder: Path) -> None:
             )
         # Whatever a parser raises on a damaged file, this variant's weights are not known to be right.
         except Exception as exc:
-            found[variant.id] = _unread(first_line(exc))
-    write_record(folder / "result.json", WeightsResult(found=found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+            found[variant.id] = _unread(cause(exc))
+    write_record(folder / RESULT, WeightsResult(found=found))

@@ -9,11 +9,11 @@ import numpy as np
 
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import open_bundle
-from harness.cell.run import run_process
 from harness.inputs import golden_pack, normalized, probe_images, real_inputs
 from harness.runners.table import Runner, runners_for
 from harness.verify.locate.job import RUNG_FILE, Found, LocateJob, RungError
 from harness.verify.locate.reproducer import write_reproducer
+from udacisense.base.child import RESULT, run_child
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError
@@ -74,10 +74,8 @@ def locate(
             allow_factory=allow_factory,
         )
         write_record(folder / LocateJob.FILE_NAME, job)
-        failure = run_process(
-            "harness.verify.locate.worker", folder, threads=threads, timeout_s=timeout_s, shares_cores=True
-        )
-        found = _crashed(folder, job, failure) if failure is not None else read_json(Found, folder / "result.json")
+        failure = run_child("harness.verify.locate.worker", folder, threads=threads, timeout_s=timeout_s)
+        found = _crashed(folder, job, failure) if failure is not None else read_json(Found, folder / RESULT)
         if out is not None and found.rung is not None:
             write_reproducer(out, folder, found, variant, bundle.path(variant.path))
     return found

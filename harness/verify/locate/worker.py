@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from harness.verify.locate.first_difference import Suspect, first_difference, re
 from harness.verify.locate.job import RUNG_FILE, Found, LocateJob, RungError
 from harness.verify.locate.rungs import SHIPPED, Context, Rung, climb
 from harness.verify.locate.trace import Trace, one_by_one, trace_file
+from udacisense.base.child import RESULT
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.errors import UdacisenseError
 
@@ -89,7 +89,7 @@ def main(folder: Path) -> None:
         reason=finding.reason,
         worst_inputs=finding.worst,
     )
-    write_record(folder / "result.json", found)
+    write_record(folder / RESULT, found)
 
 
 def judge_rungs(rungs: Sequence[Rung], variant: Variant) -> tuple[list[RungError], int | None]:
@@ -227,7 +227,3 @@ def _answers(session: Session, variant: Variant, images: Tensor) -> FloatArray:
     size = variant.batch or 1
     batches = [session.run(image.expand(size, -1, -1, -1).numpy())[:1] for image in images.split(1)]  # type: ignore[no-untyped-call]
     return np.concatenate(batches)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporters.preflight import onnx_facts
+from exporters.preflight import lite_facts
 from exporters.preflight import run as module
 from exporters.preflight.lite_facts import read_lite
 from exporters.preflight.run import (
@@ -22,6 +22,7 @@ from exporters.preflight.run import (
     lite_operators,
     preflight,
 )
+from udacisense.base import child
 from udacisense.base.records import Outcome
 from udacisense.errors import InputError, LoadError
 
@@ -145,14 +146,30 @@ def test_an_ort_file_that_crashes_onnxruntime_is_one_sentence(exported, tmp_path
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == LoadError.exit_code, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {path} makes onnxruntime crash")
+    assert line.startswith(f"error: {path} is no readable .ort model (its process ended with signal 11 (SIGSEGV)")
     assert line.endswith("export or copy it again.")
 
 
-def test_an_ort_file_that_keeps_onnxruntime_busy_is_one_sentence(exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_facts, "_TIMEOUT_S", 0.001)
-    with pytest.raises(LoadError, match=r"model-ort-fp32\.ort kept onnxruntime busy for 0\.001 s.*again\."):
-        preflight(exported.bundle.root / "model-ort-fp32.ort")
+def test_a_file_that_keeps_its_reader_busy_is_one_sentence(
+    exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "READ_S", 0.001)
+    root, target = exported.bundle.root, tmp_path / "older.ptl"
+    with pytest.raises(LoadError, match=r"model-ort-fp32\.ort is no readable .*\(no answer within .* again\."):
+        preflight(root / "model-ort-fp32.ort")
+    target.write_bytes(b"kept")
+    with pytest.raises(LoadError, match=r"cannot be written as bytecode 5 \(no answer within the time limit"):
+        lite_facts.backport(root / "model-ptl-fp32.ptl", target, 5)
+    assert target.read_bytes() == b"kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["older.ptl"]
+
+
+def test_a_backport_that_fails_leaves_what_was_there(exported, tmp_path: Path) -> None:
+    target = tmp_path / "older.ptl"
+    target.write_bytes(b"kept")
+    with pytest.raises(LoadError, match="cannot be written as bytecode 2"):
+        lite_facts.backport(exported.bundle.root / "model-ptl-fp32.ptl", target, 2)
+    assert target.read_bytes() == b"kept"
 
 
 def test_onnx_is_held_against_opset_and_ir(exported, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import harness.cell.run
 from exporters.bundle.manifest import Variant
-from harness.cell.run import Job, Setting, bare_variant, run_cell
+from harness.cell.run import Cell, Job, Setting, bare_variant, run_cell
 from harness.records import RunSpec
+from udacisense.base.child import StoppedError, child_pool, run_child
 from udacisense.base.records import Outcome
 
 
@@ -152,4 +157,30 @@ def test_a_process_that_dies_is_a_failed_cell(tmp_path: Path) -> None:
     (tmp_path / "inputs.npy").write_bytes(b"no numbers")
     cell = run_cell(job)
     assert cell.result.outcome is Outcome.FAILED
-    assert "exit code 1" in (cell.result.reason or "")
+    assert (cell.result.reason or "").startswith("ValueError: ")
+    assert cell.result.exit_code == 4
+
+
+def test_an_interrupted_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_for(saved(Endless(), tmp_path), tmp_path)
+    other = Setting(name="other", engine=None, threads=1, batch_size=5, inputs_path=job.inputs_path)
+    started, begun = [], threading.Event()
+
+    def start(*arguments: Any, **options: Any) -> str | None:
+        started.append(arguments)
+        begun.set()
+        return run_child(*arguments, **options)
+
+    monkeypatch.setattr(harness.cell.run, "run_child", start)
+    futures: list[Future[Cell]] = []
+
+    def interrupted() -> None:
+        with child_pool(1) as pool:
+            futures.append(pool.submit(run_cell, dataclasses.replace(job, others=(other,))))
+            begun.wait(60)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert isinstance(futures[0].exception(), StoppedError)
+    assert len(started) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import shlex
@@ -222,3 +223,83 @@ def test_a_folder_of_many_other_classes_is_refused_in_a_line(
     told = capsys.readouterr().err
     assert "… (100 in all), but tiny was trained for clock, keyboard, lamp" in told
     assert len(told) < 600
+
+
+NAMESAKES = ("random.py", "sitecustomize.py", "exporters/__init__.py", "harness/__init__.py")
+TALKING = """
+import sys
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+print("a factory's module")
+
+
+class Talks(nn.Sequential):
+    def forward(self, x):
+        print("a model's forward")
+        return super().forward(x)
+
+
+def build():
+    print("a factory")
+    assert sys.argv[1:] == []
+    model = Talks(nn.Conv2d(3, 16, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    model.load_state_dict(load_file("my weights.safetensors"))
+    return model
+"""
+
+
+def test_code_of_the_user_under_names_of_others_is_in_nobodys_way(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from torch import nn
+
+    for name in NAMESAKES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise SystemExit(7)")
+    (tmp_path / "net.py").write_text(TALKING)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten(), nn.Identity(), nn.Linear(16, 10))
+    save_file(model.state_dict(), tmp_path / "my weights.safetensors")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    for line in (
+        "export net:build --input-shape 1,3,32,32 -f onnx --precision fp32 -o b --json",
+        "verify b --allow-factory net:build --json",
+    ):
+        # Started so, Python itself would search the folder first.
+        command = [sys.executable, "-c", PROGRAM, *line.split()]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        json.loads(done.stdout)
+    assert {path.name.partition("/")[0] for path in tmp_path.iterdir()} == {
+        *(Path(name).parts[0] for name in NAMESAKES),
+        *("net.py", "my weights.safetensors", "b", "b.verify.json"),
+    }
+
+
+@pytest.fixture
+def folder_of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("import a_package_that_nobody_has", "ModuleNotFoundError: No module named 'a_package_that_nobody_has'"),
+        ("{}['width']", "KeyError: 'width'"),
+        ("assert False, 'no weights'", "AssertionError: no weights"),
+        ("import pickle; pickle.loads(b'no')", "UnpicklingError: "),
+        ("import sys; sys.exit('no CUDA')", "SystemExit: no CUDA"),
+        ("raise ValueError(500 * 'x ' + 'and here is why')", "and here is why"),
+    ],
+)
+@pytest.mark.parametrize("text", ["{0}\ndef build(): pass", "def build():\n    {0}"], ids=["import", "call"])
+def test_what_a_factory_raises_is_one_sentence_with_its_cause(
+    text: str, code: str, cause: str, folder_of_code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"raises_{abs(hash(text + code))}"
+    (folder_of_code / f"{name}.py").write_text(text.format(code))
+    assert run(["export", f"{name}:build", "--input-shape", "1,3,32,32", "-o", str(folder_of_code / "b")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert cause in line
+    assert not (folder_of_code / "b").exists()

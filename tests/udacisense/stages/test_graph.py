@@ -89,7 +89,7 @@ def test_a_forward_that_branches_on_its_input_is_refused() -> None:
             return logits if images.sum() > EXAMPLE.sum() - 1 else logits + 1
 
     assert EXAMPLE.sum() != 0
-    with pytest.raises(StageError, match="froze a decision on the input's values, at test_graph.py:"):
+    with pytest.raises(StageError, match=r"froze a decision on the input's values, at test_graph\.py:"):
         trace_and_freeze(Branching(), EXAMPLE)
 
 
