@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from exporters.bundle.manifest import Coverage, Format, Precision
 from udacisense.base.records import Scalar, record
 from udacisense.errors import UdacisenseError
-
-if TYPE_CHECKING:
-    pass
-
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DeploymentTarget = Literal["iOS16", "iOS17", "iOS18"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import Bundle, bundle_sha256, open_bundle
+from exporters.preflight.onnx_facts import load_model
 from harness.bench.rounds import EAGER, FLOOR, Plan
 from harness.cell.run import Job, Task, bare_variant
 from harness.inputs import GoldenPack, golden_pack, normalized
@@ -48,9 +49,14 @@ class Jobs:
         self._eager_options: dict[str, Scalar] = {ALLOW_FACTORY: plan.allow_factory}
         self._opened = {bundle.name: _open(bundle, folder) for bundle in plan.bundles}
         self._floors: dict[str, tuple[Variant, Path]] = {}
+        self._read: set[Path] = set()  # .onnx files that name no other file
 
     def make(self, cell: BenchCell, *, task: Task) -> Job:
-        """Return the job of one process of a cell."""
+        """Return the job of one process of a cell.
+
+        Raises:
+            LoadError: its ``.onnx`` is damaged, or keeps weights in another file.
+        """
         opened = self._opened[cell.bundle] if cell.bundle else next(iter(self._opened.values()))
         variant, path = self._file(cell, opened)
         return Job(
@@ -95,7 +101,12 @@ class Jobs:
         variant = next(v for v in opened.bundle.manifest.variants if v.id == cell.variant_id)
         if variant.path is None:
             raise InputError(f"{variant.id} of {opened.bundle.root} has no file, although it was exported.")
-        return variant, opened.bundle.path(variant.path)
+        path = opened.bundle.path(variant.path)
+        if variant.format == "onnx" and path not in self._read:
+            # onnxruntime follows the names of other files, wherever they lie; this raises before it can.
+            load_model(path)
+            self._read.add(path)
+        return variant, path
 
     def _floor(self, cell: BenchCell, opened: _Opened) -> tuple[Variant, Path]:
         if cell.format not in self._floors:
@@ -110,7 +121,7 @@ class Jobs:
 def _open(bundle: BenchedBundle, folder: Path) -> _Opened:
     path = Path(bundle.path)
     opened = open_bundle(path)
-    if bundle_sha256(opened.manifest) != bundle.sha256:
+    if bundle_sha256(opened.root) != bundle.sha256:
         raise InputError(f"The bundle {path} was changed after the sweep was planned; start the sweep again.")
     golden = golden_pack(path, opened.manifest)
     arrays: dict[str, NDArray[np.float32]] = {

@@ -273,7 +273,7 @@ def describe_bundle(name: str, bundle: Bundle, *, allow_factory: str | None) -> 
     return BenchedBundle(
         name=name,
         path=str(bundle.root.resolve()),
-        sha256=bundle_sha256(bundle.manifest),
+        sha256=bundle_sha256(bundle.root),
         parameters=count_parameters(model),
         flops=work.flops,
         moved_bytes=work.moved_bytes,

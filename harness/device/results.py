@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import Bundle, bundle_sha256
 from harness.bench.advice import recommendations
 from harness.bench.cells import cell_id
@@ -14,7 +13,6 @@ from harness.bench.ranking import rank
 from harness.bench.run import describe_bundle
 from harness.device.contract import RUNNER, Command
 from harness.records import BenchCell, BenchedBundle, BenchRun, BenchSet, Budget, HostState, Measurement, MeasurementSet
-from udacisense.base.files import sha256_file
 from udacisense.base.records import Outcome, from_json, read_json
 from udacisense.errors import InputError
 
@@ -43,7 +41,7 @@ def read_result(text: bytes, bundle: Bundle, *, source: str) -> MeasurementSet:
         InputError: it is damaged, or it says something that cannot be of this bundle.
     """
     made = from_json(MeasurementSet, text, source=source)
-    sha256 = sha256_file(bundle.root / Manifest.FILE_NAME)
+    sha256 = bundle_sha256(bundle.root)
     if made.bundle_sha256 != sha256:
         raise OtherBundleError(
             f"{source} is of another bundle ({made.bundle}, {made.bundle_sha256[:12]}…; given: "
@@ -56,7 +54,7 @@ def read_result(text: bytes, bundle: Bundle, *, source: str) -> MeasurementSet:
         problem = _problem(m, made.kind, exported)
         if problem is not None:
             raise InputError(f"{source}: the row of {m.spec.variant_id} {problem}; update the app and measure again.")
-    return dataclasses.replace(made, bundle_sha256=bundle_sha256(bundle.manifest))
+    return made
 
 
 def _problem(m: Measurement, kind: str, exported: set[str]) -> str | None:

@@ -59,11 +59,11 @@ class Evidence:
 
     def bundle_of(self, sha256: str) -> tuple[Path, Manifest] | None:
         """Return the bundle whose manifest has this SHA-256, where it was found and is unchanged."""
-        return next(((path, made) for path, made in self.bundles if bundle_sha256(made) == sha256), None)
+        return next((found for found in self.bundles if bundle_sha256(found[0].parent) == sha256), None)
 
-    def verifications_of(self, manifest: Manifest) -> list[MeasurementSet]:
-        """Return what was verified of the bundle as it is now."""
-        sha256 = bundle_sha256(manifest)
+    def verifications_of(self, manifest: Path) -> list[MeasurementSet]:
+        """Return what was verified of the bundle that this ``manifest.json`` is of, as it is now."""
+        sha256 = bundle_sha256(manifest.parent)
         return [made for _, made in self.verifications if made.bundle_sha256 == sha256]
 
     @cached_property

@@ -128,7 +128,7 @@ def _phone_records(work: Path, target: Path) -> None:
     """Records as ``device pull`` leaves them, of a self-test and of a bench."""
     bundle = open_bundle(work / "bundle")
     answer = app_selftest(work)
-    own = dataclasses.replace(answer, bundle_sha256=bundle_sha256(bundle.manifest))
+    own = dataclasses.replace(answer, bundle_sha256=bundle_sha256(bundle.root))
     rows = tuple(as_app(m, round=number) for number, m in enumerate(timed_here(work)))
     timed = dataclasses.replace(own, kind="bench", inputs="golden pack, first image", measurements=rows)
     target.mkdir()

@@ -77,7 +77,6 @@ def make_source(name: str, *variants: Variant, top1: float | None = 0.8) -> Sour
         golden=Golden(images_path="i", inputs_path="j", logits_path="k", images=(image,)),
         variants=variants,
         files=(),
-        recommended=None,
     )
     bundle = BenchedBundle(
         name=name,

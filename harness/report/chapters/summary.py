@@ -57,8 +57,8 @@ def _verdicts(evidence: Evidence) -> Iterator[Prose]:
     yield from _decision(evidence)
     for _, run in evidence.runs:
         yield _run_verdict(run)
-    for _, manifest in evidence.bundles:
-        yield from _bundle_verdict(manifest, evidence.verifications_of(manifest))
+    for path, manifest in evidence.bundles:
+        yield from _bundle_verdict(manifest, evidence.verifications_of(path))
     for path, made in evidence.verifications:
         if evidence.bundles and evidence.bundle_of(made.bundle_sha256) is None:
             yield Prose(

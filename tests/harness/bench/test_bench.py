@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.bundle.open import bundle_sha256, open_bundle
+from exporters.bundle.open import bundle_sha256
 from harness.bench import run as bench
 from harness.bench.advice import recommend, recommendations
 from harness.bench.cells import SweepOptions
@@ -201,7 +201,7 @@ def test_the_plan_says_what_it_will_take_and_what_it_leaves_out(small_bundle: Pa
     assert 10 < plan.expected_s < 120
     assert {cell.engine for cell in plan.runnable if "int8" in cell.precision and cell.format == "ptl"} == {"qnnpack"}
     (bundle,) = plan.bundles
-    assert bundle.sha256 == bundle_sha256(open_bundle(small_bundle).manifest)
+    assert bundle.sha256 == bundle_sha256(small_bundle)
     assert bundle.parameters > 30_000
     assert bundle.flops > 100_000
 

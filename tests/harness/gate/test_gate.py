@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Source:
     made = make_source("small", *variants)
     folder = tmp_path / "bundle"
     write_record(folder / Manifest.FILE_NAME, made.manifest)
-    sha256 = bundle_sha256(made.manifest)
+    sha256 = bundle_sha256(folder)
     return dataclasses.replace(made, bundle=dataclasses.replace(made.bundle, path=str(folder), sha256=sha256))
 
 
