@@ -346,7 +346,7 @@ class OptimizationPipeline:
                 log.warning("the final figures are measured again: %s", exc)
             else:
                 if found.fingerprint == fingerprint:
-                    return found
+                    return replace(found, name=self.name)
         models = [self.baseline_model, *(self._model(links, i, store) for i in range(1, len(links)))]
         rounds = latencies_by_turns(models, self.signature.input_shape)
         baseline, *stages = (

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from training_cases import CLASSES, SIZE_PX, batches, build, coloured, dataset, held_back, mobilenet_spec, tiny_spec
 
-from udacisense.base.records import StageRecord, read_json
+from udacisense.base.records import StageRecord, read_json, write_record
 from udacisense.data.images import DataSet, make_signature
 from udacisense.errors import InputError, StageError, TrainingError
 from udacisense.measure.metrics import evaluate
@@ -186,6 +186,19 @@ def test_another_option_seed_data_or_baseline_is_done_again(finished, change: di
     result = nudged(**change).run(output_dir=folder)
     assert CALLS == ["nudge"]
     assert result.stages[0].config["by"] == change.get("by", 1.0)
+
+
+def test_a_run_that_was_kept_under_another_name_is_taken_up_and_bears_this_one(finished) -> None:
+    folder, first = finished
+    path = folder / RunRecord.FILE_NAME
+    record = read_json(RunRecord, path)
+    write_record(path, dataclasses.replace(record, name="nudging_as_0_1_0_called_it"))
+    again = nudged().run(output_dir=folder)
+    assert CALLS == []
+    assert read_json(RunRecord, path) == record
+    assert again.artifact is not None
+    assert again.artifact.name == record.name
+    assert again.stages == first.stages
 
 
 def test_a_changed_later_step_keeps_the_earlier_ones(finished) -> None:
