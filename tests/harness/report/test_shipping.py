@@ -12,7 +12,7 @@ from report_records import comparison, write_records
 
 from harness.records import BenchSet, MeasurementSet
 from harness.report.collect import collect
-from harness.report.html.page import to_html
+from harness.report.html import to_html
 from udacisense.base.records import Outcome, read_json, write_record
 
 ANDROID, SERVER = "Android app, PyTorch Mobile", "server or desktop"
@@ -69,7 +69,7 @@ def test_what_crashed_is_not_shipped_in_silence(
 ) -> None:
     folder = write_records(tmp_path)
     made = read_json(BenchSet, folder / "host.bench.json")
-    cells = [c for c in made.cells if c.spec.variant_id == "onnx-fp32" and c.spec.threads in threads]
+    cells = [c for c in made.cells if c.variant_id == "onnx-fp32" and c.threads in threads]
     crashed = tuple(run_of(cell, 98, None) for cell in cells)
     write_record(folder / "host.bench.json", dataclasses.replace(made, runs=(*made.runs, *crashed)))
     row = shipped(folder, SERVER)
