@@ -76,7 +76,7 @@ def bars(lines: Sequence[Line], *, x_label: str) -> Paint:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for i, line in enumerate(lines):
-            colours = {"color": "none" if line.is_hollow else line.colour, "edgecolor": line.colour}
+            colours: dict[str, Any] = {"color": "none" if line.is_hollow else line.colour, "edgecolor": line.colour}
             axes.barh(i + 0.12, line.high - line.low, left=line.low, height=0.30, linewidth=1.2, **colours)
             axes.plot([line.value, line.value], [i - 0.08, i + 0.32], color=INK, linewidth=1.6)
             _name_above(axes, i, line)
