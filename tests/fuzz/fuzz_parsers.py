@@ -370,7 +370,7 @@ OWN: dict[str, str] = {
     "harness.report.html": _SHIPPED,
     "harness.bench.roofline": _ANSWER,
     "harness.runners.torch": _WORKER,
-    "harness.report.techniques": "reads the history that training wrote",
+    "harness.report.plots.techniques": "reads the history that training wrote",
     "harness.cell.measure": _WORKER,
     "harness.verify.judge": "reads the golden logits of a bundle whose files are whole, and what a worker answered",
     "harness.verify.inside.zero_points": _WORKER,
