@@ -53,15 +53,15 @@ def test_what_lost_accuracy_is_not_shipped_and_that_is_said(tmp_path: Path) -> N
     lost = dataclasses.replace(comparison((), ()), top1_fraction=0.69, reference_top1_fraction=0.75)
     folder = changed(write_records(tmp_path), "ptl-int8-dynamic-qnnpack", comparison=lost)
     assert shipped(folder, ANDROID)[6] == (
-        "no file can be recommended: ptl-int8-dynamic-qnnpack: lost 6.0 points of top-1"
+        "no file can be recommended: ptl-int8-dynamic-qnnpack: lost 6.0 points of top-1 on 4 images"
     )
 
 
 @pytest.mark.parametrize(
     ("threads", "ship", "words"),
     [
-        ((1, 2), "–", "no file can be recommended: onnx-fp32: failed when it was timed: signal 11 (SIGSEGV)"),
-        ((1,), "onnx-fp32", "in another setting it failed when it was timed: signal 11 (SIGSEGV)"),
+        ((1, 2), "–", "no file can be recommended: onnx-fp32: failed in a round: signal 11 (SIGSEGV)"),
+        ((1,), "onnx-fp32", "in another setting: failed in a round: signal 11 (SIGSEGV)"),
     ],
 )
 def test_what_crashed_is_not_shipped_in_silence(
