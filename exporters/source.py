@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from udacisense.base.files import sha256_file
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature
+from udacisense.base.tensors import plain_state
 from udacisense.data.images import MEAN, STD, Images, make_signature, stratified_draw
 from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
@@ -151,11 +152,6 @@ def make_source(
         artifact_sha256=hashlib.sha256(save(state)).hexdigest(),
         artifact_folder=None,
     )
-
-
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's state as safetensors takes it: on the CPU, contiguous, nothing shared."""
-    return {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
 
 
 def drawn_images(count: int, size_px: int) -> Images:

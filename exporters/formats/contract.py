@@ -8,6 +8,8 @@ from exporters.bundle.manifest import Coverage, Format, Precision
 from udacisense.base.records import Scalar, record
 from udacisense.errors import UdacisenseError
 
+PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
+
 if TYPE_CHECKING:
     pass
 

@@ -10,10 +10,34 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+
+from udacisense.errors import InputError
 
 # What reading a file raises that is damaged, or of another kind; AttributeError: of a type that this torch lacks.
 TENSOR_ERRORS = (SafetensorError, OSError, ValueError, AttributeError)
+
+
+def supported_engines() -> tuple[str, ...]:
+    """Return the quantised engines of this host's PyTorch, best first for this processor."""
+    present = [e for e in torch.backends.quantized.supported_engines if e != "none"]
+    current = torch.backends.quantized.engine
+    return tuple(sorted(present, key=lambda e: (e != current, e)))
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state as safetensors takes it: on the CPU, contiguous, nothing shared.
+
+    Raises:
+        InputError: a part of it is quantised, or no tensor.
+    """
+    state: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise InputError(f"A float32 model's state is tensors; {key} of this one is quantised, or no tensor.")
+        # channels_last and shared storage are matters of this process alone.
+        state[key] = value.detach().cpu().contiguous().clone()
+    return state
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:

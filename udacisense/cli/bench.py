@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, variant_option
+from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, thread_counts, variant_option
 from udacisense.cli.output import (
     Choice,
     duration,
@@ -105,7 +105,7 @@ def command(
     plan = plan_sweep(
         bundles,
         budget=budget or "default",
-        threads=_thread_counts(threads),
+        threads=None if threads is None else thread_counts(threads),
         engines=engines or None,
         variants=variants or None,
         batch_sizes=batch_sizes or (1,),
@@ -216,17 +216,6 @@ def _count(
 def _beside(bundles: tuple[Path, ...]) -> list[Path]:
     """Return the verification records that 'verify' keeps beside the bundles by default."""
     return [path for b in bundles if (path := record_beside(b, "verify")).exists()]
-
-
-def _thread_counts(text: str | None) -> list[int] | None:
-    from udacisense.errors import InputError
-
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise InputError(f"--threads is {text!r}; give numbers from 1, separated by commas, for example 1,2,4.")
-    return [int(part) for part in parts]
 
 
 def _seconds(text: str | None) -> float | None:
