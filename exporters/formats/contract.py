@@ -8,6 +8,7 @@ from exporters.bundle.manifest import Coverage, Format, Precision
 from udacisense.base.records import Scalar, record
 from udacisense.errors import UdacisenseError
 
+PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DeploymentTarget = Literal["iOS16", "iOS17", "iOS18"]
 

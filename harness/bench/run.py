@@ -43,10 +43,10 @@ from harness.runtime.count import folder_that_counts
 from udacisense.base.files import locked
 from udacisense.base.progress import Advance
 from udacisense.base.records import Artifact, Outcome, from_json, read_json, write_record
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.stages.contract import Kind
-from udacisense.stages.quantize import supported_engines
 from udacisense.stages.table import STAGES
 
 # The file is written after every process, but not where that would take over a twentieth of the time.

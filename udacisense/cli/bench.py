@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, variant_option
+from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, thread_counts, variant_option
 from udacisense.cli.output import (
     Choice,
     duration,
@@ -124,7 +124,9 @@ def _options(*, budget: str | None, threads: str | None, seed: int, **others: An
     from harness.bench.cells import SweepOptions
 
     given = {name: value for name, value in others.items() if value}
-    return SweepOptions(budget=budget or "default", threads=_thread_counts(threads), seed=seed, **given)
+    return SweepOptions(
+        budget=budget or "default", threads=None if threads is None else thread_counts(threads), seed=seed, **given
+    )
 
 
 def _say_plan(plan: Plan | None, counts: int, path: Path) -> None:
@@ -196,17 +198,6 @@ def _count(
 def _beside(bundles: tuple[Path, ...]) -> list[Path]:
     """Return the verification records that 'verify' keeps beside the bundles by default."""
     return [path for b in bundles if (path := record_beside(b, "verify")).exists()]
-
-
-def _thread_counts(text: str | None) -> list[int] | None:
-    from udacisense.errors import InputError
-
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise InputError(f"--threads is {text!r}; give numbers from 1, separated by commas, for example 1,2,4.")
-    return [int(part) for part in parts]
 
 
 def _say_kept(path: Path) -> None:

@@ -29,10 +29,11 @@ from torch.ao.quantization.qconfig_mapping import get_default_qat_qconfig_mappin
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 
 from udacisense.base.records import Scalar
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
 from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult, copy_of
-from udacisense.stages.quantize import quantized_engine, supported_engines
+from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import choose_float_modules, first_images, quiet, traceable
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig

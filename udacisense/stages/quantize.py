@@ -10,15 +10,9 @@ from typing import cast
 import torch
 from torch import nn
 
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, did_you_mean
 from udacisense.stages.contract import StepContext, StepResult, copy_of
-
-
-def supported_engines() -> tuple[str, ...]:
-    """Return the quantised engines of this host's PyTorch, best first for this processor."""
-    present = [e for e in torch.backends.quantized.supported_engines if e != "none"]
-    current = torch.backends.quantized.engine
-    return tuple(sorted(present, key=lambda e: (e != current, e)))
 
 
 @contextmanager

@@ -25,10 +25,11 @@ from torch.ao.quantization.observer import ObserverBase, PerChannelMinMaxObserve
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult, copy_of
-from udacisense.stages.quantize import quantized_engine, supported_engines
+from udacisense.stages.quantize import quantized_engine
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
 _STAYS_FLOAT = "float32:"

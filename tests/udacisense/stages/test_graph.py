@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from training_cases import SIZE_PX, build, mobilenet_spec, tiny_spec, trained_like
 
-from udacisense.base.tensors import torchscript_bytes
+from udacisense.base.tensors import supported_engines, torchscript_bytes
 from udacisense.errors import InputError, StageError
 from udacisense.stages.contract import copy_of
 from udacisense.stages.graph import decisions, is_frozen, trace_and_freeze
-from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.stages.quantize import dynamic_int8
 
 EXAMPLE = torch.randn(1, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(5, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(1))
