@@ -40,7 +40,7 @@ SHIPPED = ("baseline", "p1", "tiny")
 RUNS = {"p1": ("p1",), "p2": ("p2", "tiny"), "p2-int8": ("p2-int8",)}  # pipeline → folders that may hold its record
 NETWORKS = {
     "p1": ("`p1`, as pipeline p1 leaves it", "its features at 128 px, a smaller classifier, static int8"),
-    "p2": ("`tiny`, from pipeline p2", "six depthwise-separable blocks on the 32 px photo"),
+    "p2": ("`tiny`, from pipeline p2", "inverted residuals on the 32 px photo"),
 }
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
 @click.option(
     "--student",
-    help="Preset of the student: p1-student, p1-slim or tiny; the pipeline's by default.",
+    help="Preset of the student: p1-student, p1-slim, tiny or p2-student; the pipeline's by default.",
     shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
 @click.option("--resolution", "resolution_px", type=int, help="Edge that the student sees; its preset's by default.")

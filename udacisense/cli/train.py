@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "preset",
     default="baseline",
     show_default=True,
-    help="baseline, p1-student, p1-slim or tiny.",
+    help="baseline, p1-student, p1-slim, tiny or p2-student.",
     shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
 @click.option(

@@ -14,61 +14,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from udacisense.base.child import where_the_user_stands
 from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError, cause, did_you_mean
-
-_MOST_PX = 4096
-
-
-class Resize(nn.Module):
-    """Bilinear resize (``align_corners=False``, no antialiasing) of (N, C, H, W) to a square.
-
-    The output size is a constant of the module, so tracing and FX see one operation and no branch.
-    """
-
-    def __init__(self, resolution_px: int) -> None:
-        super().__init__()
-        if not isinstance(resolution_px, int) or not 1 <= resolution_px <= _MOST_PX:
-            raise ValueError(f"resolution_px is {resolution_px}; allowed is 1 to {_MOST_PX}")
-        self.resolution_px = resolution_px
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return float32 (N, C, resolution_px, resolution_px)."""
-        size = (self.resolution_px, self.resolution_px)
-        resized: Tensor = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        return resized
-
-    def extra_repr(self) -> str:
-        """Show the output size when the module is printed."""
-        return f"resolution_px={self.resolution_px}"
-
-
-class ConvClassifier(nn.Module):
-    """Resize → convolutional features → global average pool → classifier.
-
-    Args:
-        features: maps (N, 3, R, R) to (N, F, h, w); its weights are named ``features.*``.
-        classifier: maps (N, F) to logits (N, C); its weights are named ``classifier.*``.
-        resolution_px: R, the edge that the features see.
-        size_px: edge of the images fed in; where it equals ``resolution_px`` there is no resize at all.
-    """
-
-    def __init__(self, features: nn.Module, classifier: nn.Module, *, resolution_px: int, size_px: int) -> None:
-        super().__init__()
-        self.resize = nn.Identity() if size_px == resolution_px else Resize(resolution_px)
-        self.features = features
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float32 (N, C), of normalised images, float32 (N, 3, size_px, size_px)."""
-        pooled = self.pool(self.features(self.resize(images)))
-        logits: Tensor = self.classifier(torch.flatten(pooled, 1))
-        return logits
+from udacisense.models.blocks import build_blocks
+from udacisense.models.layers import MOST_PX, ConvClassifier, conv_bn_relu, init_convolutions, init_linear
 
 
 def build_mobilenet_v3_small(
@@ -99,7 +51,7 @@ def build_mobilenet_v3_small(
         nn.Dropout(p=dropout, inplace=True),
         nn.Linear(linear_size, num_classes),
     )
-    _init_linear(classifier)
+    init_linear(classifier)
     return ConvClassifier(features, classifier, resolution_px=resolution_px, size_px=size_px)
 
 
@@ -126,42 +78,25 @@ def build_depthwise_separable(
     """
     map_px = resolution_px // _TINY_FIRST_MAP
     first_stride = 1 if size_px <= map_px else 2
-    layers: list[nn.Module] = [_conv_bn_relu(3, _TINY_STEM, kernel=3, stride=first_stride)]
+    layers: list[nn.Module] = [conv_bn_relu(3, _TINY_STEM, kernel=3, stride=first_stride)]
     channels = _TINY_STEM
     for index, (out_channels, stride) in enumerate(_TINY_BLOCKS):
         depthwise_stride = first_stride if index == 0 else stride
-        depthwise = _conv_bn_relu(channels, channels, kernel=3, stride=depthwise_stride, groups=channels)
-        layers.append(nn.Sequential(depthwise, _conv_bn_relu(channels, out_channels, kernel=1)))
+        depthwise = conv_bn_relu(channels, channels, kernel=3, stride=depthwise_stride, groups=channels)
+        layers.append(nn.Sequential(depthwise, conv_bn_relu(channels, out_channels, kernel=1)))
         channels = out_channels
     features = nn.Sequential(*layers)
-    for module in features.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    init_convolutions(features)
     classifier = nn.Sequential(nn.Dropout(p=dropout), nn.Linear(channels, num_classes))
-    _init_linear(classifier)
+    init_linear(classifier)
     seen_px = map_px if first_stride == 1 else resolution_px
     return ConvClassifier(features, classifier, resolution_px=seen_px, size_px=size_px)
-
-
-def _conv_bn_relu(inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _init_linear(classifier: nn.Module) -> None:
-    # As torchvision initialises MobileNetV3's classifier.
-    for module in classifier.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0.0, 0.01)
-            nn.init.zeros_(module.bias)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v3_small": build_mobilenet_v3_small,
     "depthwise_separable": build_depthwise_separable,
+    "blocks": build_blocks,
 }
 
 
@@ -184,6 +119,16 @@ PRESETS: dict[str, ModelSpec] = {
     "tiny": ModelSpec(
         architecture="depthwise_separable",
         options={"num_classes": 10, "resolution_px": 128, "size_px": 32, "dropout": 0.1},
+    ),
+    "p2-student": ModelSpec(
+        architecture="blocks",
+        options={
+            "num_classes": 10,
+            "resolution_px": 32,
+            "size_px": 32,
+            "blocks": "c16 i20x4s2 i20x4k5*2 i28x4s2k5 i28x4k5*2",
+            "dropout": 0.0,
+        },
     ),
 }
 
@@ -226,8 +171,8 @@ def preset(
     # Every network here halves its input five times at most.
     for option in ("resolution_px", "size_px"):
         value = options[option]
-        if not isinstance(value, int) or not 8 <= value <= _MOST_PX:
-            raise InputError(f"{option} is {value}; allowed is 8 to {_MOST_PX}.")
+        if not isinstance(value, int) or not 8 <= value <= MOST_PX:
+            raise InputError(f"{option} is {value}; allowed is 8 to {MOST_PX}.")
     return ModelSpec(architecture=spec.architecture, options=options)
 
 

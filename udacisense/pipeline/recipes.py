@@ -42,6 +42,8 @@ def _distill(**options: object) -> RecipeStep:
 _GRAPH = RecipeStep(name="graph", function=apply_graph_optimization, options={})
 _DYNAMIC = RecipeStep(name="dynamic-int8", function=apply_dynamic_quantization, options={})
 _STATIC = RecipeStep(name="static-int8", function=apply_static_quantization, options={})
+# Of a network this small each block in float32 is a tenth of the file.
+_STATIC_WHOLE = RecipeStep(name="static-int8", function=apply_static_quantization, options={"max_float_blocks": 0})
 _P1_DISTILL = _distill(
     student="p1-student",
     student_resolution_px=128,  # a third of the time at 224 px
@@ -52,8 +54,8 @@ _P1_DISTILL = _distill(
     config=TrainConfig(channels_last=True),
 )
 _P2_DISTILL = _distill(
-    student="tiny",
-    temperature=4.0,
+    student="p2-student",
+    temperature=2.0,
     alpha=0.7,
     epochs=80,
     learning_rate=4e-3,
@@ -86,7 +88,7 @@ PIPELINES: dict[str, PipelineRecipe] = {
             name="p2",
             full_name="aggressive_speed_optimization",
             ships_as="tiny",
-            doc="A tiny student of 40,474 parameters that reads the 32 px photo as it is, TorchScript.",
+            doc="A tiny student of 40,418 parameters that reads the 32 px photo as it is, TorchScript.",
             steps=(_P2_DISTILL, _GRAPH),
             report_steps=(
                 _distill(student="tiny", temperature=4.0, alpha=0.7, epochs=30, learning_rate=1e-3),
@@ -98,7 +100,7 @@ PIPELINES: dict[str, PipelineRecipe] = {
             full_name="aggressive_size_optimization",
             ships_as=None,
             doc="The tiny student in static int8, TorchScript.",
-            steps=(_P2_DISTILL, _STATIC, _GRAPH),
+            steps=(_P2_DISTILL, _STATIC_WHOLE, _GRAPH),
             report_steps=(),
         ),
     )

@@ -13,7 +13,7 @@ from udacisense.base.records import Artifact
 ZOO: dict[str, str] = {
     "baseline": "MobileNetV3-Small, 224 px",
     "p1": "the same features at 128 px with a smaller classifier: pipeline p1 without its int8 step",
-    "tiny": "six depthwise-separable blocks on the 32 px photo itself: pipeline p2",
+    "tiny": "inverted residuals with 5×5 kernels on the 32 px photo itself: pipeline p2",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from udacisense.measure.metrics import evaluate
 from udacisense.models.artifact import load_artifact
 from udacisense.zoo.table import ZOO, resolve_artifact, zoo_folder
 
-PARAMETERS = {"baseline": 1_528_106, "p1": 1_077_290, "tiny": 40_474}
+PARAMETERS = {"baseline": 1_528_106, "p1": 1_077_290, "tiny": 40_418}
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -64,3 +66,20 @@ def test_it_is_as_good_as_its_record_says(name: str, household: Path) -> None:
     distilled = [stage for stage in artifact.stages if stage.stage == "distill"]
     recorded = (distilled[0] if distilled else artifact.baseline).top1_fraction
     assert found.top1_fraction == pytest.approx(recorded, abs=0.003)
+
+
+def test_the_training_script_asks_for_options_that_the_commands_have() -> None:
+    script = (zoo_folder("baseline").parent / "train.sh").read_text(encoding="utf-8")
+    commands = {
+        name: {option for p in importlib.import_module(f"udacisense.cli.{name}").command.params for option in p.opts}
+        for name in ("train", "compress")
+    }
+    body = script.split("set -euo pipefail")[1]
+    for name in commands:
+        assert f"udacisense {name} " in body
+    asked = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", body)) - {"--dry-run"}
+    assert {"--auxiliary-teacher", "--weight-decay", "--student-init"} <= asked
+    assert asked <= commands["train"] | commands["compress"]
+    shared = re.search(r"taught=\((.*?)\)", body, re.DOTALL)
+    assert shared is not None
+    assert set(re.findall(r"--[a-z][a-z-]+", shared[1])) <= commands["train"] & commands["compress"]
