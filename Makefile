@@ -12,7 +12,7 @@ TESTS_CACHE := $(or $(UDACISENSE_TESTS_CACHE),tests/.cache)
 .PHONY: help setup demo test test-all browser lint format docs audit android-test android-apk clean
 
 help:
-	@echo "make demo    set up and run the main job: compress, export, verify, bench, report"
+	@echo "make demo    set up and run the whole job: train, compress, export, verify, bench, report"
 	@echo "make test    set up, lint and run the quick tests"
 	@echo "make test-all  the same with the slow proofs: what continuous integration runs"
 	@echo "make browser set up what the report's browser tests need beside Chromium; without it they skip"

@@ -1,70 +1,47 @@
-# ruff: noqa: E501 - the page is written as it is read
-"""Write docs/results.md from records: ``python docs/make_results.py RUNS``, after the commands that the page names.
+"""Write the tables of README.md, docs/results.md and docs/techniques.md from records.
 
-RUNS holds ``techniques/`` (``udacisense techniques``) and ``p1/``, ``p2/``, ``p2-int8/`` (``udacisense compress``), each a run of
-one seed; ``docs/seeds.json`` has the top-1 of every seed.
+Run ``python docs/make_results.py FOLDER…``. Each table stands between two marks, ``<!-- NAME: begin -->`` and
+``<!-- NAME: end -->``; one whose record is in none of the folders stays as it is. Looked for, in this order of folders:
+
+- ``p1``, ``p2`` (or ``tiny``) and ``p2-int8``: runs of ``udacisense compress``, as ``udacisense/zoo`` has them too;
+- ``baseline``, ``p1``, ``tiny``: bundles, with ``NAME.verify.json`` beside them, and ``bench.json``;
+- ``techniques``: a run of ``udacisense techniques``.
+
+``docs/seeds.json`` has the top-1 of every seed.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from exporters.bundle.manifest import Manifest
+from harness.bench.ranking import rank
+from harness.records import BenchSet, Measurement, MeasurementSet
 from harness.report.html.plots.techniques import write_plots
-from harness.report.table import Table
-from harness.report.tables import requirements_table, stages_table
+from harness.report.table import Table, markdown_table
+from harness.report.tables import latency_table, requirements_table, stages_table
 from harness.report.techniques import as_markdown, per_class_table, techniques_table
-from udacisense.base.display import megabytes, percent
+from udacisense.base.display import change, megabytes, percent
 from udacisense.base.files import write_text
-from udacisense.base.records import Count, StageRecord, read_json, record
+from udacisense.base.records import Count, Outcome, StageRecord, read_json, record
 from udacisense.measure.metrics import wilson_interval
 from udacisense.pipeline.run import RunRecord
 from udacisense.pipeline.techniques import TechniquesRecord
 
 DOCS = Path(__file__).parent
-INTRODUCTION = """# Results
-
-Measured on the 1,000 household test images (CIFAR-100, 32 × 32 pixels) by these commands. The tables of the pipelines are those of seed 2, of the
-techniques those of seed 0, all on 25 and 26 November 2026 on 2 cores of an AMD EPYC (family 25, model 17). The models that ship are those of seed 0; the goals are held against the mean of three seeds.
-
-<!-- not run: trains for hours -->
-```
-udacisense train --data DATA --model baseline --init mobilenet_v3_small_household_224.safetensors --epochs 2 --lr 2e-4 -o runs/baseline
-udacisense techniques --baseline runs/baseline/artifact --data DATA --epochs 2 -o runs/techniques
-udacisense compress --pipeline p1 --baseline runs/baseline/artifact --data DATA --teacher LITE0 --transfer REST \\
-    --student-init mobilenet_v3_small_household_128.safetensors --epochs 5 --lr 5e-4 --seed 2 -o runs/p1
-udacisense compress --pipeline p2 --baseline runs/baseline/artifact --data DATA --teacher LITE0 --transfer REST \\
-    --mix 0.75 --batch-size 128 --epochs 60 --seed 2 -o runs/p2
-cp -r runs/p2 runs/p2-int8    # the distilled step is recognised and taken from there
-udacisense compress --pipeline p2-int8 (the options of p2) -o runs/p2-int8
-python docs/make_results.py runs
-```
-
-LITE0 is an EfficientNet-Lite0 with ImageNet weights, fine-tuned on the household training images (91.8 % on the test images);
-REST is a folder with CIFAR-100's other 45,000 training images, used without labels. The weights at the start stand in for
-torchvision's ImageNet weights, which could not be downloaded where this ran: the same network, trained on CIFAR-100.
-
-Models are selected on 500 images split from the training images, the same for every seed; the test images are read for these figures
-alone. Every pipeline is held against the baseline of seed 0. Latency is that of one process with one thread, each model timed by turns
-with the baseline. Pipelines were timed with nothing else running but for their distilled rows, which, as the techniques, were timed beside
-another training: read ratios within a tenth as ties there.
-
-Intervals are Wilson's 95 % of 1,000 images at the mean of the seeds; how far seeds lie apart stands beside them. Seed 0 of `p1` was made on 22 November 2026,
-when static int8 chose its float32 blocks by decisions on training images instead of by the noise between two classes. Seed 1 of `p2` was
-trained in two parts: 20 epochs by the rule that chose the epoch by top-1, the other 40 by today's, which chooses by validation
-loss. Hosts and dates of all seeds are in `docs/seeds.json`.
-
-Techniques that train had 2 epochs here, where the reference had 15: their rows are what a short run gives. Students of other resolutions start from the
-baseline's features, those of other widths from evenly spaced channels of them (from random weights, as it was before, the three widths had 30.8,
-30.3 and 33.5 % after as many epochs).
-
-What was tried for `p2` and is not what ships: the network of before (128 px, 40,882 parameters, 7.4 M multiply-adds), 80 epochs without
-blends, gave 77.4 % and takes more than twice the time in onnxruntime; five more epochs without blends after the 60 with did not
-lower the validation loss (0.724, then 0.723).
-"""
+PAGES = (DOCS.parent / "README.md", DOCS / "results.md", DOCS / "techniques.md")
+SHIPPED = ("baseline", "p1", "tiny")
+RUNS = {"p1": ("p1",), "p2": ("p2", "tiny"), "p2-int8": ("p2-int8",)}  # pipeline → folders that may hold its record
+NETWORKS = {
+    "p1": ("`p1`, as pipeline p1 leaves it", "its features at 128 px, a smaller classifier, static int8"),
+    "p2": ("`tiny`, from pipeline p2", "six depthwise-separable blocks on the 32 px photo"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,35 +96,139 @@ class SeedRuns:
     runs: tuple[SeedRun, ...]
 
 
-def main(runs: Path) -> None:
-    """Write the page and its plots."""
-    techniques = read_json(TechniquesRecord, runs / "techniques" / TechniquesRecord.FILE_NAME)
-    records = {
-        name: read_json(RunRecord, runs / name / RunRecord.FILE_NAME)
-        for name in ("p1", "p2", "p2-int8")
-        if (runs / name / RunRecord.FILE_NAME).is_file()
+def main(folders: Sequence[Path]) -> None:
+    """Write every table whose record is there, and say which."""
+    tables = _run_tables(folders) | _file_tables(folders) | _technique_tables(folders)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name, table in tables.items():
+            marks = re.compile(rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", re.S)
+            text = marks.sub(lambda found, table=table: f"{found[1]}{table.strip()}\n{found[2]}", text)  # type: ignore[misc]
+        write_text(page, text)
+    sys.stdout.write(f"Written: {', '.join(tables) or 'nothing; no record was found'}.\n")
+
+
+def _find(folders: Sequence[Path], *names: str) -> Path | None:
+    return next((f / name for name in names for f in folders if (f / name).is_file()), None)
+
+
+def _run_tables(folders: Sequence[Path]) -> dict[str, str]:
+    records: dict[str, RunRecord] = {}
+    for name, places in RUNS.items():
+        if path := _find(folders, *(f"{place}/{RunRecord.FILE_NAME}" for place in places)):
+            records[name] = read_json(RunRecord, path)
+    tables = {
+        name: "\n".join(
+            (
+                as_markdown(stages_table(run.baseline, run.stages, time_ratios=run.time_ratios)),
+                as_markdown(_contributions(run)),
+                as_markdown(requirements_table(run.requirements)),
+            )
+        )
+        for name, run in records.items()
     }
-    parts = [INTRODUCTION]
-    parts += ["## Goals\n", as_markdown(_goals(records))]
-    for name, run in records.items():
-        parts += [
-            f"## Pipeline {name}: {run.name}\n",
-            as_markdown(stages_table(run.baseline, run.stages, time_ratios=run.time_ratios)),
-        ]
-        parts += [as_markdown(_contributions(run)), as_markdown(requirements_table(run.requirements))]
-    parts += ["## Techniques, each alone\n", as_markdown(techniques_table(techniques)), _picture("pareto")]
-    parts += [as_markdown(per_class_table(techniques)), _picture("confusion-baseline")]
-    write_text(DOCS / "results.md", "\n".join(parts))
+    if set(NETWORKS) <= set(records):
+        tables["models"] = markdown_table(_models(records))
+    if set(RUNS) <= set(records):
+        tables["goals"] = markdown_table(_goals(records))
+    return tables
+
+
+def _seeds() -> dict[str, list[float]]:
+    kept = read_json(SeedRuns, DOCS / "seeds.json").runs
+    return {name: [run.top1_fraction for run in kept if run.model == name] for name in GOALS}
+
+
+def _models(records: dict[str, RunRecord]) -> Table:
+    means = {name: statistics.mean(found) for name, found in _seeds().items()}
+    base = next(iter(records.values())).baseline
+    size = megabytes(base.file_bytes)
+    rows = [("`baseline`", "MobileNetV3-Small, 224 px", size, "1", percent(means["baseline"]))]
+    for name, (model, network) in NETWORKS.items():
+        before, after = records[name].baseline, records[name].stages[-1]
+        rows.append(
+            (
+                model,
+                network,
+                f"{megabytes(after.file_bytes)} ({change(after.file_bytes, before.file_bytes)})",
+                change(after.latency_ms, before.latency_ms),
+                f"{percent(means[name])} ({100 * (means[name] - means['baseline']):+.1f} points)",
+            )
+        )
+    return Table(title="", columns=("model", "network", "file", "latency", "top-1"), rows=tuple(rows))
+
+
+def _file_tables(folders: Sequence[Path]) -> dict[str, str]:
+    tables: dict[str, str] = {}
+    bundles = {name: _find(folders, f"{name}/{Manifest.FILE_NAME}") for name in SHIPPED}
+    if all(bundles.values()):
+        made = {name: read_json(Manifest, path) for name, path in bundles.items() if path}
+        tables["sizes"] = markdown_table(_sizes(made))
+    verified = {name: _find(folders, f"{name}.verify.json") for name in SHIPPED}
+    if all(verified.values()):
+        judged = {name: read_json(MeasurementSet, path) for name, path in verified.items() if path}
+        tables["verified"] = markdown_table(_verified(judged))
+    if path := _find(folders, "bench.json"):
+        rows = [row for row in rank(read_json(BenchSet, path)) if row.median_ms is not None]
+        tables["latency"] = markdown_table(latency_table(rows))
+    return tables
+
+
+def _sizes(bundles: dict[str, Manifest]) -> Table:
+    sizes = {name: {v.id: v.file_bytes for v in made.variants if v.file_bytes} for name, made in bundles.items()}
+    ids = list(dict.fromkeys(variant for found in sizes.values() for variant in found))
+    rows = tuple((f"`{i}`", *(f"{found[i]:,}" if i in found else None for found in sizes.values())) for i in ids)
+    return Table(title="", columns=("variant", *(f"`{name}`" for name in sizes)), rows=rows)
+
+
+def _verified(judged: dict[str, MeasurementSet]) -> Table:
+    """One row a variant, of the runner that saw most images; what failed is told below."""
+    best: dict[str, dict[str, Measurement]] = {name: {} for name in judged}
+    for name, made in judged.items():
+        for row in made.measurements:
+            if _n_inputs(row) > _n_inputs(best[name].get(row.spec.variant_id)):
+                best[name][row.spec.variant_id] = row
+    ids = list(dict.fromkeys(variant for found in best.values() for variant in found))
+    rows = tuple((f"`{i}`", *(_verdict(found.get(i)) for found in best.values())) for i in ids)
+    notes = tuple(
+        f"`{name}` as `{row.spec.variant_id}` failed: {row.reason}"
+        for name, found in best.items()
+        for row in found.values()
+        if row.outcome is Outcome.FAILED
+    )
+    return Table(title="", columns=("variant", *(f"`{name}`" for name in judged)), rows=rows, notes=notes)
+
+
+def _n_inputs(row: Measurement | None) -> int:
+    return row.comparison.n_inputs if row and row.comparison else 0
+
+
+def _verdict(row: Measurement | None) -> str | None:
+    if row is None or row.comparison is None:
+        return None
+    found = row.comparison
+    most = "not finite" if found.max_abs is None else f"{found.max_abs:.1e}"
+    failed = ", FAILED" if row.outcome is Outcome.FAILED else ""
+    return f"{percent(found.top1_agreement_fraction)}, {most}, {percent(found.top1_fraction)}{failed}"
+
+
+def _technique_tables(folders: Sequence[Path]) -> dict[str, str]:
+    path = _find(folders, f"techniques/{TechniquesRecord.FILE_NAME}")
+    if path is None:
+        return {}
+    found = read_json(TechniquesRecord, path)
     pictures = DOCS / "pictures" / "results"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for plot in write_plots(techniques, runs / "techniques"):
+    for plot in write_plots(found, path.parent):
         if plot.stem in {"pareto", "confusion-baseline"}:
             write_text(pictures / plot.name, plot.read_text(encoding="utf-8"))
+    return {
+        "techniques": markdown_table(techniques_table(found)),
+        "classes": markdown_table(per_class_table(found)),
+    }
 
 
 def _goals(records: dict[str, RunRecord]) -> Table:
-    kept = read_json(SeedRuns, DOCS / "seeds.json").runs
-    seeds = {name: [run.top1_fraction for run in kept if run.model == name] for name in GOALS}
+    seeds = _seeds()
     baseline = statistics.mean(seeds["baseline"])
     first = next(iter(records.values())).baseline
     rows = [_goal("baseline", seeds["baseline"], baseline, first, first)]
@@ -202,9 +283,5 @@ def _contributions(run: RunRecord) -> Table:
     return Table(title="What each stage contributes", columns=columns, rows=tuple(rows))
 
 
-def _picture(name: str) -> str:
-    return f"![{name}](pictures/results/{name}.svg)\n"
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main([Path(argument) for argument in sys.argv[1:]])

@@ -22,6 +22,7 @@ from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model
 from udacisense.models.weights import load_state, plain_state
+from udacisense.pipeline.recipes import short_name
 from udacisense.zoo.table import resolve_artifact
 
 if TYPE_CHECKING:
@@ -71,7 +72,11 @@ def source_from_artifact(folder: Path, dataset: DataSet | None, *, allow_factory
     folder = resolve_artifact(folder)
     artifact, model = load_artifact(folder, allow_factory=allow_factory)
     source = make_source(
-        name=artifact.name, model=model, spec=artifact.model, signature=artifact.signature, dataset=dataset
+        name=short_name(artifact.name),
+        model=model,
+        spec=artifact.model,
+        signature=artifact.signature,
+        dataset=dataset,
     )
     return replace(source, artifact_folder=folder, artifact_sha256=sha256_file(folder / artifact.path))
 

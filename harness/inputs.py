@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exporters.bundle.golden import read_floats
 from exporters.bundle.manifest import Manifest
 from udacisense.base.records import Signature
 from udacisense.data.batches import normalise
@@ -77,8 +77,8 @@ def golden_pack(folder: Path, manifest: Manifest) -> GoldenPack:
     if min(n, size, classes) < 1:
         raise LoadError("The golden pack is empty: nothing could be compared.")
     photos = (folder / golden.images_path).read_bytes()
-    tensors = _floats(folder / golden.inputs_path, (n, 3, size, size))
-    logits = _floats(folder / golden.logits_path, (n, classes))
+    tensors = read_floats(folder / golden.inputs_path, (n, 3, size, size))
+    logits = read_floats(folder / golden.logits_path, (n, classes))
     pixels = np.stack([_square(photos, manifest, i) for i in range(n)])
     off = float(np.abs(normalized(pixels, signature) - tensors).max())
     if not off <= 1e-5:
@@ -107,15 +107,6 @@ def _square(photos: bytes, manifest: Manifest, index: int) -> PixelArray:
     photo = Image.frombytes("RGB", (image.width_px, image.height_px), raw)
     square: PixelArray = np.asarray(fit_square(photo, manifest.signature.size_px)).transpose(2, 0, 1)
     return square
-
-
-def _floats(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    values = np.fromfile(path, dtype="<f4")
-    if values.size != math.prod(shape):
-        raise LoadError(
-            f"{path} holds {values.size} numbers; {shape} needs {math.prod(shape)}. Export the bundle again."
-        )
-    return values.reshape(shape).astype(np.float32)
 
 
 def probe_images(size_px: int) -> dict[str, PixelArray]:

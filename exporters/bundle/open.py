@@ -36,6 +36,7 @@ class Bundle:
 
     root: Path
     manifest: Manifest
+    given: Path  # the folder itself, or the .zip that was unpacked to ``root``
 
     def path(self, relative: str) -> Path:
         """Return the place of a file that the manifest names.
@@ -133,7 +134,7 @@ def open_bundle(path: Path, *, unpack_to: Path | None = None) -> Bundle:
     manifest = read_json(Manifest, root / Manifest.FILE_NAME)
     for relative in _named_paths(manifest):
         inside(root, relative)
-    return Bundle(root, manifest)
+    return Bundle(root, manifest, path)
 
 
 def require_bundle(path: Path) -> None:

@@ -7,6 +7,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from exporters.bundle.manifest import Manifest
@@ -24,24 +25,24 @@ _POLL_S = 1.0
 _GONE_POLLS = 3  # without a process and without an answer: the app needs a moment to start
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the app is asked."""
+
+    command: Command
+    variants: Sequence[str]  # ids of the bundle's manifest; empty: all that the app can run
+    threads: Sequence[int] = ()  # thread counts of a bench; a self-test has none
+    timeout_s: float  # the longest wait for the answer
+
+
 def place_order(
-    phone: Phone,
-    command: Command,
-    *,
-    variants: Sequence[str],
-    threads: Sequence[int],
-    timeout_s: float,
-    stop: threading.Event,
-    on_wait: Callable[[float], None] = lambda _: None,
+    phone: Phone, order: Order, *, stop: threading.Event, on_wait: Callable[[float], None] = lambda _: None
 ) -> bytes:
     """Ask the app for one result and wait for it; return the result's bytes as the app wrote them.
 
     Args:
         phone: with the app installed.
-        command: ``selftest`` or ``bench``.
-        variants: ids of the bundle's manifest; empty: all that the app can run.
-        threads: thread counts of a bench; a self-test has none.
-        timeout_s: the longest wait for the answer.
+        order: what for.
         stop: ends the wait.
         on_wait: told the seconds that passed, about once a second.
 
@@ -49,13 +50,13 @@ def place_order(
         InputError: the app takes no order, or the phone went away.
         InferenceError: the app said that it could not, ended without an answer, or did not answer in time.
     """
-    order = f"{command}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    extras = {"command": command, "order": order, "variants": ",".join(variants) or "all"}
-    if command == "bench":
-        extras["threads"] = ",".join(map(str, threads))
+    name = f"{order.command}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    extras = {"command": order.command, "order": name, "variants": ",".join(order.variants) or "all"}
+    if order.command == "bench":
+        extras["threads"] = ",".join(map(str, order.threads))
     words = ["am", "start", "-n", ACTIVITY]
-    for name, value in extras.items():
-        words += ["--es", name, value]
+    for key, value in extras.items():
+        words += ["--es", key, value]
     ran = phone.run(*words)
     # Before Android 10 `am` ends with 0 where it could not start anything.
     if ran.code or "Error:" in ran.text:
@@ -63,42 +64,34 @@ def place_order(
             f"The app on {phone} took no order ({last_line(ran.text) or f'exit code {ran.code}'}): install the one "
             "that is built from android_demo."
         )
-    return _await(phone, command, order, timeout_s=timeout_s, stop=stop, on_wait=on_wait)
+    return _await(phone, order, name, stop=stop, on_wait=on_wait)
 
 
-def _await(
-    phone: Phone,
-    command: Command,
-    order: str,
-    *,
-    timeout_s: float,
-    stop: threading.Event,
-    on_wait: Callable[[float], None],
-) -> bytes:
-    result, failure = f"{RESULTS}/{order}.json", f"{RESULTS}/{order}{FAILED}"
+def _await(phone: Phone, order: Order, name: str, *, stop: threading.Event, on_wait: Callable[[float], None]) -> bytes:
+    result, failure = f"{RESULTS}/{name}.json", f"{RESULTS}/{name}{FAILED}"
     start = last = time.monotonic()
     gone = 0
-    while last - start < timeout_s and not stop.is_set():
+    while last - start < order.timeout_s and not stop.is_set():
         seen = phone.script(f"ls {shlex.join([result, failure])} 2>/dev/null; pidof {PACKAGE} >/dev/null || echo gone")
         lines = seen.text.splitlines()
         if result in lines:
             return phone.read(result)
         if failure in lines:
             said = from_json(OrderFailure, phone.read(failure), source=f"{failure} on {phone}")
-            raise InferenceError(f"The app on {phone} could not do the {command}: {said.error.rstrip('.')}.")
+            raise InferenceError(f"The app on {phone} could not do the {order.command}: {said.error.rstrip('.')}.")
         gone = gone + 1 if "gone" in lines else 0
         if gone >= _GONE_POLLS:
             raise InferenceError(
-                f"The app on {phone} ended without an answer to the {command}: it crashed or was killed for memory; "
-                f"'adb -s {phone.serial} logcat -d' tells."
+                f"The app on {phone} ended without an answer to the {order.command}: it crashed or was killed for "
+                f"memory; 'adb -s {phone.serial} logcat -d' tells."
             )
         stop.wait(_POLL_S)
         now = time.monotonic()
         on_wait(now - last)
         last = now
     raise InferenceError(
-        f"The app on {phone} gave no answer to the {command} within {timeout_s:.0f} s: keep its screen on and "
-        "unlocked, and give --timeout more seconds where it was still working."
+        f"The app on {phone} gave no answer to the {order.command} within {order.timeout_s:.0f} s: keep its screen "
+        "on and unlocked, and give --timeout more seconds where it was still working."
     )
 
 
@@ -119,11 +112,8 @@ def result_names(phone: Phone) -> list[str]:
 def measure(
     phone: Phone,
     bundle: Bundle,
-    command: Command,
+    order: Order,
     *,
-    variants: Sequence[str],
-    threads: Sequence[int],
-    timeout_s: float,
     stop: threading.Event,
     on_wait: Callable[[float], None] = lambda _: None,
 ) -> MeasurementSet:
@@ -138,10 +128,8 @@ def measure(
         raise InputError(
             f"{phone} has another bundle than {bundle.root}: run 'udacisense device push {bundle.root}' first."
         )
-    text = place_order(
-        phone, command, variants=variants, threads=threads, timeout_s=timeout_s, stop=stop, on_wait=on_wait
-    )
+    text = place_order(phone, order, stop=stop, on_wait=on_wait)
     source = f"The answer of {phone}"
     made = read_result(text, bundle, source=source)
-    check_answers(made, command, variants, source=source)
+    check_answers(made, order.command, order.variants, source=source)
     return made

@@ -55,7 +55,7 @@ class Answer(Generic[T]):
 
     phone: Phone
     value: T | None
-    error: UdacisenseError | None
+    error: UdacisenseError | OSError | None  # OSError: of this host, as where its disk is full
 
 
 def connect() -> AdbClient:
@@ -157,7 +157,7 @@ def on_each(phones: Sequence[Phone], work: Callable[[Phone, threading.Event], T]
     def one(phone: Phone) -> Answer[T]:
         try:
             return Answer(phone, work(phone, stop), None)
-        except UdacisenseError as exc:
+        except (UdacisenseError, OSError) as exc:
             return Answer(phone, None, exc)
 
     with ThreadPoolExecutor(max_workers=min(len(phones), 4 * (os.cpu_count() or 1))) as pool:

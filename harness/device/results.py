@@ -117,10 +117,9 @@ def to_bench_set(
     Raises:
         InputError: a row has no round.
     """
-    name = bundle.manifest.name
-    benched = describe_bundle(name, bundle, allow_factory=allow_factory)
+    benched = describe_bundle(bundle.manifest.name, bundle, allow_factory=allow_factory)
+    cells = [_cell(m, benched, bundle) for m in made.measurements]
     rounds = [_round(m, made.bundle) for m in made.measurements]
-    cells = {cell.id: cell for cell in (_cell(m, benched, bundle) for m in made.measurements)}
     n_rounds = max(rounds) + 1
     measured = BenchSet(
         schema_version=1,
@@ -133,18 +132,19 @@ def to_bench_set(
         bundles=(benched,),
         reference="",
         ceilings=(),
-        cells=tuple(cells.values()),
+        cells=tuple({cell.id: cell for cell in cells}.values()),
         runs=tuple(
-            _run(m, _cell(m, benched, bundle).id, number, n_rounds)
-            for m, number in zip(made.measurements, rounds, strict=True)
+            _run(m, cell.id, number, n_rounds) for m, cell, number in zip(made.measurements, cells, rounds, strict=True)
         ),
         recommended=(),
         notes=_NOTES,
         complete=True,
     )
-    if verifications is None:
-        return measured
-    rows = eligible(rank(measured), name, verdicts(measured, verifications))
+    return measured if verifications is None else _recommending(measured, verifications)
+
+
+def _recommending(measured: BenchSet, verifications: Iterable[MeasurementSet]) -> BenchSet:
+    rows = eligible(rank(measured), measured.bundles[0].name, verdicts(measured, verifications))
     best = [choose(measured, rows)[0].cell.id] if rows else []
     return dataclasses.replace(measured, recommended=recommendations(measured, best))
 

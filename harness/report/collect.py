@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import bundle_sha256
@@ -14,9 +15,12 @@ from harness.records import BenchSet, Host, MeasurementSet
 from udacisense.base.records import Artifact, read_json
 from udacisense.errors import InputError
 from udacisense.measure.metrics import Evaluation
+from udacisense.pipeline.recipes import short_name
 from udacisense.pipeline.run import RunRecord
 from udacisense.pipeline.store import STEP_FILE
 from udacisense.pipeline.techniques import TechniquesRecord
+
+_Named = TypeVar("_Named", Artifact, RunRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +67,9 @@ def collect(paths: Sequence[Path]) -> Evidence:
         return [f for f in found if f.name == name or f.name.endswith(f".{name}")]
 
     evidence = Evidence(
-        artifacts=tuple((f, read_json(Artifact, f)) for f in found if f.name == Artifact.FILE_NAME),
+        artifacts=tuple((f, _named(read_json(Artifact, f))) for f in found if f.name == Artifact.FILE_NAME),
         evaluations=tuple((f, read_json(Evaluation, f)) for f in ending("evaluation.json")),
-        runs=tuple((f, read_json(RunRecord, f)) for f in found if f.name == RunRecord.FILE_NAME),
+        runs=tuple((f, _named(read_json(RunRecord, f))) for f in found if f.name == RunRecord.FILE_NAME),
         techniques=tuple((f, read_json(TechniquesRecord, f)) for f in ending(TechniquesRecord.FILE_NAME)),
         bundles=tuple((f, read_json(Manifest, f)) for f in found if f.name == Manifest.FILE_NAME),
         verifications=tuple((f, read_json(MeasurementSet, f)) for f in ending("verify.json")),
@@ -78,6 +82,10 @@ def collect(paths: Sequence[Path]) -> Evidence:
             "verify and bench wrote to."
         )
     return evidence
+
+
+def _named(record: _Named) -> _Named:
+    return replace(record, name=short_name(record.name))
 
 
 def _files(path: Path) -> list[Path]:

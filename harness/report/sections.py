@@ -23,6 +23,7 @@ from harness.report.tables import (
     variants_table,
     verification_table,
 )
+from udacisense.pipeline.recipes import long_name
 from udacisense.pipeline.run import RunRecord
 
 
@@ -91,7 +92,7 @@ def model_tables(evidence: Evidence) -> tuple[Table, ...]:
 def _pipelines(evidence: Evidence) -> tuple[Table, ...]:
     tables: list[Table] = []
     for path, run in evidence.runs:
-        tables.append(_stages(run, title=f"{run.name}: stages ({path.parent})"))
+        tables.append(_stages(run, title=f"{long_name(run.name)}: stages in {path.parent}"))
         tables.append(requirements_table(run.requirements, title=f"{run.name}: requirements"))
     return tuple(tables)
 

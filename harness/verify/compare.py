@@ -80,6 +80,14 @@ def softmax(logits: FloatArray) -> FloatArray:
     return result
 
 
+def difference(outputs: FloatArray, other: FloatArray) -> str:
+    """Say how far two sets of answers (n, C) are apart."""
+    if np.array_equal(outputs, other):
+        return "the same answers bit by bit"
+    decisions = int((outputs.argmax(axis=1) != other.argmax(axis=1)).sum())
+    return f"max |Δ| {np.abs(outputs - other).max():.3g}, {decisions} of {len(outputs)} decisions differ"
+
+
 _NUMBERS = ("max_abs", "mean_abs", "rmse", "min_cosine", "psnr_db")
 
 

@@ -17,8 +17,8 @@ from harness.cell.identity import differences
 from harness.cell.run import Cell
 from harness.records import Comparison, Measurement
 from harness.runners.table import RUNNERS
-from harness.verify.compare import FloatArray, compare, margins
-from harness.verify.inside.weights import WeightsFound
+from harness.verify.compare import FloatArray, compare, difference, margins
+from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, judge, limit_for
 from harness.verify.plan import (
     PHONE_ENGINE,
@@ -43,10 +43,11 @@ class Answers:
 
     bundle: Bundle
     feed: Feed
-    references: Mapping[str, FloatArray]  # by id of the eager source, rows as in the feed's "all"
+    jobs: Sequence[CellJob]  # what is judged; references are not
+    references: Mapping[str, FloatArray | str]  # by id of the eager source: rows as in the feed's "all", or why none
     cells: Mapping[CellKey, Cell]
     allow_factory: str | None
-    weights: Mapping[str, WeightsFound]
+    inside: Mapping[str, Inside]
 
     @property
     def manifest(self) -> Manifest:
@@ -59,15 +60,29 @@ class Answers:
         return self.bundle.manifest.signature.labels
 
     def master(self, variant: Variant) -> FloatArray:
-        """Return the float32 master's logits."""
-        return self.references[master_of(variant, self.allow_factory).id]
+        """Return the float32 master's logits.
+
+        Raises:
+            InferenceError: it did not answer.
+        """
+        found = self.references[master_of(variant, self.allow_factory).id]
+        if isinstance(found, str):
+            raise InferenceError(f"The float32 master did not answer: {found}.")
+        return found
 
     def source(self, variant: Variant) -> FloatArray:
-        """Return what the variant's eager source answers."""
+        """Return what the variant's eager source answers.
+
+        Raises:
+            InferenceError: it did not answer.
+        """
         sister = self.sister(variant)
         if sister is not None:
             return sister
-        return self.references[source_of(variant, self.allow_factory).id]
+        found = self.references[source_of(variant, self.allow_factory).id]
+        if isinstance(found, str):
+            raise InferenceError(f"its eager source did not answer: {found}")
+        return found
 
     def sister(self, variant: Variant) -> FloatArray | None:
         """Return what the ``.onnx`` of an ``.ort`` file's precision answers: the graph that it was optimised from.
@@ -89,19 +104,6 @@ class Answers:
 def own_engine(job: CellJob) -> str | None:
     """Return the engine that the variant was packed for, where its runner has engines."""
     return job.variant.engine if RUNNERS[job.spec.runner].quantized_engines else None
-
-
-def reference_outputs(job: CellJob, cell: Cell) -> FloatArray:
-    """Return a reference's answers.
-
-    Raises:
-        InferenceError: it failed, or its answers are not finite: nothing can be held against it.
-    """
-    if cell.outputs is None:
-        raise InferenceError(f"The reference ({job.variant.id}) did not answer: {cell.result.reason}.")
-    if not np.isfinite(cell.outputs).all():
-        raise InferenceError(f"The reference ({job.variant.id}) answers NaN or infinite values; train the model again.")
-    return cell.outputs
 
 
 def check_golden(answers: Answers, variant: Variant, logits: FloatArray) -> None:
@@ -126,6 +128,11 @@ def judge_cell(answers: Answers, job: CellJob, limit: Limit) -> Measurement:
     if isinstance(answered, Measurement):
         return answered
     outputs, actual = answered
+    try:
+        answers.source(job.variant)
+    except InferenceError as exc:
+        actual["exit_code"] = exc.exit_code
+        return _measurement(job, Outcome.FAILED, str(exc), actual=actual)
     if has_own_source(job.variant) and not RUNNERS[job.spec.runner].quantized_engines:
         # Another build of the library has kernels that round in their own places: decisions count.
         limit = dataclasses.replace(limit, min_psnr_db=None)
@@ -232,8 +239,8 @@ def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, compariso
     """Judge a file under an engine that it was not packed for: only the phone's can fail it."""
     own = answers.own(job).outputs
     assert own is not None
-    difference = _difference(outputs, own[answers.feed.rows[job.rows]])
-    notes = [f"against the same file under {job.variant.engine}: {difference}"]
+    apart = difference(outputs, own[answers.feed.rows[job.rows]])
+    notes = [f"against the same file under {job.variant.engine}: {apart}"]
     # Each engine rounds in its own places: across engines, decisions count.
     text = "; ".join(judge(comparison, dataclasses.replace(limit, min_psnr_db=None)))
     if not text:
@@ -247,6 +254,8 @@ def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, compariso
 def _judge_own(answers: Answers, job: CellJob, outputs: FloatArray, comparison: Comparison, limit: Limit) -> Verdict:
     """Judge a variant as it ships: real images, probes, other settings, its golden logits."""
     problems, notes = [*judge(comparison, limit)], [*_engine_notes(job), *_emulated_notes(answers, job)]
+    inside = answers.inside.get(job.variant.id, Inside())
+    more = f" (and {len(inside.problems) - 2} more)" if len(inside.problems) > 2 else ""
     if problems and job.spec.runner == X86_ANDROID and is_plain_ptl(job.variant):
         problems.append(NEVER_ON_X86)
     everything = job.rows == "all"
@@ -254,19 +263,13 @@ def _judge_own(answers: Answers, job: CellJob, outputs: FloatArray, comparison: 
         _probes(answers, job.variant, outputs, limit) if everything else ([], []),
         _settings(answers, job, outputs, limit) if everything else ([], []),
         (_golden(answers, job.variant, limit), []),
-        _weights(answers, job.variant),
+        ([*inside.problems[:1], *(p + more for p in inside.problems[1:2])], inside.notes),
     ):
         problems += found
         notes += told
-    return Verdict(Outcome.FAILED if problems else Outcome.PASSED, "; ".join(problems) or None, notes)
-
-
-def _weights(answers: Answers, variant: Variant) -> tuple[list[str], list[str]]:
-    found = answers.weights.get(variant.id)
-    if found is None:
-        return [], []
-    more = f" (and {len(found.problems) - 2} more)" if len(found.problems) > 2 else ""
-    return [*found.problems[:1], *(p + more for p in found.problems[1:2])], [found.note] if found.note else []
+    if problems or not inside.not_made:
+        return Verdict(Outcome.FAILED if problems else Outcome.PASSED, "; ".join(problems) or None, notes)
+    return Verdict(Outcome.SKIPPED, f"its answers are right, and {'; '.join(inside.not_made)}", notes)
 
 
 def _engine_notes(job: CellJob) -> list[str]:
@@ -281,13 +284,6 @@ def _emulated_notes(answers: Answers, job: CellJob) -> list[str]:
     if not RUNNERS[job.spec.runner].is_emulated or len(rows) >= answers.feed.real.stop:
         return []
     return [f"fed the golden pack's {len(rows)} images alone, because it is emulated; --arm64-images all feeds all"]
-
-
-def _difference(outputs: FloatArray, other: FloatArray) -> str:
-    if np.array_equal(outputs, other):
-        return "the same answers bit by bit"
-    decisions = int((outputs.argmax(axis=1) != other.argmax(axis=1)).sum())
-    return f"max |Δ| {np.abs(outputs - other).max():.3g}, {decisions} of {len(outputs)} decisions differ"
 
 
 def _probes(answers: Answers, variant: Variant, outputs: FloatArray, limit: Limit) -> tuple[list[str], list[str]]:
@@ -327,7 +323,7 @@ def _settings(answers: Answers, job: CellJob, outputs: FloatArray, limit: Limit)
         return [f"{what}: answers of the shape {got.shape}, not {own.shape}"], []
     if np.allclose(got, own, rtol=limit.rtol, atol=limit.atol):
         return [], []
-    told = f"{what}: {_difference(got, own)}"
+    told = f"{what}: {difference(got, own)}"
     if job.variant.precision == "int8-dynamic":
         return [], [f"{told} (its activations are quantised over the whole batch)"]
     return ([told], []) if limit.is_close else ([], [told])
@@ -349,4 +345,4 @@ def _golden(answers: Answers, variant: Variant, limit: Limit) -> list[str]:
     floor = span * 10 ** (-min(limit.min_psnr_db or 30.0, _GOLDEN_PSNR_DB) / 20)
     if np.allclose(logits, wanted, rtol=limit.rtol, atol=limit.atol) or rmse <= floor:
         return []
-    return [f"its golden logits are not its eager source's: {_difference(logits, wanted)}"]
+    return [f"its golden logits are not its eager source's: {difference(logits, wanted)}"]

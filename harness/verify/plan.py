@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Variant
+from exporters.bundle.open import Bundle
 from exporters.bundle.reference import has_own_source
 from harness.cell.run import Job, Setting
 from harness.inputs import InputSet, PixelArray, normalized
 from harness.records import RunSpec
 from harness.runners.table import RUNNERS, Runner, verifiers_for
 from harness.runners.torch import ALLOW_FACTORY
+from harness.verify.options import VerifyOptions
 from udacisense.base.records import Outcome, Signature
 from udacisense.errors import InputError, did_you_mean
 
@@ -29,7 +31,8 @@ X86_ANDROID = "android-x86_64"  # the runner with the kernels of the emulator on
 Role = Literal["reference", "own", "engine"]
 SETTINGS = "settings"  # name of the setting with other batches and other threads
 CellKey = tuple[str, str, str, str | None]  # role, variant id, runner, engine
-Rows = Literal["all", "golden", "some", "few"]
+Rows = Literal["all", "golden", "some", "few", "alone"]
+ALONE = "alone"  # name of the reference's setting that answers image by image, and twice
 
 _BATCH = 50
 _OTHER_BATCH = 7  # divides nothing, so that the last batch is another size again
@@ -62,6 +65,8 @@ class Feed:
             rows[name] = np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.intp))
         golden_rows = slice(n, n + extra) if extra else slice(0, n)
         rows["golden"] = np.arange(golden_rows.start, golden_rows.stop)
+        # Photographs and probes, all of them twice: the second answer to an image must be the first.
+        rows["alone"] = np.tile(np.unique(np.concatenate([rows["few"], np.arange(golden_rows.start, len(pixels))])), 2)
         for name, chosen in rows.items():
             np.save(folder / f"{name}-normalized.npy", normalized(pixels[chosen], signature))
             np.save(folder / f"{name}-pixels.npy", pixels[chosen].astype(np.float32))
@@ -120,22 +125,31 @@ class CellJob:
 class Planner:
     """Makes cells of one bundle and one run."""
 
-    bundle: Path
+    bundle: Bundle
     feed: Feed
-    threads: int
+    options: VerifyOptions
     cores: int
-    timeout_s: float
-    emulated_rows: Rows = "golden"  # what a runner under emulation is fed
 
     def reference(self, variant: Variant) -> CellJob:
-        """Return the cell that computes a variant's eager source."""
-        return self._cell(
+        """Return the cell that computes an eager source; the float32 master answers some images alone, too."""
+        cell = self._cell(
             "reference", variant, RUNNERS["eager"], engine=variant.engine, batch_size=_own_batch(variant), rows="all"
         )
+        if variant != master_of(variant, self.options.allow_factory):
+            return cell
+        assert cell.job is not None
+        alone = Setting(
+            name=ALONE,
+            engine=None,
+            threads=self.options.threads,
+            batch_size=1,
+            inputs_path=str(self.feed.path("alone", variant).absolute()),
+        )
+        return dataclasses.replace(cell, job=dataclasses.replace(cell.job, others=(alone,)))
 
-    def variant(self, variant: Variant, runners: Sequence[str] | None) -> list[CellJob]:
+    def variant(self, variant: Variant) -> list[CellJob]:
         """Return every cell of a variant: its own by runner, then other settings and other engines."""
-        rows = verifiers_for(variant.format, runners)
+        rows = verifiers_for(variant.format, self.options.runners or None)
         cells: list[CellJob] = []
         for runner in rows:
             engine = variant.engine if runner.quantized_engines else None
@@ -146,7 +160,7 @@ class Planner:
                 runner,
                 engine=engine,
                 batch_size=batch_size,
-                rows=self.emulated_rows if runner.is_emulated else "all",
+                rows=self.options.emulated_images if runner.is_emulated else "all",
             )
             reason = _not_run(variant) or runner.unavailable()
             if reason is not None:
@@ -169,7 +183,7 @@ class Planner:
             Setting(
                 name=SETTINGS,
                 engine=engine,
-                threads=self.cores if self.threads == 1 else 1,
+                threads=self.cores if self.options.threads == 1 else 1,
                 batch_size=variant.batch or _OTHER_BATCH,
                 inputs_path=str(self.feed.path("few", variant).absolute()),
             )
@@ -207,12 +221,12 @@ class Planner:
     ) -> CellJob:
         # Emulated cells are as slow as their images are many; a hang still ends.
         share = len(self.feed.rows[rows]) / len(self.feed.rows["golden"]) if runner.is_emulated else 1.0
-        timeout_s = self.timeout_s * max(1.0, share)
+        timeout_s = self.options.timeout_s * max(1.0, share)
         spec = RunSpec(
             variant_id=variant.id,
             runner=runner.name,
             engine=engine,
-            threads=self.threads,
+            threads=self.options.threads,
             batch_size=batch_size,
             warmup=0,
             min_samples=1,
@@ -221,7 +235,7 @@ class Planner:
             timeout_s=timeout_s,
             seed=0,
         )
-        path = self.bundle if role == "reference" else self.bundle / (variant.path or "")
+        path = self.bundle.root / (variant.path or "")  # a reference has none: it opens the bundle
         job = Job(
             task="outputs",
             spec=spec,

@@ -7,123 +7,93 @@ int8 under the other quantised engines. References are computed in processes of 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 
 from exporters.bundle.manifest import Manifest, Variant
-from exporters.bundle.open import LABELS, Bundle, bundle_sha256, check_files, open_bundle
+from exporters.bundle.open import LABELS, Bundle, bundle_sha256, check_files
 from exporters.bundle.reference import REFERENCE, Reference
 from harness.cell.run import Cell, run_cell
 from harness.host import read_host
 from harness.inputs import golden_pack, probe_images, real_inputs
 from harness.records import MeasurementSet
-from harness.verify.inside.weights import check_weights
-from harness.verify.judge import Answers, check_golden, judge_cell, reference_outputs
-from harness.verify.limits import LIMITS, Limit, limit_for
+from harness.verify.inside.run import look_inside
+from harness.verify.judge import Answers, check_golden, judge_cell
+from harness.verify.options import VerifyOptions
 from harness.verify.plan import CellJob, CellKey, Feed, Planner, check_runners, check_variants, master_of, source_of
+from harness.verify.reference import reference_outputs
 from udacisense.base.child import child_pool
 from udacisense.base.records import Outcome, read_json
-from udacisense.data.images import DataSet
 from udacisense.errors import InputError, LoadError
 
-OnProgress = Callable[[int, int, str], None]  # cells done, cells in all, which one ended
-TIMEOUT_S = 600.0
+OnProgress = Callable[[int, str], None]  # told as each cell ends: cells in all, which one
 
 
-def verify_bundle(
-    path: Path,
-    *,
-    dataset: DataSet | None = None,
-    limits: Mapping[str, Limit] = LIMITS,
-    rtol: float | None = None,
-    atol: float | None = None,
-    threads: int = 1,
-    processes: int | None = None,
-    timeout_s: float = TIMEOUT_S,
-    runners: Sequence[str] | None = None,
-    variants: Sequence[str] | None = None,
-    allow_factory: str | None = None,
-    emulated_images: Literal["golden", "all"] = "golden",
-    on_progress: OnProgress | None = None,
-) -> MeasurementSet:
+def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProgress | None = None) -> MeasurementSet:
     """Verify a bundle.
 
     Args:
-        path: the bundle's folder.
-        dataset: its test images are fed; None: the bundle's own golden pack.
-        limits: rows by precision, or by variant id, which wins; see :data:`harness.verify.limits.LIMITS`.
-        rtol: relative tolerance instead of the rows' own.
-        atol: absolute tolerance instead of the rows' own.
-        threads: of each process.
-        processes: cells that run at a time; None: as many as there are cores for.
-        timeout_s: for each cell.
-        runners: rows of RUNNERS to use; None: all that open the format.
-        variants: ids to verify; None: all.
-        allow_factory: the ``package.module:factory`` that may be imported, where the bundle is built by one.
-        emulated_images: what runners under emulation are fed: the golden pack, or every image.
+        bundle: an open one.
+        options: what is fed, to which runners, and the limits.
         on_progress: told as each cell ends.
 
     Raises:
         InputError: an option or the data set does not fit the bundle, or nothing is left to verify.
         LoadError: the bundle is damaged or contradicts itself.
-        InferenceError: the reference itself failed, or is not finite.
+        InferenceError: the reference itself failed, is not finite, or answers otherwise each time or in a batch.
     """
-    bundle = open_bundle(path)
     _refuse_damage(bundle)
-    manifest = bundle.manifest
-    check_runners(runners)
-    chosen = check_variants(manifest.variants, variants)
+    check_runners(options.runners)
+    chosen = check_variants(bundle.manifest.variants, options.variants or None)
     cores = _usable_cores()
-    if not 1 <= threads <= 4 * cores:
-        raise InputError(f"Threads must be from 1 to {4 * cores} on this host of {cores} cores; given: {threads}.")
-    golden = golden_pack(bundle.root, manifest)
-    inputs = golden.inputs if dataset is None else real_inputs(dataset, manifest.signature)
+    if not 1 <= options.threads <= 4 * cores:
+        raise InputError(
+            f"Threads must be from 1 to {4 * cores} on this host of {cores} cores; given: {options.threads}."
+        )
+    signature = bundle.manifest.signature
+    golden = golden_pack(bundle.root, bundle.manifest)
+    inputs = golden.inputs if options.dataset is None else real_inputs(options.dataset, signature)
     with tempfile.TemporaryDirectory(prefix="udacisense-verify-") as name:
-        feed = Feed.write(
-            Path(name), manifest.signature, inputs, golden.inputs, probe_images(manifest.signature.size_px)
-        )
-        planner = Planner(
-            bundle=bundle.root,
-            feed=feed,
-            threads=threads,
-            cores=cores,
-            timeout_s=timeout_s,
-            emulated_rows=emulated_images,
-        )
-        references = {source.id: planner.reference(source) for source in _sources(chosen, allow_factory)}
-        jobs = [job for variant in chosen for job in planner.variant(variant, runners)]
-        if not jobs:
-            raise InputError("No runner that was asked for opens any of the variants: nothing would be verified.")
-        with child_pool(1) as beside:
-            weights = beside.submit(
-                check_weights, bundle.root, chosen, allow_factory=allow_factory, timeout_s=timeout_s
-            )
-            cells = _run_all([*references.values(), *jobs], processes or max(1, cores // threads), on_progress)
-    answers = Answers(
-        bundle=bundle,
-        feed=feed,
-        references={source: reference_outputs(job, cells[job.key]) for source, job in references.items()},
-        cells=cells,
-        allow_factory=allow_factory,
-        weights=weights.result(),
-    )
+        feed = Feed.write(Path(name), signature, inputs, golden.inputs, probe_images(signature.size_px))
+        planner = Planner(bundle=bundle, feed=feed, options=options, cores=cores)
+        answers = _ask(planner, chosen, on_progress)
     check_golden(answers, chosen[0], golden.logits)
     return MeasurementSet(
         schema_version=1,
         kind="verify",
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        bundle=str(path),
+        bundle=str(bundle.given),
         bundle_sha256=bundle_sha256(bundle.root),
         host=read_host(),
         inputs=inputs.description,
         seed=0,
-        measurements=tuple(judge_cell(answers, job, _limit(limits, job.variant, rtol, atol)) for job in jobs),
+        measurements=tuple(judge_cell(answers, job, options.limit(job.variant)) for job in answers.jobs),
+    )
+
+
+def _ask(planner: Planner, chosen: Sequence[Variant], on_progress: OnProgress | None) -> Answers:
+    """Run the references, every cell of these variants and, beside them, what looks into their files."""
+    options = planner.options
+    references = {source.id: planner.reference(source) for source in _sources(chosen, options.allow_factory)}
+    jobs = [job for variant in chosen for job in planner.variant(variant)]
+    if not jobs:
+        raise InputError("No runner that was asked for opens any of the variants: nothing would be verified.")
+    processes = options.processes or max(1, planner.cores // options.threads)
+    with child_pool(1) as beside:
+        found = beside.submit(look_inside, planner.bundle, chosen, options)
+        cells = _run_all([*references.values(), *jobs], processes, on_progress)
+    return Answers(
+        bundle=planner.bundle,
+        feed=planner.feed,
+        jobs=jobs,
+        references={source: reference_outputs(job, cells[job.key], planner.feed) for source, job in references.items()},
+        cells=cells,
+        allow_factory=options.allow_factory,
+        inside=found.result(),
     )
 
 
@@ -164,13 +134,6 @@ def _sources(variants: Sequence[Variant], allow_factory: str | None) -> list[Var
     return list({source.id: source for source in sources}.values())
 
 
-def _limit(limits: Mapping[str, Limit], variant: Variant, rtol: float | None, atol: float | None) -> Limit:
-    limit = limit_for(limits, variant)
-    return dataclasses.replace(
-        limit, rtol=limit.rtol if rtol is None else rtol, atol=limit.atol if atol is None else atol
-    )
-
-
 def _run_all(jobs: Sequence[CellJob], processes: int, on_progress: OnProgress | None) -> dict[CellKey, Cell]:
     """Run every job that is to be run, so many processes at a time; an interrupt ends them all."""
     cells: dict[CellKey, Cell] = {}
@@ -180,5 +143,5 @@ def _run_all(jobs: Sequence[CellJob], processes: int, on_progress: OnProgress | 
             job = futures[future]
             cells[job.key] = future.result()
             if on_progress is not None:
-                on_progress(len(cells), len(futures), job.name)
+                on_progress(len(futures), job.name)
     return cells

@@ -45,6 +45,7 @@ from exporters.formats.contract import ExportOptions
 from harness.cell.run import run_cell
 from harness.inputs import golden_pack, probe_images
 from harness.records import Measurement
+from harness.verify.options import VerifyOptions
 from harness.verify.plan import Feed, Planner
 from harness.verify.run import verify_bundle
 from udacisense.base.records import Outcome
@@ -123,7 +124,8 @@ def try_round(
     problem = None
     try:
         cells = verify_bundle(
-            copy_root, variants=ids or [ANY_VARIANT], runners=RUNNERS, processes=processes, timeout_s=TIMEOUT_S
+            open_bundle(copy_root),
+            VerifyOptions(variants=ids or [ANY_VARIANT], runners=RUNNERS, processes=processes, timeout_s=TIMEOUT_S),
         ).measurements
     except UdacisenseError as exc:
         problem = str(exc)

@@ -23,7 +23,7 @@ from harness.bench.advice import recommend
 from harness.bench.ranking import rank
 from harness.device.contract import FORMATS, RUNNER, Command
 from harness.device.install import install_apk
-from harness.device.orders import place_order, result_names
+from harness.device.orders import Order, place_order, result_names
 from harness.device.phone import Phone
 from harness.device.phones import choose, list_phones
 from harness.device.pull import pull_results
@@ -134,6 +134,7 @@ def listen(data: bytes, bundle: Bundle, place: Place) -> None:
     client = cast("Any", Client(Device(text, selftest(place.seeds))))
     phone, home = Phone(client, "one", None), place.inner / "home"
     apk = place.write("app.apk", b"PK")
+    order = Order(command="selftest", variants=(), timeout_s=0.01)
     steps: list[Callable[[], object]] = [
         lambda: list_phones(client),
         lambda: choose(client, serials=["one"], every=False),
@@ -145,7 +146,7 @@ def listen(data: bytes, bundle: Bundle, place: Place) -> None:
         lambda: pull_results(
             phone, bundle, place=lambda name, kind: home / f"one.{name}.{kind}.json", stop=threading.Event()
         ),
-        lambda: place_order(phone, "selftest", variants=(), threads=(), timeout_s=0.01, stop=threading.Event()),
+        lambda: place_order(phone, order, stop=threading.Event()),
     ]
     with mock.patch("harness.device.orders._POLL_S", 0.001):
         for step in steps:

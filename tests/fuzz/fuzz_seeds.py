@@ -31,7 +31,7 @@ from udacisense.data.images import make_signature
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
 from udacisense.training import train
-from udacisense.training.types import TrainConfig
+from udacisense.training.types import Keep, TrainConfig
 
 LABELS = ("clock", "lamp", "bed")
 LIBRARY = "lib/arm64-v8a/libreal.so"
@@ -116,9 +116,7 @@ def train_on_colours(folder: Path, *, resume: bool) -> None:
             training_cases.batches(16),
             config=config,
             validation=training_cases.held_back(),
-            identity={"data": "colours"},
-            folder=folder,
-            resume=resume,
+            keep=Keep(folder=folder, identity={"data": "colours"}, resume=resume),
             before_epoch=stop,
         )
 

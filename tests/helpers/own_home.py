@@ -17,13 +17,14 @@ from tests_cache import CACHE
 
 HOME = Path(tempfile.mkdtemp(prefix="udacisense-home-"))
 
+os.environ.setdefault("GIT_CONFIG_GLOBAL", str(Path.home() / ".gitconfig"))  # says which repositories git may read
 # Set as this module is imported: libraries read some of them when they are.
 os.environ["HOME"] = str(HOME)
 for _name in ("UDACISENSE_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
     os.environ.pop(_name, None)
 os.environ["MPLCONFIGDIR"] = str(CACHE / "matplotlib")  # its list of fonts takes seconds to make
 # Java asks the system for the user's home, and not the environment.
-os.environ["MAVEN_OPTS"] = f"-Dmaven.repo.local={CACHE / 'maven'}"
+os.environ["MAVEN_OPTS"] = f"{os.environ.get('MAVEN_OPTS', '')} -Dmaven.repo.local={CACHE / 'maven'}".strip()
 
 
 def take_away() -> list[str]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "settings",
     default="default",
     show_default=True,
-    help="default, or report: see the README.",
+    help="default, or report: the stages and settings that p1 and p2 started from.",
     shell_complete=names_of("udacisense.pipeline.recipes", "PRESETS"),
 )
 @click.option("--baseline", required=True, type=click.Path(path_type=Path), help="Artifact folder that 'train' wrote.")
@@ -91,6 +91,7 @@ def command(
     from udacisense.data.images import load_dataset
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
+    from udacisense.pipeline.recipes import long_name
     from udacisense.stages.distill import student_spec
     from udacisense.training import training_split
 
@@ -131,7 +132,7 @@ def command(
     if as_json:
         emit_json(result)
         return
-    say(f"{recipe.full_name} on {result.baseline.n_eval_images} test images of {dataset.name}:\n")
+    say(f"{long_name(recipe.name)} on {result.baseline.n_eval_images} test images of {dataset.name}:\n")
     show(stages_table(result.baseline, result.stages, time_ratios=result.time_ratios))
     say()
     show(requirements_table(result.requirements))

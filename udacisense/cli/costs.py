@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from exporters.bundle.manifest import Precision, Variant
     from exporters.bundle.open import Bundle
     from exporters.formats.contract import ExportOptions, Plan
+    from harness.verify.options import VerifyOptions
     from udacisense.base.records import ModelSpec
     from udacisense.data.images import DataSet
     from udacisense.pipeline.recipes import PipelineRecipe
@@ -47,6 +48,9 @@ _TIMED_S = 12.0
 _TIMED_BYTES = 20_000
 _REPORTS_S = 20.0
 _REPORTS_BYTES = 1_000_000
+# The demo's small baseline and the two pipelines of it, on drawn shapes.
+_SHAPES_S = 60.0
+_SHAPES_BYTES = 60_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +214,7 @@ def demo_cost(
     from udacisense.models.build import build_model
     from udacisense.zoo.table import resolve_artifact
 
-    costs: list[Cost] = []
+    costs = [Cost(what="drawn shapes", seconds=_SHAPES_S, disk_bytes=_SHAPES_BYTES)]
     for name, precisions in models.items():
         record = read_json(Artifact, resolve_artifact(Path(name)) / Artifact.FILE_NAME)
         with torch.random.fork_rng([]):
@@ -255,34 +259,26 @@ def export_cost(options: ExportOptions, *, parameters: int, cores: int) -> Cost:
     )
 
 
-def verification_cost(
-    bundle: Bundle,
-    *,
-    n_images: int,
-    emulated_images: int,
-    runners: Sequence[str] | None,
-    variants: Sequence[str] | None,
-    allow_factory: str | None,
-    cores: int,
-) -> Cost:
-    """Estimate a verification: a process for each variant and runner, each of which answers every image twice.
+def verification_cost(bundle: Bundle, options: VerifyOptions) -> Cost:
+    """Estimate a verification: a process for each variant and runner, each of which answers every image twice."""
+    import os
 
-    An emulated runner is fed ``emulated_images``.
-    """
     from exporters.bundle.reference import load_reference
     from harness.verify.plan import check_runners, check_variants
     from udacisense.base.records import Outcome
 
-    check_runners(runners)
-    chosen = check_variants(bundle.manifest.variants, variants)
-    model, _ = load_reference(bundle, allow_factory=allow_factory)
+    check_runners(options.runners)
+    chosen = check_variants(bundle.manifest.variants, options.variants or None)
+    model, _ = load_reference(bundle, allow_factory=options.allow_factory)
+    n_golden = len(bundle.manifest.golden.images)
+    n_images = n_golden if options.dataset is None else len(options.dataset.test)
     return _verification_cost(
         [variant for variant in chosen if variant.outcome is Outcome.PASSED],
         image_s=_answer_s(model, (1, *bundle.manifest.signature.input_shape[1:])),
         n_images=n_images,
-        emulated_images=emulated_images,
-        runners=runners,
-        cores=cores,
+        emulated_images=n_images if options.emulated_images == "all" else n_golden,
+        runners=options.runners or None,
+        cores=os.cpu_count() or 1,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from exporters.bundle.open import Bundle
-    from harness.device.contract import Command
+    from harness.device.orders import Order
     from harness.device.phone import Phone
     from harness.device.phones import Answer
     from harness.records import BenchSet, MeasurementSet
@@ -87,14 +88,14 @@ def list_command(*, as_json: bool) -> None:
 @command.command("install")
 @click.argument("apk", type=PathArgument)
 @_phones
-def install_command(*, apk: Path, serials: tuple[str, ...], every: bool) -> None:
+def install_command(*, apk: Path, **which: Any) -> None:
     """Install the demo app APK, in place of an older build of it."""
     from harness.device.install import check_apk, install_apk
     from harness.device.phones import choose, connect, on_each
     from udacisense.base.progress import progress
 
     check_apk(apk)
-    phones = choose(connect(), serials=serials, every=every)
+    phones = choose(connect(), **which)
     with progress("installing", len(phones) * apk.stat().st_size) as advance:
         answers = on_each(phones, lambda phone, _: install_apk(phone, apk, on_bytes=advance))
     for answer in answers:
@@ -108,7 +109,7 @@ def install_command(*, apk: Path, serials: tuple[str, ...], every: bool) -> None
 @click.argument("bundle", type=BundlePath())
 @_phones
 @json_option
-def push_command(*, bundle: Path, serials: tuple[str, ...], every: bool, as_json: bool) -> None:
+def push_command(*, bundle: Path, as_json: bool, **which: Any) -> None:
     """Send BUNDLE to the app, whole and compared by SHA-256 on the phone, in place of the one it had."""
     from harness.device.phones import choose, connect, on_each
     from harness.device.push import bundle_bytes, push_bundle
@@ -116,7 +117,7 @@ def push_command(*, bundle: Path, serials: tuple[str, ...], every: bool, as_json
     from udacisense.base.progress import progress
 
     with _checked(bundle) as opened:
-        phones = choose(connect(), serials=serials, every=every)
+        phones = choose(connect(), **which)
         with progress("sending", len(phones) * bundle_bytes(opened)) as advance:
             answers = on_each(phones, lambda phone, stop: push_bundle(phone, opened, on_bytes=advance, stop=stop))
     if as_json:
@@ -148,11 +149,11 @@ def selftest_command(
     variants: tuple[str, ...],
     timeout_s: float,
     output: Path | None,
-    serials: tuple[str, ...],
-    every: bool,
     as_json: bool,
+    **which: Any,
 ) -> None:
     """Replay the golden pack of BUNDLE in the app: pixels, tensor, logits, label. Exit code 1 where a variant fails."""
+    from harness.device.orders import Order
     from harness.report.tables import verification_table
     from harness.verify.run import exit_code
     from udacisense.base.records import write_record
@@ -165,16 +166,8 @@ def selftest_command(
         allowed[:] = allowing_bundle(opened)
         return path, made
 
-    answers = _ordered(
-        bundle,
-        "selftest",
-        keep,
-        variants=variants,
-        threads=(),
-        timeout_s=timeout_s,
-        serials=serials,
-        every=every,
-    )
+    order = Order(command="selftest", variants=variants, timeout_s=timeout_s)
+    answers = _ordered(bundle, order, keep, which)
     made = [(answer.phone, *answer.value) for answer in answers if answer.value is not None]
     if as_json:
         _emit([record for _, _, record in made])
@@ -204,9 +197,8 @@ def bench_command(
     timeout_s: float,
     allow_factory: str | None,
     output: Path | None,
-    serials: tuple[str, ...],
-    every: bool,
     as_json: bool,
+    **which: Any,
 ) -> None:
     """Time the variants of BUNDLE in the app: variant × threads, in rounds; heat and battery are noted.
 
@@ -214,11 +206,12 @@ def bench_command(
     """
     from harness.bench.advice import recommend
     from harness.bench.ranking import rank
+    from harness.device.orders import Order
     from harness.device.results import read_verifications, to_bench_set
     from harness.report.tables import latency_table
     from udacisense.base.records import Outcome, write_record
 
-    counts = _thread_counts(threads)
+    order = Order(command="bench", variants=variants, threads=_thread_counts(threads), timeout_s=timeout_s)
     verified = read_verifications((bundle.parent, output or bundle.parent), _stem(bundle))
 
     def keep(phone: Phone, made: MeasurementSet, opened: Bundle) -> tuple[Path, BenchSet]:
@@ -227,16 +220,7 @@ def bench_command(
         write_record(path, measured)
         return path, measured
 
-    answers = _ordered(
-        bundle,
-        "bench",
-        keep,
-        variants=variants,
-        threads=counts,
-        timeout_s=timeout_s,
-        serials=serials,
-        every=every,
-    )
+    answers = _ordered(bundle, order, keep, which)
     made = [(answer.phone, *answer.value) for answer in answers if answer.value is not None]
     codes = []
     for phone, path, measured in made:
@@ -264,16 +248,15 @@ def pull_command(
     bundle: Path,
     allow_factory: str | None,
     output: Path | None,
-    serials: tuple[str, ...],
-    every: bool,
     as_json: bool,
+    **which: Any,
 ) -> None:
     """Take home every result of BUNDLE that lies on the phone, also those made by hand in the app."""
     from harness.device.phones import choose, connect, on_each
     from harness.device.pull import pull_results
 
     with _checked(bundle) as opened:
-        phones = choose(connect(), serials=serials, every=every)
+        phones = choose(connect(), **which)
         answers = on_each(
             phones,
             lambda phone, stop: pull_results(
@@ -324,15 +307,7 @@ def _checked(path: Path) -> Iterator[Bundle]:
 
 
 def _ordered(
-    path: Path,
-    what: Command,
-    keep: Callable[[Phone, MeasurementSet, Bundle], T],
-    *,
-    variants: Sequence[str],
-    threads: Sequence[int],
-    timeout_s: float,
-    serials: Sequence[str],
-    every: bool,
+    path: Path, order: Order, keep: Callable[[Phone, MeasurementSet, Bundle], T], which: Mapping[str, Any]
 ) -> list[Answer[T]]:
     """Place the order on every phone that is meant, and keep each answer as soon as it is there."""
     from harness.device.orders import measure
@@ -340,23 +315,14 @@ def _ordered(
     from udacisense.base.progress import progress
 
     with _checked(path) as bundle:
-        for name in variants:
+        for name in order.variants:
             bundle.variant(name)
-        phones = choose(connect(), serials=serials, every=every)
-        with progress(what, len(phones) * timeout_s) as advance:
+        phones = choose(connect(), **which)
+        with progress(order.command, len(phones) * order.timeout_s) as advance:
 
             def work(phone: Phone, stop: threading.Event) -> T:
-                made = measure(
-                    phone,
-                    bundle,
-                    what,
-                    variants=variants,
-                    threads=threads,
-                    timeout_s=timeout_s,
-                    stop=stop,
-                    on_wait=lambda seconds: advance(seconds, note="of the longest wait"),
-                )
-                return keep(phone, made, bundle)
+                waits = partial(advance, note="of the longest wait")
+                return keep(phone, measure(phone, bundle, order, stop=stop, on_wait=waits), bundle)
 
             return on_each(phones, work)
 
@@ -392,10 +358,13 @@ def _emit(records: Sequence[object]) -> None:
 
 def _end(answers: Sequence[Answer[Any]], *codes: int) -> None:
     """Say what failed on which phone; end with the worst exit code where one is not 0."""
+    from udacisense.cli.main import describe
+
     errors = [answer.error for answer in answers if answer.error is not None]
     if len(answers) == 1 and errors:
         raise errors[0]
     for error in errors:
-        click.echo(f"error: {error}", err=True)
-    if code := max((*codes, *(error.exit_code for error in errors)), default=0):
+        click.echo(f"error: {describe(error) if isinstance(error, OSError) else error}", err=True)
+    failed = [2 if isinstance(error, OSError) else error.exit_code for error in errors]
+    if code := max((*codes, *failed), default=0):
         raise click.exceptions.Exit(code)

@@ -166,11 +166,12 @@ def _report_os_error(exc: OSError) -> int:
         return 0
     if exc.errno is None:  # raised by a library for its own reasons: a defect, not the user's input
         raise exc
-    click.echo(f"error: {_describe(exc)}", err=True)
+    click.echo(f"error: {describe(exc)}", err=True)
     return 2
 
 
-def _describe(exc: OSError) -> str:
+def describe(exc: OSError) -> str:
+    """Say in a sentence what this machine refused, and what to do about it."""
     advice = {
         errno.ENOSPC: "free some space or write to another disk",
         errno.EDQUOT: "free some space or write to another disk",

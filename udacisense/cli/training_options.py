@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -89,13 +91,19 @@ _SUPERVISION = {
 
 
 def compute_options(function: F) -> F:
-    """Add the options of what to compute on; the command gets them as ``compute``, checked."""
+    """Add the options of what to compute on; the command gets them as ``compute``, its processes started."""
 
     def make(given: dict[str, Any]) -> object:
-        from udacisense.training.compute import Compute
+        from udacisense.training.compute import Compute, is_leader, launch
 
         made = Compute(**given)
         made.check()
+        if made.processes > 1:
+            launch(made)
+        if not is_leader():  # it trains along; the first process speaks
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.dup2(nowhere, sys.stderr.fileno())
         return made
 
     return _as_record(function, _COMPUTE, "compute", make)

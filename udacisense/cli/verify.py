@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,7 +19,9 @@ from udacisense.cli.options import (
 from udacisense.cli.output import Cell, Choice, dry_run_option, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
+    from exporters.bundle.open import Bundle
     from harness.verify.locate.job import Found
+    from harness.verify.options import VerifyOptions
 
 
 @click.command("verify", short_help="Prove that every exported file answers as its source does.")
@@ -62,91 +63,61 @@ def command(
     *,
     bundle: Path,
     data: str | None,
-    variants: tuple[str, ...],
-    runners: tuple[str, ...],
-    rtol: float | None,
-    atol: float | None,
     limits_path: Path | None,
-    threads: int,
-    emulated_images: Literal["golden", "all"],
     located: str | None,
     reproducer: Path | None,
-    allow_factory: str | None,
     output: Path | None,
     dry_run: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Hold every variant of BUNDLE against the eager model, each in a process of its own.
 
     Numbers are held against the eager source of the same precision, decisions against the float32 master. Ends with 1
     when a variant fails, 3 when one would not load, 4 when one crashed.
     """
-    from exporters.bundle.open import open_bundle
-    from harness.report.tables import verification_table
+    from exporters.bundle.open import opened
     from harness.verify.limits import LIMITS, read_limits
+    from harness.verify.options import VerifyOptions
+    from udacisense.cli.costs import announce, verification_cost
+    from udacisense.data.images import load_dataset
+
+    with opened(bundle) as source:
+        options = VerifyOptions(
+            dataset=load_dataset(data, size_px=source.manifest.signature.size_px) if data else None,
+            limits=read_limits(limits_path, source.manifest.variants) if limits_path else LIMITS,
+            **given,
+        )
+        if located is not None:
+            _locate(source, located, options, reproducer, as_json=as_json)
+        path = output or record_beside(bundle, "verify")
+        announce(verification_cost(source, options), path)
+        if not dry_run:
+            _verify(source, options, path, as_json=as_json)
+
+
+def _locate(
+    source: Bundle, variant_id: str, options: VerifyOptions, reproducer: Path | None, *, as_json: bool
+) -> NoReturn:
     from harness.verify.locate.run import locate
+
+    found = locate(source, variant_id, options, out=reproducer)
+    if as_json:
+        emit_json(found)
+    else:
+        _print_ladder(found)
+    raise click.exceptions.Exit(0 if found.rung is None else 1)
+
+
+def _verify(source: Bundle, options: VerifyOptions, path: Path, *, as_json: bool) -> None:
+    from harness.report.tables import verification_table
     from harness.verify.run import exit_code, verify_bundle
     from udacisense.base.files import locked
     from udacisense.base.progress import progress
     from udacisense.base.records import write_record
-    from udacisense.cli.costs import announce, verification_cost
-    from udacisense.data.images import load_dataset
 
-    source = open_bundle(bundle)
-    signature = source.manifest.signature
-    dataset = load_dataset(data, size_px=signature.size_px) if data else None
-    limits = read_limits(limits_path, source.manifest.variants) if limits_path else LIMITS
-    if located is not None:
-        found = locate(
-            bundle,
-            located,
-            dataset=dataset,
-            runner=runners[0] if runners else None,
-            out=reproducer,
-            threads=threads,
-            allow_factory=allow_factory,
-        )
-        if as_json:
-            emit_json(found)
-        else:
-            _print_ladder(found)
-        raise click.exceptions.Exit(0 if found.rung is None else 1)
-    path = output or record_beside(bundle, "verify")
-    n_golden = len(source.manifest.golden.images)
-    n_images = len(dataset.test) if dataset is not None else n_golden
-    cost = verification_cost(
-        source,
-        n_images=n_images,
-        emulated_images=n_images if emulated_images == "all" else n_golden,
-        runners=runners or None,
-        variants=variants or None,
-        allow_factory=allow_factory,
-        cores=os.cpu_count() or 1,
-    )
-    announce(cost, path)
-    if dry_run:
-        return
     with locked(path), progress("verifying", 1.0) as advance:
-        done = 0.0
-
-        def on_progress(finished: int, total: int, name: str) -> None:
-            nonlocal done
-            advance(finished / total - done, note=name)
-            done = finished / total
-
-        measured = verify_bundle(
-            bundle,
-            dataset=dataset,
-            limits=limits,
-            rtol=rtol,
-            atol=atol,
-            threads=threads,
-            runners=runners or None,
-            variants=variants or None,
-            allow_factory=allow_factory,
-            emulated_images=emulated_images,
-            on_progress=on_progress,
-        )
+        measured = verify_bundle(source, options, on_progress=lambda total, name: advance(1 / total, note=name))
         write_record(path, measured)
     if as_json:
         emit_json(measured)
@@ -154,7 +125,7 @@ def command(
         say(f"{measured.bundle} on {measured.inputs}:\n")
         show(verification_table(measured))
         say(f"\nKept in {path}.")
-        next_command("udacisense", "bench", bundle, *allowing(allow_factory))
+        next_command("udacisense", "bench", source.given, *allowing(options.allow_factory))
     if code := exit_code(measured):
         raise click.exceptions.Exit(code)
 

@@ -130,6 +130,7 @@ class Batches:
         self.std = tuple(std)
         self.epoch = 0
         self.part = (0, 1)
+        self._planned: tuple[int, Plan] | None = None
         self._highest = int(images.labels.max()) if len(images) else NO_LABEL
         self._place(torch.device("cpu"))
 
@@ -154,7 +155,7 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._bounds(len(self.images)))
+        return sum(end - start >= self.part[1] for start, end in self._bounds(len(self.images)))
 
     def _bounds(self, n: int) -> list[tuple[int, int]]:
         """Return where each batch starts and ends in an order of ``n`` images."""
@@ -172,12 +173,29 @@ class Batches:
             return Plan(order=order)
         return Plan(order=order, **draw_crops(n, self.images.pixels.shape[2], generator))
 
+    def planned(self) -> Plan:
+        """Return :meth:`plan`, drawn once an epoch."""
+        if self._planned is None or self._planned[0] != self.epoch:
+            self._planned = (self.epoch, self.plan())
+        return self._planned[1]
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        plan = self.plan().to(self.images.pixels.device)
+        plan = self.planned().to(self.images.pixels.device)
         rank, count = self.part
-        for start, end in self._bounds(len(plan.order)):
-            whole = plan.order[start : start + (end - start) // count * count]
+        for whole in self._wholes(plan):
             yield self._batch(whole[rank::count], plan, whole if count > 1 else None)
+
+    def mine(self, plan: Plan) -> Tensor:
+        """Return the images of this process's part of an epoch, int64 (k,), in order."""
+        rank, count = self.part
+        return torch.cat([whole[rank::count] for whole in self._wholes(plan)])
+
+    def _wholes(self, plan: Plan) -> Iterator[Tensor]:
+        """Return the images of each batch of all processes."""
+        count = self.part[1]
+        for start, end in self._bounds(len(plan.order)):
+            if end - start >= count:
+                yield plan.order[start : start + (end - start) // count * count]
 
     def views(self, chosen: Tensor, plan: Plan) -> Tensor:
         """Return images as a plan sees them: float32 (b, 3, H, W), normalised; ``chosen`` is int64 (b,)."""

@@ -296,3 +296,17 @@ def make_signature(
         std=(float(std[0]), float(std[1]), float(std[2])),
         labels=tuple(class_names),
     )
+
+
+def edge_px(input_size: int | tuple[int, ...]) -> int:
+    """Return H = W of a size in pixels, or of a shape (1, 3, H, W) or (3, H, W).
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(input_size, int):
+        return input_size
+    shape = input_size[1:] if len(input_size) == 4 else input_size
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise InputError(f"The input size is {input_size}; give H = W in pixels, or a shape (1, 3, H, H).")
+    return shape[1]

@@ -55,7 +55,7 @@ def plan_pipeline(
     for step in steps:
         if step.function is apply_knowledge_distillation:
             _check_distillation(step, start.signature, start.model)
-    pipeline = start_pipeline(recipe.full_name, start, dataset, options, sources)
+    pipeline = start_pipeline(recipe.name, start, dataset, options, sources)
     for step in steps:
         pipeline.add_step(step_name=step.name, step_function=step.function, **step.options)
     return pipeline

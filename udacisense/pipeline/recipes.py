@@ -29,6 +29,7 @@ class PipelineRecipe:
 
     name: str
     full_name: str
+    ships_as: str | None  # the shipped model that it made
     doc: str
     steps: tuple[RecipeStep, ...]
     report_steps: tuple[RecipeStep, ...]  # as in the report that this product started from; empty: not in it
@@ -65,6 +66,7 @@ PIPELINES: dict[str, PipelineRecipe] = {
         PipelineRecipe(
             name="p1",
             full_name="distill_quantize_torchscript",
+            ships_as="p1",
             doc="A student with the baseline's features and a smaller classifier at 128 px, static int8, TorchScript.",
             steps=(_P1_DISTILL, _STATIC, _GRAPH),
             report_steps=(
@@ -83,6 +85,7 @@ PIPELINES: dict[str, PipelineRecipe] = {
         PipelineRecipe(
             name="p2",
             full_name="aggressive_speed_optimization",
+            ships_as="tiny",
             doc="A tiny student of 40,474 parameters that reads the 32 px photo as it is, TorchScript.",
             steps=(_P2_DISTILL, _GRAPH),
             report_steps=(
@@ -93,6 +96,7 @@ PIPELINES: dict[str, PipelineRecipe] = {
         PipelineRecipe(
             name="p2-int8",
             full_name="aggressive_size_optimization",
+            ships_as=None,
             doc="The tiny student in static int8, TorchScript.",
             steps=(_P2_DISTILL, _STATIC, _GRAPH),
             report_steps=(),
@@ -117,6 +121,25 @@ def find_pipeline(name: str, *, preset: str = "default") -> PipelineRecipe:
     known = ", ".join(f"{r.name} ({r.full_name})" for r in PIPELINES.values())
     names = [n for r in PIPELINES.values() for n in (r.name, r.full_name)]
     raise InputError(f"There is no pipeline {name!r}; choose one of {known}.{did_you_mean(name, names)}")
+
+
+def recipe_of(name: str) -> PipelineRecipe | None:
+    """Return the pipeline whose result bears this name: its own, its full one, or that of the shipped model."""
+    return next((row for row in PIPELINES.values() if name in (row.name, row.full_name, row.ships_as)), None)
+
+
+def short_name(name: str) -> str:
+    """Return a model's one name: records that 0.1.0 kept bear the pipeline's full name."""
+    return next((row.name for row in PIPELINES.values() if name == row.full_name), name)
+
+
+def long_name(name: str) -> str:
+    """Return a model's name with its pipeline beside it: ``tiny (p2, aggressive_speed_optimization)``."""
+    recipe = recipe_of(name)
+    if recipe is None:
+        return name
+    parts = [part for part in (recipe.name, recipe.full_name) if part != name]
+    return f"{name} ({', '.join(parts)})"
 
 
 def _as_reported(recipe: PipelineRecipe) -> PipelineRecipe:

@@ -19,19 +19,20 @@ from torch import nn
 
 from udacisense.base.files import atomic_path, locked, remove
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, StageRecord, read_json, record, write_record
-from udacisense.data.images import make_signature
-from udacisense.errors import InputError, StageError, UdacisenseError
+from udacisense.data.images import edge_px, make_signature
+from udacisense.errors import InputError
 from udacisense.measure.recording import latencies_by_turns, record_stage
 from udacisense.measure.stats import Interval, ratio
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model
+from udacisense.pipeline.link import Link, shared
 from udacisense.pipeline.requirements import Requirement, check_requirements
-from udacisense.pipeline.step import Step, perform
+from udacisense.pipeline.step import Step, failure, perform
 from udacisense.pipeline.store import KeptStep, StepStore, fingerprint_step, has_architecture, write_torchscript
 from udacisense.stages.contract import Batch, Kind, StepContext, StepFunction, StepResult, kind_of
 from udacisense.training import ARTIFACT_FOLDER
 from udacisense.training.checkpoint import state_sha256
-from udacisense.training.compute import Compute
+from udacisense.training.compute import Compute, is_leader, launch, meet
 
 log = logging.getLogger("udacisense")
 
@@ -67,32 +68,6 @@ class PipelineResult:
     requirements: tuple[Requirement, ...]
     time_ratios: tuple[Interval, ...]  # see RunRecord
     artifact: Artifact | None  # None without an output folder, or where no spec tells how to build the model again
-
-
-@dataclass(kw_only=True)
-class _Link:
-    """One finished step of a run; the first link is the baseline."""
-
-    step: Step | None  # None: the baseline
-    fingerprint: str
-    spec: ModelSpec | None  # None: the architecture of the baseline, or one that nobody described
-    record: StageRecord
-    model: nn.Module | None  # None: kept, and not loaded so far
-    kept: KeptStep | None
-
-    @property
-    def kind(self) -> Kind:
-        """The form of the model, loaded or not."""
-        if self.model is not None:
-            return kind_of(self.model)
-        assert self.kept is not None
-        return self.kept.kind
-
-    @property
-    def chained(self) -> str:
-        """What the next step's fingerprint depends on: this step, and the weights that it really left."""
-        data = f" {self.kept.data}" if self.kept is not None and self.kept.data is not None else ""
-        return f"{self.fingerprint} {self.kept.weights_sha256 if self.kept is not None else None}{data}"
 
 
 class OptimizationPipeline:
@@ -147,7 +122,7 @@ class OptimizationPipeline:
         self.baseline_model = copy.deepcopy(baseline_model).cpu().eval()
         self.train_loader, self.test_loader, self.validation_loader = train_loader, test_loader, validation_loader
         self.class_names = tuple(class_names)
-        self.signature = signature or make_signature(self.class_names, size_px=_edge(input_size))
+        self.signature = signature or make_signature(self.class_names, size_px=edge_px(input_size))
         if spec is not None and not has_architecture(baseline_model, build_model(spec)):
             raise InputError("The spec given to the pipeline builds another architecture than its baseline_model has.")
         self.spec, self.seed = spec, seed
@@ -193,7 +168,8 @@ class OptimizationPipeline:
         """
         compute = device if isinstance(device, Compute) else Compute(device=device)
         self._check(compute, output_dir)
-        with locked(output_dir) if output_dir is not None else nullcontext():
+        launch(compute)
+        with locked(output_dir) if output_dir is not None and is_leader() else nullcontext():
             return self._run(compute, output_dir, resume=resume)
 
     def _run(self, compute: Compute, output_dir: Path | None, *, resume: bool) -> PipelineResult:
@@ -203,21 +179,39 @@ class OptimizationPipeline:
             try:
                 links.append(self._next_link(links, step, store, compute=compute, resume=resume))
             except Exception as exc:
-                raise self._failure(index, exc, store) from exc
+                raise failure(self._steps, index, exc, store) from exc
         final = self._model(links, len(links) - 1, store)
+        if not is_leader():
+            return self._told(final, output_dir)
         figures = self._figures(links, store, output_dir if resume else None)
+        artifact = self._keep(links, figures, final, store, output_dir)
+        meet()
+        return self._result(final, figures, artifact)
+
+    def _told(self, final: nn.Module, output_dir: Path | None) -> PipelineResult:
+        """Return what the first process found, in another one."""
+        assert output_dir is not None, "it was checked"
+        meet()
+        place = output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME
+        artifact = read_json(Artifact, place) if place.is_file() else None
+        return self._result(final, read_json(RunRecord, output_dir / RunRecord.FILE_NAME), artifact)
+
+    @staticmethod
+    def _result(final: nn.Module, figures: RunRecord, artifact: Artifact | None) -> PipelineResult:
         return PipelineResult(
             model=final,
             baseline=figures.baseline,
             stages=figures.stages,
             requirements=figures.requirements,
             time_ratios=figures.time_ratios,
-            artifact=self._keep(links, figures, final, store, output_dir),
+            artifact=artifact,
         )
 
     def _check(self, compute: Compute, output_dir: Path | None) -> None:
         """Refuse, before hours of training, what cannot work."""
         compute.check()
+        if compute.processes > 1 and output_dir is None:
+            raise InputError("Several processes meet in an output folder; give one, or train on one device.")
         if not self._steps:
             raise InputError(f"The pipeline {self.name!r} has no steps; add one with add_step.")
         kind: Kind | None = Kind.EAGER_FLOAT
@@ -230,77 +224,72 @@ class OptimizationPipeline:
 
     # ---- steps
 
-    def _first_link(self, store: StepStore | None, *, resume: bool) -> _Link:
+    def _first_link(self, store: StepStore | None, *, resume: bool) -> Link:
         model = self.baseline_model
         inputs = f"{state_sha256(model)} {self.data_fingerprint} {self.seed} {self.class_names}"
         fingerprint = fingerprint_step("baseline", record_stage, {}, inputs=inputs)
         kept = store.find(0, "baseline", fingerprint) if store is not None and resume else None
-        figures = kept.record if kept is not None else self._measure("baseline", model, config={}, duration_s=0.0)
-        if store is not None and kept is None:
-            kept = store.keep(0, "baseline", fingerprint, StepResult(model=model, spec=self.spec), figures)
-        return _Link(step=None, fingerprint=fingerprint, spec=self.spec, record=figures, model=model, kept=kept)
+        if kept is None and is_leader():
+            figures = self._measure("baseline", model, config={}, duration_s=0.0)
+            if store is not None:
+                kept = store.keep(0, "baseline", fingerprint, StepResult(model=model, spec=self.spec), figures)
+        kept = shared(store, 0, "baseline", fingerprint, kept)
+        figures = kept.record if kept is not None else figures
+        return Link(step=None, fingerprint=fingerprint, spec=self.spec, record=figures, model=model, kept=kept)
 
     def _next_link(
-        self, links: list[_Link], step: Step, store: StepStore | None, *, compute: Compute, resume: bool
-    ) -> _Link:
+        self, links: list[Link], step: Step, store: StepStore | None, *, compute: Compute, resume: bool
+    ) -> Link:
         """Take a finished step from disk, or run it, measure it and keep it."""
         index, before = len(links), links[-1]
         fingerprints = self._fingerprints(step, before) if store is not None else ("",)
-        if store is not None and resume:
-            kept = store.find(index, step.name, *fingerprints)
-            if kept is not None:
-                log.info("step %s: finished before, taken from %s", step.name, store.folder(index, step.name))
-                kept = self._with_own_figures(store, index, step, kept)
-                return _Link(
-                    step=step, fingerprint=kept.fingerprint, spec=kept.spec, record=kept.record, model=None, kept=kept
-                )
+        kept = store.find(index, step.name, *fingerprints) if store is not None and resume else None
+        meet()  # all have looked before one writes
+        if store is not None and kept is not None:
+            log.info("step %s: finished before, taken from %s", step.name, store.folder(index, step.name))
+            kept = self._with_own_figures(store, index, step, kept)
+            return Link(
+                step=step, fingerprint=kept.fingerprint, spec=kept.spec, record=kept.record, model=None, kept=kept
+            )
         fingerprint = fingerprints[0]
         log.info("step %s (%d of %d)", step.name, index, len(self._steps))
         model = self._model(links, index - 1, store)
         context = self._context(compute, fingerprint, store, resume=resume)
         start = time.perf_counter()
         result = perform(step, model, context)
-        figures = self._measure(
-            step.name,
-            result.model,
-            config={**step.described(), **result.notes},
-            duration_s=time.perf_counter() - start,
-            before=before.record,
-        )
         if result.spec is None:
             result = replace(result, spec=before.spec)
-        kept = None
-        if store is not None:
-            data = self.data_fingerprint if len(fingerprints) > 1 else None
-            kept = store.keep(index, step.name, fingerprint, result, figures, data=data)
-        return _Link(
-            step=step, fingerprint=fingerprint, spec=result.spec, record=figures, model=result.model, kept=kept
-        )
+        if is_leader():
+            took, config = time.perf_counter() - start, {**step.described(), **result.notes}
+            figures = self._measure(step.name, result.model, config=config, duration_s=took, before=before.record)
+            if store is not None:
+                data = self.data_fingerprint if len(fingerprints) > 1 else None
+                kept = store.keep(index, step.name, fingerprint, result, figures, data=data)
+        kept = shared(store, index, step.name, fingerprint, kept)
+        figures = kept.record if kept is not None else figures
+        return Link(step=step, fingerprint=fingerprint, spec=result.spec, record=figures, model=result.model, kept=kept)
 
-    def _fingerprints(self, step: Step, before: _Link) -> tuple[str, ...]:
+    def _fingerprints(self, step: Step, before: Link) -> tuple[str, ...]:
         """Return by what a finished step is recognised; it is kept under the first."""
         chained = fingerprint_step(step.name, step.function, step.options, inputs=f"{before.chained} cpu")
         if self.training_fingerprint is None or not step.is_apart:
             return (chained,)
-        inputs = f"{self.training_fingerprint} {self.seed} {self.class_names}"
-        return fingerprint_step(step.name, step.function, step.options, inputs=inputs), chained
+        alone = f"{self.training_fingerprint} {self.seed} {self.class_names}"
+        return fingerprint_step(step.name, step.function, step.options, inputs=alone), chained
 
     def _with_own_figures(self, store: StepStore, index: int, step: Step, kept: KeptStep) -> KeptStep:
         """Return a kept step with figures of this pipeline's test images."""
-        if kept.data in (None, self.data_fingerprint):
+        if kept.data in (None, self.data_fingerprint) or not is_leader():
             return kept
-        was = kept.record
-        model = store.load(index, step.name, kept)
+        model, was = store.load(index, step.name, kept), kept.record
         figures = self._measure(step.name, model, config=was.config, duration_s=was.duration_s)
         return store.restate(index, step.name, replace(kept, record=figures, data=self.data_fingerprint))
 
-    def _model(self, links: list[_Link], index: int, store: StepStore | None) -> nn.Module:
+    def _model(self, links: list[Link], index: int, store: StepStore | None) -> nn.Module:
         """Return the model of a finished step: from memory, from disk, or packed again from the step before."""
         link = links[index]
         if link.model is None:
-            assert store is not None
-            assert link.kept is not None
-            assert link.step is not None
+            assert store and link.kept and link.step, "it was kept, or it would be loaded"  # noqa: PT018
             if link.kept.weights is not None:
                 link.model = store.load(index, link.step.name, link.kept)
             else:
@@ -343,23 +332,9 @@ class OptimizationPipeline:
             counts=(before.parameters, before.nonzero_parameters) if before is not None and is_folded else None,
         )
 
-    def _failure(self, index: int, exc: Exception, store: StepStore | None) -> StageError:
-        step, done = self._steps[index - 1], [s.name for s in self._steps[: index - 1]]
-        cause = str(exc) if isinstance(exc, UdacisenseError | OSError) else f"{type(exc).__name__}: {exc}"
-        if store is None:
-            kept = "No output folder was given, so nothing is kept."
-        elif done:
-            kept = f"Finished and kept in {store.root}: {', '.join(done)}; the same command goes on after them."
-        else:
-            kept = f"No step was finished before it; what it had done is in {store.work}."
-        code = exc.exit_code if isinstance(exc, UdacisenseError) else 2 if isinstance(exc, OSError) else 1
-        return StageError(
-            f"Step {step.name!r} ({index} of {len(self._steps)}) failed: {cause.rstrip('.')}. {kept}", exit_code=code
-        )
-
     # ---- the result
 
-    def _figures(self, links: list[_Link], store: StepStore | None, folder: Path | None) -> RunRecord:
+    def _figures(self, links: list[Link], store: StepStore | None, folder: Path | None) -> RunRecord:
         """Return the run's figures; those of an equal run in ``folder`` are not measured again."""
         fingerprint = links[-1].chained
         if any(link.kept is not None and link.kept.data is not None for link in links):
@@ -371,7 +346,7 @@ class OptimizationPipeline:
                 log.warning("the final figures are measured again: %s", exc)
             else:
                 if found.fingerprint == fingerprint:
-                    return found
+                    return replace(found, name=self.name)
         models = [self.baseline_model, *(self._model(links, i, store) for i in range(1, len(links)))]
         rounds = latencies_by_turns(models, self.signature.input_shape)
         baseline, *stages = (
@@ -391,7 +366,7 @@ class OptimizationPipeline:
         )
 
     def _keep(
-        self, links: list[_Link], figures: RunRecord, final: nn.Module, store: StepStore | None, output_dir: Path | None
+        self, links: list[Link], figures: RunRecord, final: nn.Module, store: StepStore | None, output_dir: Path | None
     ) -> Artifact | None:
         if store is None or output_dir is None:
             return None
@@ -403,7 +378,7 @@ class OptimizationPipeline:
         remove(store.work)
         return artifact
 
-    def _keep_artifact(self, links: list[_Link], figures: RunRecord, store: StepStore, folder: Path) -> Artifact | None:
+    def _keep_artifact(self, links: list[Link], figures: RunRecord, store: StepStore, folder: Path) -> Artifact | None:
         """Keep the float32 weights that every exporter starts from: those of the last step that left any."""
         index = max(i for i, link in enumerate(links) if link.kind is Kind.EAGER_FLOAT)
         spec, master = links[index].spec, self._model(links, index, store)
@@ -420,12 +395,3 @@ class OptimizationPipeline:
             stages=figures.stages,
             seed=self.seed,
         )
-
-
-def _edge(input_size: int | tuple[int, ...]) -> int:
-    if isinstance(input_size, int):
-        return input_size
-    shape = input_size[1:] if len(input_size) == 4 else input_size
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise InputError(f"The input size is {input_size}; give H = W in pixels, or a shape (1, 3, H, H).")
-    return shape[1]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from udacisense.base.records import ModelSpec, Scalar
-from udacisense.errors import InputError, StageError
+from udacisense.errors import InputError, StageError, UdacisenseError
 from udacisense.measure.metrics import inference
+from udacisense.pipeline.store import StepStore
 from udacisense.stages.contract import Kind, Stage, StepContext, StepFunction, StepResult, kind_of
 from udacisense.stages.distill import apply_knowledge_distillation, learns_apart
 from udacisense.stages.table import STAGES
@@ -74,6 +75,22 @@ def perform(step: Step, model: nn.Module, context: StepContext) -> StepResult:
         raise StageError(f"It returned a model that is {kind}; its row in STAGES says {step.row.produces}.")
     _check_answers(result.model, context)
     return result
+
+
+def failure(steps: Sequence[Step], index: int, exc: Exception, store: StepStore | None) -> StageError:
+    """Return a step's failure in words: which (``index`` counts from 1), the cause, and what is kept where."""
+    step, done = steps[index - 1], [s.name for s in steps[: index - 1]]
+    cause = str(exc) if isinstance(exc, UdacisenseError | OSError) else f"{type(exc).__name__}: {exc}"
+    if store is None:
+        kept = "No output folder was given, so nothing is kept."
+    elif done:
+        kept = f"Finished and kept in {store.root}: {', '.join(done)}; the same command goes on after them."
+    else:
+        kept = f"No step was finished before it; what it had done is in {store.work}."
+    code = exc.exit_code if isinstance(exc, UdacisenseError) else 2 if isinstance(exc, OSError) else 1
+    return StageError(
+        f"Step {step.name!r} ({index} of {len(steps)}) failed: {cause.rstrip('.')}. {kept}", exit_code=code
+    )
 
 
 def _check_answers(model: nn.Module, context: StepContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from udacisense.base.files import locked
-from udacisense.base.records import Artifact, ModelSpec, Scalar
+from udacisense.base.records import Artifact, ModelSpec, Scalar, read_json
 from udacisense.data.batches import Batches, normalise
 from udacisense.data.images import DataSet, Images, make_signature, stratified_split
 from udacisense.errors import InputError
@@ -19,7 +20,7 @@ from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
 from udacisense.models.weights import initialise
 from udacisense.training.checkpoint import state_sha256
-from udacisense.training.compute import Compute, launch, repeatable, resolve_device
+from udacisense.training.compute import Compute, is_leader, launch, meet, repeatable, resolve_device, together
 from udacisense.training.loop import TrainingRun
 from udacisense.training.supervision import Supervision, load_supervision
 from udacisense.training.types import (
@@ -107,11 +108,12 @@ def train(
         before_epoch=before_epoch,
     )
     fabric = launch(config.compute)
-    with repeatable(config.seed, fabric.device, precision=config.compute.precision):
+    with repeatable(config.seed + fabric.global_rank, fabric.device, precision=config.compute.precision):
         run = TrainingRun(model, job, fabric)
         if keep is not None:
             run.open(keep)
-        run.go()
+        with together():
+            run.go()
         return run.result()
 
 
@@ -193,7 +195,8 @@ def train_model(
     data = dataset.training_fingerprint + sources.identity
     former = {"data": dataset.fingerprint + sources.identity}
     identity: dict[str, Scalar] = {"data": data, "batch_size": batch_size, "model": spec_text(spec)}
-    with locked(output_dir):
+    launch(config.compute)
+    with locked(output_dir) if is_leader() else nullcontext():
         result = train(
             untrained,
             sources.batches(images, signature, batch_size=batch_size, seed=config.seed),
@@ -203,31 +206,34 @@ def train_model(
             auxiliary=sources.auxiliary,
             keep=Keep(folder=output_dir / "training", identity=identity, former=former, resume=resume),
         )
-        figures = record_stage(
-            result.model,
-            stage="baseline",
-            config={
-                **config.described(),
-                **supervision.described(),
-                "batch_size": batch_size,
-                "init": init,
-                "best_epoch": result.history.best_epoch,
-            },
-            duration_s=sum(epoch.duration_s for epoch in result.history.epochs),
-            test=Batches(dataset.test, batch_size=EVALUATION_BATCH),
-            class_names=dataset.class_names,
-            input_shape=signature.input_shape,
-        )
-        return save_artifact(
-            output_dir / ARTIFACT_FOLDER,
-            name=name or (model if isinstance(model, str) else model.architecture),
-            model=result.model,
-            spec=spec,
-            signature=signature,
-            baseline=figures,
-            stages=(),
-            seed=config.seed,
-        )
+        if is_leader():
+            figures = record_stage(
+                result.model,
+                stage="baseline",
+                config={
+                    **config.described(),
+                    **supervision.described(),
+                    "batch_size": batch_size,
+                    "init": init,
+                    "best_epoch": result.history.best_epoch,
+                },
+                duration_s=sum(epoch.duration_s for epoch in result.history.epochs),
+                test=Batches(dataset.test, batch_size=EVALUATION_BATCH),
+                class_names=dataset.class_names,
+                input_shape=signature.input_shape,
+            )
+            save_artifact(
+                output_dir / ARTIFACT_FOLDER,
+                name=name or (model if isinstance(model, str) else model.architecture),
+                model=result.model,
+                spec=spec,
+                signature=signature,
+                baseline=figures,
+                stages=(),
+                seed=config.seed,
+            )
+    meet()
+    return read_json(Artifact, output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME)
 
 
 def _check_classes(model: nn.Module, dataset: DataSet) -> None:

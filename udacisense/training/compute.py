@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from udacisense.base.records import record
-from udacisense.errors import InputError
+from udacisense.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
 # Multiply-adds of a whole run from which compiling pays: it costs a minute or two. Counted and not timed, so that the
 # same run decides the same way each time.
 _LONG_RUN_MACS = {"cpu": 1e12, "cuda": 4e14}
+_PATIENCE_S = 30.0
 _COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -88,6 +95,7 @@ def launch(compute: Compute) -> Fabric:
     from lightning_fabric import Fabric
 
     device = compute.check()
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device.type,
         devices=compute.devices,
@@ -96,7 +104,79 @@ def launch(compute: Compute) -> Fabric:
         precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[compute.precision],  # type: ignore[arg-type]
     )
     fabric.launch()
+    started = getattr(fabric.strategy.launcher, "procs", [])
+    if started:
+        _WATCHES.append(_Watch(started))
     return fabric
+
+
+class _Watch(threading.Thread):
+    """Tells why a process that this one started has ended early, and ends the others.
+
+    It takes the place of Fabric's own watch, which kills this process too, without a word.
+    """
+
+    def __init__(self, started: list[subprocess.Popen[bytes]]) -> None:
+        super().__init__(daemon=True)
+        self._children = list(started)
+        started.clear()  # an empty list is one that Fabric's watch is done with
+        self.cause: str | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Wait until all have ended well, or one has not."""
+        codes: list[int | None] = [None]
+        while any(code is None for code in codes) and not any(codes):
+            time.sleep(0.2)
+            codes = [child.poll() for child in self._children]
+        bad = [(child.pid, code) for child, code in zip(self._children, codes, strict=True) if code]
+        if not bad:
+            return
+        pid, code = bad[0]
+        self.cause = f"process {pid} ended " + (f"by signal {-code}" if code < 0 else f"with exit code {code}")
+        for child in self._children:
+            child.kill()
+        time.sleep(_PATIENCE_S)  # in which this process notices; a GPU's collective calls may wait for ever
+        sys.stderr.write(f"{_broken(self.cause)}\n")
+        os._exit(TrainingError.exit_code)
+
+
+_WATCHES: list[_Watch] = []
+
+
+def _broken(cause: str) -> str:
+    return f"Training on several processes broke off: {cause}; the same command goes on from the last finished epoch."
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Say in a sentence what a collective call means by its error: another process has ended.
+
+    Raises:
+        TrainingError: of a RuntimeError in the block, where several processes train.
+    """
+    try:
+        yield
+    except RuntimeError as exc:
+        if not torch.distributed.is_initialized():
+            raise
+        cause = str(exc).strip().splitlines()[0]
+        for watch in _WATCHES:
+            watch.join(timeout=1.0)  # it needs a moment to see who has ended
+            cause = watch.cause or cause
+        raise TrainingError(_broken(cause)) from exc
+
+
+def is_leader() -> bool:
+    """Tell whether this is the process that measures and writes; the others of a run train along."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def meet() -> None:
+    """Wait until all processes of the run are here."""
+    if torch.distributed.is_initialized():
+        with together():
+            torch.distributed.barrier()
 
 
 def will_compile(compute: Compute, device: torch.device, *, macs: float, is_plain: bool) -> bool:

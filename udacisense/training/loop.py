@@ -338,7 +338,8 @@ class TrainingRun:
             group["lr"] = found.state.lr
         if self.plateau is not None:
             self.plateau.load_state_dict(dict(found.state.scheduler))  # type: ignore[no-untyped-call]
-        set_rng_states(self.device, found.group("rng"))
+        if self.is_leader:  # the others' were not kept; the same ones everywhere would drop out the same units
+            set_rng_states(self.device, found.group("rng"))
 
     def _save(self, keep: Keep) -> None:
         state = CheckpointState(

@@ -100,9 +100,10 @@ class Answers:
 
     def prepare(self, advance: Advance) -> None:
         """Ask about the views of the batches' epoch that are not known so far; ``advance`` is told, of no step."""
-        plan = self._batches.plan()
+        plan = self._batches.planned()
         assert plan.rows is not None
-        unknown = plan.order[~self._known[plan.rows[plan.order]]]
+        order = self._batches.mine(plan)
+        unknown = order[~self._known[plan.rows[order]]]
         if not len(unknown):
             return
         device = self._batches.images.pixels.device

@@ -126,7 +126,7 @@ class TransferBatches(Batches):
         super().__init__(together, batch_size=batch_size, shuffle=True, augment=True, seed=seed, mean=mean, std=std)
 
     def __len__(self) -> int:
-        return len(self._bounds(self.n_labelled + self.n_drawn))
+        return sum(end - start >= self.part[1] for start, end in self._bounds(self.n_labelled + self.n_drawn))
 
     def _bounds(self, n: int) -> list[tuple[int, int]]:
         count, size = max(1, round(n / self.batch_size)), self.batch_size

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from harness.inputs import golden_pack, normalized, probe_images
+from harness.runners.table import CannotJudgeError
 from harness.verify.locate.first_difference import relative_error
 from harness.verify.locate.trace import FloatArray, trace_eager, trace_file
-from udacisense.errors import cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -53,28 +53,24 @@ def shown(bundle: Bundle) -> PixelArray:
     return np.concatenate([golden, noise[None]])
 
 
-def compare_input(bundle: Bundle, variant: Variant, expected: FloatArray | None) -> tuple[str | None, str | None]:
-    """Say what is wrong with what reaches a file's first layer.
+def compare_input(bundle: Bundle, variant: Variant, expected: FloatArray | None) -> tuple[str, ...]:
+    """Say what is wrong with what reaches a file's first layer; nothing where all is right.
 
     Args:
         bundle: of the variant.
         variant: an ``.onnx`` or Core ML file.
         expected: of :func:`reference_input`.
 
-    Returns:
-        The problem in a sentence, and why it could not be compared; None where there is none.
+    Raises:
+        CannotJudgeError: its first layer is not its source's.
     """
-    try:
-        got = _file_input(bundle, variant)
-    # Files are traced in a way of their own, which may fail where the file itself runs; its own cell judges that.
-    except Exception as exc:
-        return None, f"what reaches its first layer was not compared: {cause(exc)}"
+    got = _file_input(bundle, variant)
     if got is None or expected is None or got.shape != expected.shape:
-        return None, "what reaches its first layer was not compared: the file's first layer is not its source's"
+        raise CannotJudgeError("the file's first layer is not its source's")
     error = relative_error(got, expected)
     if error <= LIMIT:
-        return None, None
-    return f"what reaches its first layer is {error:.1%} off (RMS; {LIMIT:.0%} allowed): {_cause(got, expected)}", None
+        return ()
+    return (f"what reaches its first layer is {error:.1%} off (RMS; {LIMIT:.0%} allowed): {_cause(got, expected)}",)
 
 
 def _file_input(bundle: Bundle, variant: Variant) -> FloatArray | None:

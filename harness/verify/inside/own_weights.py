@@ -7,15 +7,16 @@ the weights are right is another question: see :mod:`harness.verify.inside.weigh
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from udacisense.errors import cause
+from harness.runners.table import CannotJudgeError
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Variant
@@ -35,9 +36,9 @@ def fused_reference(bundle: Bundle, variant: Variant, allow_factory: str | None)
     plain = dataclasses.replace(variant, input_kind="normalized", output_kind="logits")
     example = torch.from_numpy(bundle.golden_inputs()[:1])
     context = Context(bundle=bundle, variant=plain, example=example, allow_factory=allow_factory)
-    model = STEPS["eager"](nn.Identity(), context)
+    model = STEPS["fused"](nn.Identity(), context) or STEPS["eager"](nn.Identity(), context)
     assert model is not None
-    return STEPS["fused"](model, context) or model
+    return model
 
 
 def layers_in_order(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
@@ -50,15 +51,11 @@ def layers_in_order(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Mod
     from harness.verify.locate.trace import is_layer
 
     order: list[tuple[str, nn.Module]] = []
-    handles = [
-        module.register_forward_hook(lambda m, _g, _o, n=name: order.append((n, m)))
-        for name, module in model.named_modules()
-        if is_layer(module)
-    ]
-    with torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad():
+        for name, layer in model.named_modules():
+            if is_layer(layer):
+                hooks.enter_context(layer.register_forward_hook(lambda m, _g, _o, n=name: order.append((n, m))))
         model(example)
-    for handle in handles:
-        handle.remove()
     return order
 
 
@@ -71,42 +68,35 @@ def program_weights(program: Program) -> list[tuple[str, Tensor]]:
     ]
 
 
-def compare_own(bundle: Bundle, variant: Variant, reference: nn.Module) -> tuple[str | None, str | None]:
+def compare_own(bundle: Bundle, variant: Variant, reference: nn.Module) -> tuple[str, ...]:
     """Say whether a Core ML file computes something else with its weights than its source does with them.
 
     Args:
         bundle: of the variant.
-        variant: a Core ML file of one of :data:`PRECISIONS`; others are not looked at.
+        variant: a Core ML file of one of :data:`PRECISIONS`.
         reference: of :func:`fused_reference`; left as it is.
 
-    Returns:
-        The problem in a sentence, and why it could not be compared; None where there is none.
+    Raises:
+        CannotJudgeError: their layers are not the same.
     """
-    if variant.format != "coreml" or variant.precision not in PRECISIONS:
-        return None, None
     from harness.runners.mil.program import read_program
 
     images = torch.from_numpy(bundle.golden_inputs()[:_IMAGES])
-    # Evaluated in a way of its own, which may fail where the file itself runs; its own cell judges that.
-    try:
-        program = read_program(bundle.path(str(variant.path)))
-        source = _with_weights(reference, [weight for _, weight in program_weights(program)], images[:1])
-        if source is None:
-            return None, "its own weights were not tried in its source: their layers are not the same"
-        with torch.inference_mode():
-            wanted = source(images)
-            got = torch.cat([program.evaluate(image) for image in images.split(1)])  # type: ignore[no-untyped-call]
-    except Exception as exc:
-        return None, f"its own weights were not tried in its source: {cause(exc)}"
+    program = read_program(bundle.path(str(variant.path)))
+    with (
+        _with_weights(reference, [weight for _, weight in program_weights(program)], images[:1]) as source,
+        torch.inference_mode(),
+    ):
+        wanted = source(images)
+        got = torch.cat([program.evaluate(image) for image in images.split(1)])  # type: ignore[no-untyped-call]
     if got.shape != wanted.shape:
-        return f"its answers have the shape {tuple(got.shape)}, those of its source {tuple(wanted.shape)}", None
+        return (f"its answers have the shape {tuple(got.shape)}, those of its source {tuple(wanted.shape)}",)
     psnr = psnr_db(got, wanted)
     if psnr >= LIMIT_DB:
-        return None, None
+        return ()
     return (
         f"PSNR against its source with the file's own weights in it {psnr:.1f} dB, at least {LIMIT_DB:g} dB wanted: "
         "something other than its weights is wrong, as an activation function, a bias or the order of the labels",
-        None,
     )
 
 
@@ -117,15 +107,19 @@ def psnr_db(got: Tensor, wanted: Tensor) -> float:
     return float("inf") if error == 0 else 20 * float(np.log10(max(span, 1e-12) / error))
 
 
-def _with_weights(reference: nn.Module, weights: list[Tensor], example: Tensor) -> nn.Module | None:
-    """Return the reference with other weights in its layers, biases kept; None where they do not fit."""
-    model = copy.deepcopy(reference)
+@contextmanager
+def _with_weights(model: nn.Module, weights: list[Tensor], example: Tensor) -> Iterator[nn.Module]:
+    """Put other weights into a model's layers, biases kept, while the block runs."""
     layers = [cast("Tensor", module.weight) for _, module in layers_in_order(model, example)]
-    if [len(old) for old in layers] != [len(new) for new in weights]:
-        return None
-    if [old.numel() for old in layers] != [new.numel() for new in weights]:
-        return None
-    with torch.no_grad():
-        for old, new in zip(layers, weights, strict=True):
-            old.copy_(new.reshape(old.shape))
-    return model
+    if [(len(old), old.numel()) for old in layers] != [(len(new), new.numel()) for new in weights]:
+        raise CannotJudgeError("their layers are not the same")
+    own = [old.detach().clone() for old in layers]
+    try:
+        with torch.no_grad():
+            for old, new in zip(layers, weights, strict=True):
+                old.copy_(new.reshape(old.shape))
+        yield model
+    finally:
+        with torch.no_grad():
+            for old, kept in zip(layers, own, strict=True):
+                old.copy_(kept)

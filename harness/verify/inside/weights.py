@@ -3,142 +3,48 @@
 Rounding and clustering leave noise around a weight, but no bias: the least-squares slope of the reference's weights on
 the file's is 1 whatever the number of bits (for k-means it is 1 exactly, as each centre is the mean of its own). A
 layer that was scaled by 1 % shows as a slope of 0.99, two exchanged channels as channels that do not correlate.
-
-Run as a process of its own (``python -m harness.verify.inside.weights FOLDER``): the files may be damaged.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from exporters.bundle.open import open_bundle
-from harness.verify.inside.first_input import compare_input, reference_input
-from harness.verify.inside.own_weights import compare_own, fused_reference, layers_in_order, program_weights
-from harness.verify.inside.zero_points import zero_point_problems
-from udacisense.base.child import RESULT, run_child
-from udacisense.base.records import read_json, record, write_record
-from udacisense.errors import cause
+from harness.runners.table import CannotJudgeError
+from harness.verify.inside.own_weights import layers_in_order, program_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from exporters.bundle.manifest import Variant
-
 Weights = list[tuple[str, NDArray[np.float64]]]  # name, (out channels, everything else)
-
-# Precisions whose answers are too coarse to show a small fault; the others are held to their source's numbers.
-PRECISIONS = ("fp16", "int8-dynamic", "int8-static", "int8-weights", "palette6", "palette4")
-FORMATS = ("onnx", "coreml")
 
 _SLOPE = 0.003
 _CORRELATION = 0.5
 _SMALL = 0.2  # a channel below this share of the layer's RMS may vanish in a coarse palette
 
 
-@record
-class WeightsJob:
-    """``job.json``."""
-
-    bundle: str  # absolute
-    variant_ids: tuple[str, ...]
-    allow_factory: str | None
-
-    FILE_NAME: ClassVar[str] = "job.json"
-
-
-@record
-class WeightsFound:
-    """What was found in one file."""
-
-    problems: tuple[str, ...]  # nothing where they are the reference's
-    note: str | None  # why they could not be compared
-
-
-@record
-class WeightsResult:
-    """``result.json``."""
-
-    found: dict[str, WeightsFound]  # by variant id
-
-
-def check_weights(
-    bundle: Path, variants: Sequence[Variant], *, allow_factory: str | None, timeout_s: float
-) -> Mapping[str, WeightsFound]:
-    """Return what was found, by variant id, of the variants that this can look into.
-
-    All of them are read in one process; where that dies, each in its own, so that the guilty one is named.
-    An ``.ort`` is held against the answers of the ``.onnx`` that it was optimised from: what is wrong with that one is
-    wrong with it.
-    """
-    ids = [v.id for v in variants if v.format in FORMATS and v.precision in PRECISIONS and v.path is not None]
-    sisters = _sisters(bundle, variants)
-    found = _look(bundle, tuple(dict.fromkeys((*ids, *sisters.values()))), allow_factory, timeout_s)
-    return {name: found[name] for name in ids} | {
-        name: WeightsFound(problems=tuple(f"in {sister}: {p}" for p in found[sister].problems), note=found[sister].note)
-        for name, sister in sisters.items()
-    }
-
-
-def _sisters(bundle: Path, variants: Sequence[Variant]) -> dict[str, str]:
-    """Return the ``.ort`` variants whose ``.onnx`` can be looked into, with its id."""
-    wanted = [v for v in variants if v.format == "ort" and v.precision in PRECISIONS and v.path is not None]
-    if not wanted:
-        return {}
-    graphs = {v.precision: v.id for v in open_bundle(bundle).exported() if v.format == "onnx"}
-    return {v.id: graphs[v.precision] for v in wanted if v.precision in graphs}
-
-
-def _look(bundle: Path, ids: tuple[str, ...], allow_factory: str | None, timeout_s: float) -> dict[str, WeightsFound]:
-    if not ids:
-        return {}
-    result = _run(bundle, ids, allow_factory, timeout_s)
-    if isinstance(result, WeightsResult):
-        return result.found
-    found: dict[str, WeightsFound] = {}
-    for name in ids:
-        alone = _run(bundle, (name,), allow_factory, timeout_s)
-        found[name] = alone.found[name] if isinstance(alone, WeightsResult) else _unread(alone)
-    return found
-
-
-def _unread(reason: str) -> WeightsFound:
-    return WeightsFound(problems=(f"its weights cannot be read: {reason}",), note=None)
-
-
-def _run(bundle: Path, ids: tuple[str, ...], allow_factory: str | None, timeout_s: float) -> WeightsResult | str:
-    with tempfile.TemporaryDirectory(prefix="udacisense-weights-") as name:
-        folder = Path(name)
-        job = WeightsJob(bundle=str(bundle.absolute()), variant_ids=ids, allow_factory=allow_factory)
-        write_record(folder / WeightsJob.FILE_NAME, job)
-        failure = run_child(__name__, folder, timeout_s=timeout_s)
-        return failure if failure is not None else read_json(WeightsResult, folder / RESULT)
-
-
-def compare_weights(expected: Weights, got: Weights) -> WeightsFound:
+def compare_weights(expected: Weights, got: Weights) -> tuple[str, ...]:
     """Say what is wrong, each layer in words.
-
-    A network that calls layers in another way than as modules has other counts, and cannot be compared.
 
     Args:
         expected: of the reference, BatchNorm folded, in execution order.
         got: of the file, widened to float, in the same order.
+
+    Raises:
+        CannotJudgeError: their counts differ, as where a network calls layers in another way than as modules.
     """
     if len(expected) != len(got):
-        counts = f"{len(got)} layers with weights in the file, {len(expected)} in its source"
-        return WeightsFound(problems=(), note=f"weights not compared: {counts}")
+        raise CannotJudgeError(f"{len(got)} layers with weights in the file, {len(expected)} in its source")
     problems = []
     for (name, source), (other, stored) in zip(expected, got, strict=True):
         problem = _layer_problem(source, stored)
         if problem is not None:
             problems.append(f"the weights of {name} ({other}) are not its source's: {problem}")
-    return WeightsFound(problems=tuple(problems), note=None)
+    return tuple(problems)
 
 
 def _layer_problem(source: NDArray[np.float64], stored: NDArray[np.float64]) -> str | None:
@@ -175,6 +81,11 @@ def _rows(weight: Any) -> NDArray[np.float64]:
     wide = np.asarray(weight, dtype=np.float64)
     rows: NDArray[np.float64] = wide.reshape(len(wide), -1)
     return rows
+
+
+def file_weights(format_name: str, path: Path) -> Weights:
+    """Return the weights of an ``.onnx`` file or a Core ML package, widened to float."""
+    return mil_weights(path) if format_name == "coreml" else onnx_weights(path)
 
 
 def mil_weights(package: Path) -> Weights:
@@ -262,29 +173,3 @@ _ONNX_READERS: dict[str, Callable[[Any, _Constants, Mapping[str, Any]], NDArray[
     "MatMul": _gemm,
     "MatMulInteger": _matmul_integer,
 }
-
-
-def main(folder: Path) -> None:
-    """Do the job in ``folder`` and leave ``result.json``."""
-    job = read_json(WeightsJob, folder / WeightsJob.FILE_NAME)
-    bundle = open_bundle(Path(job.bundle))
-    variants = [bundle.variant(name) for name in job.variant_ids]
-    reference = fused_reference(bundle, variants[0], job.allow_factory)
-    expected = reference_weights(reference, torch.from_numpy(bundle.golden_inputs()[:1]))
-    expected_input = reference_input(bundle, variants[0], job.allow_factory)
-    found: dict[str, WeightsFound] = {}
-    for variant in variants:
-        path = bundle.path(str(variant.path))
-        try:
-            got = mil_weights(path) if variant.format == "coreml" else onnx_weights(path)
-            weights, front = compare_weights(expected, got), compare_input(bundle, variant, expected_input)
-            own = compare_own(bundle, variant, reference)
-            points = zero_point_problems(path) if variant.format == "onnx" else ()
-            found[variant.id] = WeightsFound(
-                problems=tuple(p for p in (front[0], own[0], *points, *weights.problems) if p),
-                note="; ".join(text for text in (weights.note, front[1], own[1]) if text) or None,
-            )
-        # Whatever a parser raises on a damaged file, this variant's weights are not known to be right.
-        except Exception as exc:
-            found[variant.id] = _unread(cause(exc))
-    write_record(folder / RESULT, WeightsResult(found=found))

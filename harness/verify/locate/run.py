@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Variant
-from exporters.bundle.open import open_bundle
+from exporters.bundle.open import Bundle
 from harness.inputs import golden_pack, normalized, probe_images, real_inputs
 from harness.runners.table import Runner, runners_for
 from harness.verify.locate.job import RUNG_FILE, Found, LocateJob, RungError
 from harness.verify.locate.reproducer import write_reproducer
+from harness.verify.options import VerifyOptions
 from udacisense.base.child import RESULT, run_child
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.data.images import DataSet
@@ -21,71 +24,62 @@ from udacisense.errors import InputError
 _IMAGES = 48  # real ones, evenly drawn; each rung answers them one by one
 
 
-def locate(
-    path: Path,
-    variant_id: str,
-    *,
-    dataset: DataSet | None = None,
-    runner: str | None = None,
-    out: Path | None = None,
-    threads: int = 1,
-    timeout_s: float = 600.0,
-    allow_factory: str | None = None,
-) -> Found:
+def locate(bundle: Bundle, variant_id: str, options: VerifyOptions, *, out: Path | None = None) -> Found:
     """Climb the stage ladder of one variant and find the first rung, and the first layer in it, out of tolerance.
 
     Args:
-        path: the bundle's folder.
+        bundle: an open one.
         variant_id: of the bundle.
-        dataset: some of its test images are used; None: the golden pack. Probes are added to both.
-        runner: row of RUNNERS; None: the first that can run the variant here.
+        options: of its data set some test images are used, probes are added; the first of its runners that can
+            runs the variant, where it names none the first of all.
         out: new folder for the reproducer (inputs, expected, got, the file, a script); None: none is written. It is
             written only where something broke.
-        threads: of the process.
-        timeout_s: for all of it.
-        allow_factory: the ``package.module:factory`` that may be imported, where the bundle is built by one.
 
     Raises:
         InputError: the variant has no file, or no runner can run it here.
     """
-    bundle = open_bundle(path)
     variant = bundle.variant(variant_id)
     if variant.outcome is not Outcome.PASSED or variant.path is None:
         raise InputError(
             f"{variant_id} has no file ({variant.reason or 'not exported'}): nothing can be located in it."
         )
-    row = _runner(variant, runner)
-    signature = bundle.manifest.signature
-    golden = golden_pack(bundle.root, bundle.manifest).inputs
-    real = golden if dataset is None else real_inputs(dataset, signature)
-    rows = np.unique(np.linspace(0, len(real) - 1, min(_IMAGES, len(real))).round().astype(int))
-    pixels = np.concatenate([real.pixels[rows], np.stack(list(probe_images(signature.size_px).values()))])
-    inputs = normalized(pixels, signature) if variant.input_kind == "normalized" else pixels.astype(np.float32)
+    row = _runner(variant, options.runners)
     with tempfile.TemporaryDirectory(prefix="udacisense-locate-") as name:
         folder = Path(name)
-        np.save(folder / "inputs.npy", inputs)
+        np.save(folder / "inputs.npy", _inputs(bundle, variant, options.dataset))
         job = LocateJob(
             bundle=str(bundle.root.absolute()),
             variant_id=variant_id,
             runner=row.name,
             engine=variant.engine if row.quantized_engines or variant.engine is not None else None,
-            threads=threads,
+            threads=options.threads,
             inputs_path=str(folder / "inputs.npy"),
-            allow_factory=allow_factory,
+            allow_factory=options.allow_factory,
         )
         write_record(folder / LocateJob.FILE_NAME, job)
-        failure = run_child("harness.verify.locate.worker", folder, threads=threads, timeout_s=timeout_s)
+        failure = run_child(
+            "harness.verify.locate.worker", folder, threads=options.threads, timeout_s=options.timeout_s
+        )
         found = _crashed(folder, job, failure) if failure is not None else read_json(Found, folder / RESULT)
         if out is not None and found.rung is not None:
             write_reproducer(out, folder, found, variant, bundle.path(variant.path))
     return found
 
 
-def _runner(variant: Variant, name: str | None) -> Runner:
-    rows = [row for row in runners_for(variant.format) if name is None or row.name == name]
+def _inputs(bundle: Bundle, variant: Variant, dataset: DataSet | None) -> NDArray[np.float32]:
+    """Return evenly drawn images of the data set or the golden pack, and every probe, as the variant takes them."""
+    signature = bundle.manifest.signature
+    real = golden_pack(bundle.root, bundle.manifest).inputs if dataset is None else real_inputs(dataset, signature)
+    rows = np.unique(np.linspace(0, len(real) - 1, min(_IMAGES, len(real))).round().astype(int))
+    pixels = np.concatenate([real.pixels[rows], np.stack(list(probe_images(signature.size_px).values()))])
+    return normalized(pixels, signature) if variant.input_kind == "normalized" else pixels.astype(np.float32)
+
+
+def _runner(variant: Variant, names: Sequence[str]) -> Runner:
+    rows = [row for row in runners_for(variant.format) if not names or row.name in names]
     if not rows:
         given = ", ".join(row.name for row in runners_for(variant.format))
-        raise InputError(f"{variant.id} is run by {given}, not by '{name}'.")
+        raise InputError(f"{variant.id} is run by {given}, not by {' or '.join(map(repr, names))}.")
     for row in rows:
         if row.unavailable() is None:
             return row

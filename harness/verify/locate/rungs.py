@@ -6,10 +6,10 @@ makes. Each is held against the rung below it; the first that leaves tolerance i
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle
 from exporters.bundle.reference import eager_source, has_own_source
+from exporters.formats.pointwise import is_plain_ptl
 from harness.verify.locate.trace import Trace, one_by_one, trace_eager, trace_script
 
 FloatArray = NDArray[np.float32]
@@ -50,17 +51,27 @@ def _eager(_: nn.Module, context: Context) -> nn.Module:
     return eager_source(context.bundle, float_variant(context.variant), allow_factory=context.allow_factory)
 
 
-def _fused(model: nn.Module, context: Context) -> nn.Module | None:
-    """Fold every BatchNorm into the convolution before it."""
+def _fused(_: nn.Module, context: Context) -> nn.Module | None:
+    """Fold every BatchNorm into the convolution before it, in a model that is built again: not all can be copied."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    fused = copy.deepcopy(model)
+    fused = _eager(_, context)
+    _settle(fused)
     pairs = _conv_bn_pairs(fused, context.example)
     for conv_name, norm_name in pairs:
         conv, norm = fused.get_submodule(conv_name), fused.get_submodule(norm_name)
         _replace(fused, conv_name, fuse_conv_bn_eval(cast("Any", conv), cast("Any", norm)))
         _replace(fused, norm_name, nn.Identity())
     return fused if pairs else None
+
+
+def _settle(model: nn.Module) -> None:
+    """Compute weights that are made anew at each call (``torch.nn.utils.weight_norm``) once and for all."""
+    from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+
+    for module in model.modules():
+        for hook in [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]:
+            remove_weight_norm(module, hook.name)
 
 
 def _conv_bn_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
@@ -80,15 +91,11 @@ def _conv_bn_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
 
         return watch
 
-    handles = [
-        module.register_forward_hook(hook(name))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
-    ]
-    with torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                hooks.enter_context(module.register_forward_hook(hook(name)))
         model(example)
-    for handle in handles:
-        handle.remove()
     return pairs
 
 
@@ -114,7 +121,7 @@ def _frozen(model: nn.Module, _: Context) -> nn.Module:
 
 
 def _mobile_optimised(model: nn.Module, context: Context) -> nn.Module | None:
-    if not context.variant.id.endswith("-xnnpack"):
+    if context.variant.format != "ptl" or is_plain_ptl(context.variant):
         return None
     from torch.utils.mobile_optimizer import optimize_for_mobile
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,7 @@ def trace_eager(model: nn.Module, images: Tensor) -> Trace:
     layers: list[Layer] = []
     pending: list[Tensor] = []  # the last layer's output, where nothing has used it yet
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
     seen: list[FloatArray] = []
-    handles = []
 
     def before(_: nn.Module, given: tuple[Tensor, ...]) -> None:
         seen.append(_plain(given[0]))
@@ -81,17 +80,14 @@ def trace_eager(model: nn.Module, images: Tensor) -> Trace:
         if pending and given[0] is pending[0]:
             layers[-1] = dataclasses.replace(layers[-1], outputs=_plain(output))
 
-    for name, module in model.named_modules():
-        if is_layer(module):
-            handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after(name))]
-        elif isinstance(module, norms):
-            handles.append(module.register_forward_hook(normalised))
-    try:
-        with torch.no_grad():
-            answer = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            if is_layer(module):
+                hooks.enter_context(module.register_forward_pre_hook(before))
+                hooks.enter_context(module.register_forward_hook(after(name)))
+            elif isinstance(module, norms):
+                hooks.enter_context(module.register_forward_hook(normalised))
+        answer = model(images)
     return Trace(tuple(layers), _plain(answer))
 
 

@@ -47,16 +47,26 @@ class Case:
     images: Tensor
     folder: Path  # what is found is left here
 
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Where it broke."""
-
-    errors: Sequence[RungError]
-    rung: str | None
-    suspect: Suspect | None
-    reason: str
-    worst: tuple[int, ...]
+    def found(
+        self,
+        rungs: Sequence[RungError],
+        rung: str | None,
+        reason: str,
+        *,
+        suspect: Suspect | None = None,
+        worst: tuple[int, ...] = (0,),
+    ) -> Found:
+        """Return the answer; see :class:`Found`."""
+        return Found(
+            schema_version=1,
+            variant_id=self.variant.id,
+            runner=self.job.runner,
+            rungs=tuple(rungs),
+            rung=rung,
+            suspect=suspect,
+            reason=reason,
+            worst_inputs=worst,
+        )
 
 
 def main(folder: Path) -> None:
@@ -76,19 +86,9 @@ def main(folder: Path) -> None:
     errors, broken = judge_rungs(rungs, variant)
     if broken is None:
         reached(SHIPPED)
-        finding = _in_file(case, rungs, errors)
+        found = _in_file(case, rungs, errors)
     else:
-        finding = in_rung(case, rungs[: broken + 1], errors)
-    found = Found(
-        schema_version=1,
-        variant_id=variant.id,
-        runner=job.runner,
-        rungs=tuple(finding.errors),
-        rung=finding.rung,
-        suspect=finding.suspect,
-        reason=finding.reason,
-        worst_inputs=finding.worst,
-    )
+        found = in_rung(case, rungs[: broken + 1], errors)
     write_record(folder / RESULT, found)
 
 
@@ -151,7 +151,7 @@ def _worst(outputs: FloatArray, below: FloatArray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argsort(-difference, kind="stable")[:_WORST])
 
 
-def in_rung(case: Case, rungs: Sequence[Rung], errors: Sequence[RungError]) -> Finding:
+def in_rung(case: Case, rungs: Sequence[Rung], errors: Sequence[RungError]) -> Found:
     """Look inside the last of these rungs, which was made again here."""
     below, rung = rungs[-2], rungs[-1]
     worst = _kept(case, rung.outputs, below.outputs)
@@ -168,7 +168,7 @@ def in_rung(case: Case, rungs: Sequence[Rung], errors: Sequence[RungError]) -> F
         )
     torch.jit.save(script, str(case.folder / "rung.pt"))  # type: ignore[no-untyped-call]
     reason = f"It breaks where it is {rung.name}, {suspect.where}: {errors[-1].reason}."
-    return Finding(errors=errors, rung=rung.name, suspect=suspect, reason=reason, worst=worst)
+    return case.found(errors, rung.name, reason, suspect=suspect, worst=worst)
 
 
 def _source_trace(rungs: Sequence[Rung], images: Tensor, layers: int) -> Trace:
@@ -181,7 +181,7 @@ def _source_trace(rungs: Sequence[Rung], images: Tensor, layers: int) -> Trace:
     return trace if len(trace.layers) == layers else rungs[-1].trace(images)
 
 
-def _in_file(case: Case, rungs: Sequence[Rung], errors: Sequence[RungError]) -> Finding:
+def _in_file(case: Case, rungs: Sequence[Rung], errors: Sequence[RungError]) -> Found:
     """Run the file itself and look inside it."""
     job, variant, below = case.job, case.variant, rungs[-1]
     name = f"{SHIPPED} in {job.runner}"
@@ -191,17 +191,17 @@ def _in_file(case: Case, rungs: Sequence[Rung], errors: Sequence[RungError]) -> 
         again = _answers(session, variant, case.images[:8])
     except (UdacisenseError, CannotJudgeError) as exc:
         errors = (*errors, _held(name, None, None, (str(exc),)))
-        return Finding(errors=errors, rung=name, suspect=None, reason=str(exc), worst=(0,))
+        return case.found(errors, name, str(exc))
     problems = _problems(SHIPPED, outputs, below.outputs, variant)
     if not np.array_equal(again, outputs[:8], equal_nan=True):
         problems = (*problems, "the same input gives another answer each time: a dropout was left on, or state is kept")
     errors = (*errors, _held(name, outputs, below.outputs, problems))
     if not problems:
-        return Finding(errors=errors, rung=None, suspect=None, reason="Every rung is within tolerance.", worst=())
+        return case.found(errors, None, "Every rung is within tolerance.", worst=())
     worst = _kept(case, outputs, below.outputs)
     suspect, where = _inside(case, rungs, case.images[list(worst)])
     reason = f"It breaks in {name}{where}: {'; '.join(problems)}."
-    return Finding(errors=errors, rung=name, suspect=suspect, reason=reason, worst=worst)
+    return case.found(errors, name, reason, suspect=suspect, worst=worst)
 
 
 def _kept(case: Case, outputs: FloatArray, below: FloatArray) -> tuple[int, ...]:

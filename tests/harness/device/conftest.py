@@ -11,10 +11,12 @@ import small_bundle as small
 import torch
 from scripted_phone import ADBD, AdbServer, ScriptedPhone, why_not
 
+from exporters.bundle.open import open_bundle
 from exporters.formats.contract import ExportOptions
 from harness.bench.run import plan_sweep, run_sweep
 from harness.device.contract import RUNNER
 from harness.records import Host, Measurement, MeasurementSet
+from harness.verify.options import VerifyOptions
 from harness.verify.run import verify_bundle
 from udacisense.data.images import DataSet
 
@@ -51,7 +53,7 @@ def as_app(measurement: Measurement, **actual: int) -> Measurement:
 @pytest.fixture(scope="session")
 def selftest_answer(phone_bundle: Path) -> MeasurementSet:
     """The golden pack, really replayed by the lite interpreter of this machine."""
-    made = verify_bundle(phone_bundle, runners=("lite",))
+    made = verify_bundle(open_bundle(phone_bundle), VerifyOptions(runners=("lite",)))
     return dataclasses.replace(made, host=PHONE_HOST, measurements=tuple(as_app(m) for m in made.measurements))
 
 

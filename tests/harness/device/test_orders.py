@@ -16,7 +16,7 @@ from scripted_phone import ScriptedPhone
 
 from exporters.bundle.open import open_bundle
 from harness.device.contract import ACTIVITY, RESULTS
-from harness.device.orders import place_order
+from harness.device.orders import Order, place_order
 from harness.device.phones import choose, connect
 from harness.records import BenchSet, MeasurementSet
 from udacisense.base.records import Outcome, read_json, to_json
@@ -156,16 +156,9 @@ def test_an_app_that_gives_no_sound_answer(
 def test_unplugged_while_the_app_works(phone: ScriptedPhone, phone_bundle: Path) -> None:
     phone.state("mode", "hang")
     (chosen,) = choose(connect(), serials=(), every=False)
+    order = Order(command="selftest", variants=(), timeout_s=60)
     with pytest.raises(InputError, match="was unplugged or switched off"):
-        place_order(
-            chosen,
-            "selftest",
-            variants=(),
-            threads=(),
-            timeout_s=60,
-            stop=threading.Event(),
-            on_wait=lambda _: phone.unplug(),
-        )
+        place_order(chosen, order, stop=threading.Event(), on_wait=lambda _: phone.unplug())
 
 
 def test_an_order_ends_when_it_is_told_to(phone: ScriptedPhone) -> None:
@@ -174,7 +167,7 @@ def test_an_order_ends_when_it_is_told_to(phone: ScriptedPhone) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(InferenceError):
-        place_order(chosen, "bench", variants=(), threads=(1,), timeout_s=600, stop=stop)
+        place_order(chosen, Order(command="bench", variants=(), threads=(1,), timeout_s=600), stop=stop)
 
 
 def test_the_phone_holds_another_bundle(phone: ScriptedPhone, phone_bundle: Path, tmp_path: Path, capsys: Told) -> None:

@@ -39,21 +39,25 @@ def bench_set() -> BenchSet:
     return set_of(plan, runs_of(plan, times))
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
+def write_run(folder: Path, name: str, last: str = "graph") -> None:
     baseline = stage("baseline", file_bytes=6_000_000, latency_ms=10.0, top1=0.887)
-    final = stage("gra|ph <script>alert(1)</script>", file_bytes=3_000_000, latency_ms=6.0, top1=0.880)
+    final = stage(last, file_bytes=3_000_000, latency_ms=6.0, top1=0.880)
     write_record(
-        tmp_path / "p1" / RunRecord.FILE_NAME,
+        folder / RunRecord.FILE_NAME,
         RunRecord(
             schema_version=1,
-            name="p1",
+            name=name,
             fingerprint="f",
             baseline=baseline,
             stages=(final,),
             requirements=check_requirements(baseline, final),
         ),
     )
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    write_run(tmp_path / "p1", "p1", "gra|ph <script>alert(1)</script>")
     write_record(tmp_path / "p1" / "bundle.bench.json", bench_set())
     return tmp_path
 
@@ -71,6 +75,22 @@ def test_stage_and_requirement_rows_carry_the_changes(run_folder: Path) -> None:
     assert row_of(text, "latency reduction")[1:3] == ["40.0 %", "at least 50 %"]
     assert row_of(text, "latency reduction")[-1] == "failed"
     assert row_of(text, "file size reduction")[-1] == "passed"
+
+
+@pytest.mark.parametrize("kept", ["p2", "aggressive_speed_optimization"])
+def test_a_pipelines_full_name_stands_beside_its_short_one_once(tmp_path: Path, kept: str) -> None:
+    write_run(tmp_path / "runs", kept)
+    text = to_markdown(collect([tmp_path]), title="T")
+    assert text.count("p2 (aggressive_speed_optimization): stages in ") == 1
+    assert text.count("aggressive_speed_optimization") == 1
+    assert "p2: requirements" in text
+
+
+def test_a_shipped_model_keeps_its_own_name_with_its_pipeline_beside_it(tmp_path: Path) -> None:
+    write_run(tmp_path, "tiny")
+    text = to_markdown(collect([tmp_path]), title="T")
+    assert "tiny (p2, aggressive_speed_optimization): stages in " in text
+    assert "tiny: requirements" in text
 
 
 def test_latency_rows_carry_the_ratio_to_the_eager_baseline(run_folder: Path) -> None:

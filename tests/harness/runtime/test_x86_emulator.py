@@ -26,6 +26,7 @@ from exporters.source import make_source
 from harness.records import Measurement
 from harness.runners.android import open_session
 from harness.runtime.setup import find_folder
+from harness.verify.options import VerifyOptions
 from harness.verify.run import verify_bundle
 from udacisense.base.files import sha256_file
 from udacisense.base.records import Outcome, write_record
@@ -117,7 +118,7 @@ def _write_plain_convolutions(folder: Path) -> Path:
 
 
 def _verified(folder: Path, runner: str) -> Measurement:
-    (found,) = verify_bundle(folder, runners=(runner,), variants=("ptl-fp32",)).measurements
+    (found,) = verify_bundle(open_bundle(folder), VerifyOptions(runners=(runner,), variants=("ptl-fp32",))).measurements
     return found
 
 
@@ -188,7 +189,8 @@ def test_the_emulated_runner_is_fed_the_golden_pack_unless_all_is_asked_for(arm6
     golden = len(open_bundle(squeezing).manifest.golden.images)
     for emulated, count in (("golden", golden), ("all", 60)):
         (found,) = verify_bundle(
-            squeezing, dataset=dataset, runners=(arm64,), variants=("ptl-fp32-xnnpack",), emulated_images=emulated
+            open_bundle(squeezing),
+            VerifyOptions(dataset=dataset, runners=(arm64,), variants=("ptl-fp32-xnnpack",), emulated_images=emulated),
         ).measurements
         assert found.outcome is Outcome.PASSED, found.reason
         assert found.comparison is not None

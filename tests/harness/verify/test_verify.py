@@ -13,6 +13,7 @@ from bundle_damage import copied, edit_json, flip_bit, rehash
 from exporters.bundle.open import open_bundle
 from harness.records import Measurement, MeasurementSet
 from harness.verify.limits import LIMITS
+from harness.verify.options import VerifyOptions
 from harness.verify.run import exit_code, verify_bundle
 from udacisense.base.records import Outcome, from_json, to_json
 from udacisense.data.images import DataSet, Images
@@ -28,15 +29,13 @@ LENIENT = {
 
 @pytest.fixture(scope="module")
 def verified(small_bundle: Path, drawn_dataset: DataSet) -> MeasurementSet:
-    seen: list[tuple[int, int, str]] = []
+    seen: list[tuple[int, str]] = []
     result = verify_bundle(
-        small_bundle,
-        dataset=drawn_dataset,
-        variants=VARIANTS,
-        limits=LENIENT,
-        on_progress=lambda done, total, name: seen.append((done, total, name)),
+        open_bundle(small_bundle),
+        VerifyOptions(dataset=drawn_dataset, variants=VARIANTS, limits=LENIENT),
+        on_progress=lambda total, name: seen.append((total, name)),
     )
-    assert [done for done, _, _ in seen] == list(range(1, seen[0][1] + 1))
+    assert {total for total, _ in seen} == {len(seen)}
     return result
 
 
@@ -100,7 +99,7 @@ def damaged(small_bundle: Path, tmp_path: Path) -> Path:
 def test_a_changed_byte_is_refused(damaged: Path) -> None:
     flip_bit(damaged / "model-onnx-fp32.onnx", 5000)
     with pytest.raises(LoadError, match=r"model-onnx-fp32\.onnx is changed"):
-        verify_bundle(damaged)
+        verify_bundle(open_bundle(damaged), VerifyOptions())
 
 
 def test_permuted_labels_are_refused(damaged: Path) -> None:
@@ -110,11 +109,11 @@ def test_permuted_labels_are_refused(damaged: Path) -> None:
 
     edit_json(damaged / "manifest.json", swap)
     with pytest.raises(LoadError, match="is not its reference model's"):
-        verify_bundle(damaged)
+        verify_bundle(open_bundle(damaged), VerifyOptions())
     edit_json(damaged / "reference" / "reference.json", swap)
     rehash(damaged)
     with pytest.raises(LoadError, match=r"labels\.txt"):
-        verify_bundle(damaged)
+        verify_bundle(open_bundle(damaged), VerifyOptions())
 
 
 @pytest.mark.parametrize("field", ["mean", "std"])
@@ -126,7 +125,7 @@ def test_another_mean_or_std_is_refused(damaged: Path, field: str) -> None:
     edit_json(damaged / "reference" / "reference.json", change)
     rehash(damaged)
     with pytest.raises(LoadError, match="the mean, the standard deviation or the resize is wrong"):
-        verify_bundle(damaged)
+        verify_bundle(open_bundle(damaged), VerifyOptions())
 
 
 def test_other_reference_weights_are_refused(damaged: Path) -> None:
@@ -139,7 +138,7 @@ def test_other_reference_weights_are_refused(damaged: Path) -> None:
     save_file(state, path)
     rehash(damaged)
     with pytest.raises(LoadError, match="golden pack's logits are not the float32 master's"):
-        verify_bundle(damaged, variants=["torchscript-fp32"])
+        verify_bundle(open_bundle(damaged), VerifyOptions(variants=["torchscript-fp32"]))
 
 
 def test_faulty_files_fail_each_with_its_reason(damaged: Path) -> None:
@@ -160,7 +159,9 @@ def test_faulty_files_fail_each_with_its_reason(damaged: Path) -> None:
     names["ptl-fp32"].write_bytes((damaged / "model-ptl-fp32-xnnpack.ptl").read_bytes())
     names["onnx-fp32"].write_bytes(names["onnx-fp32"].read_bytes()[:-1000])
     rehash(damaged)
-    result = verify_bundle(damaged, variants=tuple(names), runners=("torchscript", "lite", "onnxruntime"))
+    result = verify_bundle(
+        open_bundle(damaged), VerifyOptions(variants=tuple(names), runners=("torchscript", "lite", "onnxruntime"))
+    )
     reasons = {m.spec.variant_id: m.reason or "" for m in result.measurements if m.outcome is Outcome.FAILED}
     assert "not equal to its eager source" in reasons["torchscript-fp32"]
     assert "says of itself another variant_id" in reasons["ptl-fp32"]
@@ -178,14 +179,14 @@ def test_golden_logits_are_held_to_what_an_int8_batch_allows(damaged: Path, psnr
     (logits + noise * np.ptp(logits) * 10 ** (-psnr_db / 20)).astype("<f4").tofile(path)
     rehash(damaged)
     (found,) = verify_bundle(
-        damaged, variants=[variant.id], runners=["torchscript"], limits=LIMITS | LENIENT
+        open_bundle(damaged), VerifyOptions(variants=[variant.id], runners=["torchscript"], limits=LIMITS | LENIENT)
     ).measurements[:1]
     assert found.outcome is outcome
     assert outcome is Outcome.PASSED or "its golden logits are not its eager source's" in (found.reason or "")
 
 
 def test_the_golden_pack_stands_in_for_a_data_set_and_tolerances_are_options(small_bundle: Path) -> None:
-    result = verify_bundle(small_bundle, variants=["torchscript-fp32"], rtol=0.0, atol=0.0)
+    result = verify_bundle(open_bundle(small_bundle), VerifyOptions(variants=["torchscript-fp32"], rtol=0.0, atol=0.0))
     (found,) = result.measurements
     assert result.inputs.startswith("golden pack, ")
     assert found.comparison is not None
@@ -206,17 +207,17 @@ def test_the_golden_pack_stands_in_for_a_data_set_and_tolerances_are_options(sma
 )
 def test_bad_options_are_refused(small_bundle: Path, options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        verify_bundle(small_bundle, **options)
+        verify_bundle(open_bundle(small_bundle), VerifyOptions(**options))
 
 
 def test_another_data_set_is_refused(small_bundle: Path, drawn_dataset: DataSet) -> None:
     names = drawn_dataset.class_names
     other = dataclasses.replace(drawn_dataset, class_names=(names[1], names[0], *names[2:]))
     with pytest.raises(InputError, match="are not the bundle's"):
-        verify_bundle(small_bundle, dataset=other)
+        verify_bundle(open_bundle(small_bundle), VerifyOptions(dataset=other))
     large = Images(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.tensor([0, 1]))
     with pytest.raises(InputError, match="64 × 64 px"):
-        verify_bundle(small_bundle, dataset=dataclasses.replace(drawn_dataset, test=large))
+        verify_bundle(open_bundle(small_bundle), VerifyOptions(dataset=dataclasses.replace(drawn_dataset, test=large)))
 
 
 def test_probes_are_legal_images(small_bundle: Path) -> None:

@@ -91,7 +91,8 @@ def test_a_completion_script_is_one_that_its_shell_reads(shell: str, tmp_path: P
         pytest.skip(f"{shell} is not here to read its script")
     script = tmp_path / "script"
     script.write_text(made.stdout)
-    read = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, check=False)
+    home = {**os.environ, "HOME": str(tmp_path)}  # a shell may keep things there
+    read = subprocess.run([shell, "-n", str(script)], env=home, capture_output=True, text=True, check=False)
     assert read.returncode == 0, read.stderr
 
 
@@ -247,7 +248,7 @@ def test_verbose_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.C
             "1 technique (graph): about",
         ),
         ("demo -o {tmp}/new/o", "The demo of baseline, p1, tiny: about"),
-        ("demo -o {tmp}/new/o --data {shapes}", "udacisense verify {tmp}/new/o/tiny --data {shapes}\n"),
+        ("demo -o {tmp}/new/o --data {shapes}", "udacisense verify {tmp}/new/o/ship/tiny --data {shapes}\n"),
         ("export {artifact} -f onnx --precision fp32 -o {tmp}/new/o", "2 variants: about"),
         ("verify {bundle} -o {tmp}/new/o.json", "  lite: ptl-fp32, ptl-fp32-xnnpack\n"),
         ("bench {bundle} --quick --threads 1 -o {tmp}/new/o.json", "cells, about"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from training_cases import CLASSES, SIZE_PX, batches, build, dataset, held_back, mobilenet_spec, tiny_spec
+from training_cases import CLASSES, SIZE_PX, batches, build, coloured, dataset, held_back, mobilenet_spec, tiny_spec
 
-from udacisense.base.records import StageRecord, read_json
-from udacisense.data.images import make_signature
+from udacisense.base.records import StageRecord, read_json, write_record
+from udacisense.data.images import DataSet, make_signature
 from udacisense.errors import InputError, StageError, TrainingError
 from udacisense.measure.metrics import evaluate
 from udacisense.measure.recording import latencies_by_turns
@@ -27,6 +28,7 @@ from udacisense.pipeline import (
     find_pipeline,
     plan_pipeline,
 )
+from udacisense.pipeline.store import fingerprint_step
 from udacisense.stages import (
     StepContext,
     StepResult,
@@ -34,7 +36,7 @@ from udacisense.stages import (
     apply_graph_optimization,
     apply_knowledge_distillation,
 )
-from udacisense.training import TrainConfig
+from udacisense.training import Compute, Supervision, TrainConfig
 
 SPEC = tiny_spec()
 CALLS: list[str] = []
@@ -184,6 +186,19 @@ def test_another_option_seed_data_or_baseline_is_done_again(finished, change: di
     result = nudged(**change).run(output_dir=folder)
     assert CALLS == ["nudge"]
     assert result.stages[0].config["by"] == change.get("by", 1.0)
+
+
+def test_a_run_that_was_kept_under_another_name_is_taken_up_and_bears_this_one(finished) -> None:
+    folder, first = finished
+    path = folder / RunRecord.FILE_NAME
+    record = read_json(RunRecord, path)
+    write_record(path, dataclasses.replace(record, name="nudging_as_0_1_0_called_it"))
+    again = nudged().run(output_dir=folder)
+    assert CALLS == []
+    assert read_json(RunRecord, path) == record
+    assert again.artifact is not None
+    assert again.artifact.name == record.name
+    assert again.stages == first.stages
 
 
 def test_a_changed_later_step_keeps_the_earlier_ones(finished) -> None:
@@ -527,3 +542,67 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path: Path, baseline: 
         plan_pipeline("p1", baseline=baseline, dataset=data, options=PipelineOptions(engine="tpu"))
     with pytest.raises(InputError, match="no folder"):
         plan_pipeline("p1", baseline=tmp_path / "nowhere", dataset=data)
+
+
+def test_a_finished_step_of_an_earlier_version_is_recognised() -> None:
+    """What version 0.1.0 hashed, written out: a new setting must not change it where it is not used."""
+    options = {"student": "tiny", "epochs": 80, "config": TrainConfig(channels_last=True, ema_decay=0.995)}
+    settings = {
+        "epochs": 30,
+        "learning_rate": 1e-3,
+        "optimizer": "adamw",
+        "weight_decay": 1e-2,
+        "momentum": 0.9,
+        "schedule": "cosine",
+        "warmup_epochs": 1.0,
+        "plateau_factor": 0.5,
+        "plateau_patience": 2,
+        "label_smoothing": 0.0,
+        "early_stopping_patience": None,
+        "select_by": "top1",
+        "ema_decay": 0.995,
+        "channels_last": True,
+        "device": "cpu",
+        "seed": 0,
+    }
+    plain = {"student": "tiny", "epochs": 80, "config": {"TrainConfig": settings}}
+    name = "udacisense.stages.distill.apply_knowledge_distillation"
+    expected = hashlib.sha256(json.dumps(["distill", name, plain, "before cpu"], sort_keys=True).encode()).hexdigest()
+    found = fingerprint_step("distill", apply_knowledge_distillation, options, inputs="before cpu")
+    assert found == expected
+    elsewhere = {**options, "config": TrainConfig(channels_last=True, ema_decay=0.995, compute=Compute(device="mps"))}
+    assert fingerprint_step("distill", apply_knowledge_distillation, elsewhere, inputs="before cpu") == expected
+
+
+def test_a_student_of_its_own_teacher_is_taken_up_whatever_baseline_and_test_images_are(tmp_path: Path) -> None:
+    data, teacher = dataset(), tmp_path / "teacher"
+    save_artifact(
+        teacher,
+        name="teacher",
+        model=build(mobilenet_spec(), seed=5),
+        spec=mobilenet_spec(),
+        signature=make_signature(CLASSES, size_px=SIZE_PX),
+        baseline=figures(),
+        stages=(),
+        seed=0,
+    )
+    options = PipelineOptions(
+        student=tiny_spec(), student_init="none", epochs=1, batch_size=16, supervision=Supervision(teacher=teacher)
+    )
+
+    def run(baseline_seed: int, used: DataSet) -> tuple[PipelineResult, float]:
+        model = build(mobilenet_spec(), seed=baseline_seed)
+        made = plan_pipeline("p2", baseline=(model, mobilenet_spec()), dataset=used, options=options)
+        result = made.run(output_dir=tmp_path / "run")
+        return result, (tmp_path / "run" / "steps" / "01-distill" / "model.safetensors").stat().st_mtime
+
+    first, written = run(1, data)
+    others = dataclasses.replace(data, test=coloured(45, seed=8), fingerprint="other test images")
+    second, written_again = run(2, others)
+    assert written_again == written, "it was trained again"
+    assert [stage.n_eval_images for stage in second.stages] == [45, 45]
+    assert [stage.n_eval_images for stage in first.stages] == [30, 30]
+    assert second.baseline.n_eval_images == 45
+    third, _ = run(2, dataclasses.replace(others, train=coloured(60, seed=4)))
+    assert third.stages[0].config == second.stages[0].config
+    assert (tmp_path / "run" / "steps" / "01-distill" / "model.safetensors").stat().st_mtime > written

@@ -12,10 +12,13 @@ from udacisense.data.images import make_signature
 from udacisense.errors import InputError
 from udacisense.measure.recording import record_stage
 from udacisense.models.artifact import save_artifact
+from udacisense.pipeline.start import PipelineOptions
 from udacisense.pipeline.techniques import TECHNIQUES, TechniquesRecord, find_techniques, run_techniques
 from udacisense.stages.quantize import supported_engines
 
 NAMES = ("dynamic-int8", "graph", "pruning-one-shot", "pruning-gradual")
+
+OPTIONS = PipelineOptions(epochs=1, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(artifact: Path) -> tuple[TechniquesRecord, Path]:
     output = artifact.parent / "out"
-    record = run_techniques(artifact, dataset(), output_dir=output, names=NAMES, epochs=1, batch_size=16)
+    record = run_techniques(artifact, dataset(), output_dir=output, names=NAMES, options=OPTIONS)
     return record, output
 
 
@@ -61,7 +64,7 @@ def test_each_technique_is_measured_against_the_same_baseline(found: tuple[Techn
 
 def test_a_second_run_takes_what_is_finished(found: tuple[TechniquesRecord, Path], artifact: Path) -> None:
     record, output = found
-    again = run_techniques(artifact, dataset(), output_dir=output, names=NAMES, epochs=1, batch_size=16)
+    again = run_techniques(artifact, dataset(), output_dir=output, names=NAMES, options=OPTIONS)
     assert [r.figures for r in again.results] == [r.figures for r in record.results]
 
 

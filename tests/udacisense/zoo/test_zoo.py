@@ -24,6 +24,13 @@ def test_a_model_is_loaded_by_its_name(name: str) -> None:
     assert artifact.signature.labels == HOUSEHOLD_CLASSES
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_its_records_bear_its_name(name: str) -> None:
+    for record in ("artifact.json", "result.json"):
+        if (path := zoo_folder(name) / record).is_file():
+            assert json.loads(path.read_text(encoding="utf-8"))["name"] == name, path
+
+
 def test_a_folder_of_the_users_own_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve_artifact(Path("tiny")) == zoo_folder("tiny")

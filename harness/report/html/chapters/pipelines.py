@@ -11,6 +11,7 @@ from harness.report.table import Table
 from harness.report.tables import requirements_table, stages_table
 from udacisense.base.display import percent
 from udacisense.base.records import Scalar
+from udacisense.pipeline.recipes import long_name
 from udacisense.pipeline.run import RunRecord
 
 
@@ -19,7 +20,7 @@ def pipelines_chapter(evidence: Evidence) -> Chapter:
     blocks: list[Block] = [Grid(table=table) for table in model_tables(evidence)]
     blocks += [
         Part(
-            title=f"{run.name} ({path.parent})",
+            title=f"{long_name(run.name)} in {path.parent}",
             blocks=(
                 Gallery(pictures=stage_pictures(run, name=f"run{i}")),
                 Grid(table=_stages(run)),

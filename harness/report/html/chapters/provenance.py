@@ -10,7 +10,7 @@ from harness.report.html.blocks import Block, Chapter, Commands, Grid, Part, Pro
 from harness.report.sections import host_name, hosts, records_table
 from harness.report.table import Table
 from udacisense.base.files import sha256_file
-from udacisense.pipeline.recipes import PIPELINES
+from udacisense.pipeline.recipes import recipe_of
 
 
 def provenance_chapter(evidence: Evidence) -> Chapter:
@@ -75,9 +75,9 @@ def _checksums(evidence: Evidence) -> Table:
 def _commands(evidence: Evidence) -> tuple[str, ...]:
     """Return the commands whose inputs the records name; what they do not name stands in capitals."""
     lines = [
-        f"udacisense compress --pipeline {run.name} --baseline ARTIFACT --data DATA -o {quote(str(path.parent))}"
+        f"udacisense compress --pipeline {recipe.name} --baseline ARTIFACT --data DATA -o {quote(str(path.parent))}"
         for path, run in evidence.runs
-        if run.name in {recipe.full_name for recipe in PIPELINES.values()}
+        if (recipe := recipe_of(run.name)) is not None
     ]
     lines += [
         f"udacisense export ARTIFACT --data DATA -o {quote(str(path.parent))}  # of weights {m.artifact_sha256[:16]}"

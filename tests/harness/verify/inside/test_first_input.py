@@ -14,8 +14,10 @@ from bundle_damage import copied, rehash
 
 from exporters.bundle.open import Bundle, open_bundle
 from exporters.formats.onnx import RESIZING
+from harness.runners.table import CannotJudgeError
 from harness.verify.inside.first_input import LIMIT, compare_input, reference_input
-from harness.verify.inside.weights import FORMATS, PRECISIONS
+from harness.verify.inside.run import FORMATS, PRECISIONS
+from harness.verify.options import VerifyOptions
 from harness.verify.run import verify_bundle
 from udacisense.base.records import Outcome
 
@@ -81,7 +83,7 @@ def test_whole_files_pass_at_every_precision(bundle: Bundle) -> None:
     found = [v for v in bundle.exported() if v.format in FORMATS and v.precision in PRECISIONS]
     assert {v.format for v in found} == set(FORMATS)
     for variant in found:
-        assert compare_input(bundle, variant, expected) == (None, None), variant.id
+        assert compare_input(bundle, variant, expected) == (), variant.id
 
 
 @pytest.mark.parametrize("name", COARSE)
@@ -101,37 +103,26 @@ def test_another_mean_std_or_resize_is_told(
 ) -> None:
     changed = edited(small_bundle, tmp_path, name, edit)
     variant = changed.variant(name)
-    problem, note = compare_input(changed, variant, reference_input(changed, variant, None))
-    assert note is None
-    assert words in (problem or "")
+    (problem,) = compare_input(changed, variant, reference_input(changed, variant, None))
+    assert words in problem
 
 
 def test_a_change_below_the_limit_is_not_told(small_bundle: Path, tmp_path: Path) -> None:
     changed = edited(small_bundle, tmp_path, COARSE[0], in_front("Mul", [1 + LIMIT / 2]))
     variant = changed.variant(COARSE[0])
-    assert compare_input(changed, variant, reference_input(changed, variant, None)) == (None, None)
+    assert compare_input(changed, variant, reference_input(changed, variant, None)) == ()
 
 
-def test_a_file_without_such_a_layer_is_noted_and_not_judged(
-    small_bundle: Path, tmp_path: Path, bundle: Bundle
-) -> None:
-    variant = bundle.variant(COARSE[0])
-    expected = reference_input(bundle, variant, None)
-    assert expected is not None
-    problem, note = compare_input(bundle, variant, np.zeros((2, 3, 7, 7), np.float32))
-    assert problem is None
-    assert "the file's first layer is not its source's" in (note or "")
-    broken = open_bundle(copied(small_bundle, tmp_path / "broken"))
-    broken.path(str(variant.path)).write_bytes(b"nothing")
-    problem, note = compare_input(broken, variant, expected)
-    assert problem is None
-    assert "was not compared: " in (note or "")
+def test_a_file_without_such_a_layer_is_not_judged(bundle: Bundle) -> None:
+    with pytest.raises(CannotJudgeError, match="the file's first layer is not its source's"):
+        compare_input(bundle, bundle.variant(COARSE[0]), np.zeros((2, 3, 7, 7), np.float32))
 
 
 def test_static_int8_behind_another_mean_fails_a_verification(small_bundle: Path, tmp_path: Path) -> None:
     """Its answers alone do not show it: quantisation moves them as much."""
     name = "onnx-int8-static"
     changed = edited(small_bundle, tmp_path, name, in_front("Add", [0.09]))
-    (found,) = verify_bundle(changed.root, variants=[name], runners=["onnxruntime"]).measurements
+    options = VerifyOptions(variants=(name,), runners=("onnxruntime",))
+    (found,) = verify_bundle(open_bundle(changed.root), options).measurements
     assert found.outcome is Outcome.FAILED
     assert "what reaches its first layer is" in (found.reason or "")

@@ -13,7 +13,9 @@ from torch import nn
 
 from exporters.bundle.open import Bundle, open_bundle
 from exporters.formats.coreml import load_spec
+from harness.runners.table import CannotJudgeError
 from harness.verify.inside.own_weights import LIMIT_DB, compare_own, fused_reference, psnr_db
+from harness.verify.options import VerifyOptions
 from harness.verify.run import verify_bundle
 from udacisense.base.records import Outcome
 
@@ -40,9 +42,8 @@ def other_activation(model: nn.Module) -> None:
 def test_what_weights_do_not_explain_is_told(bundle: Bundle, change: Callable) -> None:
     variant = bundle.variant(NAME)
     model = fused_reference(bundle, variant, None)
-    problem, note = compare_own(bundle, variant, (change(model) or model).eval())
-    assert note is None
-    assert (problem or "").startswith(WORDS)
+    (problem,) = compare_own(bundle, variant, (change(model) or model).eval())
+    assert problem.startswith(WORDS)
 
 
 @pytest.mark.parametrize(
@@ -54,29 +55,13 @@ def test_weights_themselves_are_no_difference(bundle: Bundle, change: Callable) 
     model = fused_reference(bundle, variant, None)
     change(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert compare_own(bundle, variant, model) == (None, None)
+    assert compare_own(bundle, variant, model) == ()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_other_layers_are_noted_and_not_judged(bundle: Bundle) -> None:
-    variant = bundle.variant(NAME)
-    problem, note = compare_own(bundle, variant, nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)))
-    assert problem is None
-    assert note == "its own weights were not tried in its source: their layers are not the same"
-
-
-def test_a_package_that_cannot_be_read_is_noted(small_bundle: Path, bundle: Bundle, tmp_path: Path) -> None:
-    reference = fused_reference(bundle, bundle.variant(NAME), None)
-    broken = open_bundle(copied(small_bundle, tmp_path / "broken"))
-    (exporter_faults.file_of(broken, NAME) / "Manifest.json").write_text("{}")
-    problem, note = compare_own(broken, broken.variant(NAME), reference)
-    assert problem is None
-    assert (note or "").startswith("its own weights were not tried in its source: ")
-
-
-@pytest.mark.parametrize("name", ["coreml-fp16", "onnx-int8-static"])
-def test_other_files_are_not_looked_at(bundle: Bundle, name: str) -> None:
-    assert compare_own(bundle, bundle.variant(name), nn.Identity()) == (None, None)
+def test_other_layers_are_not_judged(bundle: Bundle) -> None:
+    with pytest.raises(CannotJudgeError, match="their layers are not the same"):
+        compare_own(bundle, bundle.variant(NAME), nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)))
 
 
 def test_psnr() -> None:
@@ -97,6 +82,6 @@ def test_another_activation_fails_a_verification(small_bundle: Path, tmp_path: P
     (path,) = package.rglob("*.mlmodel")
     path.write_bytes(spec.SerializeToString())
     rehash(changed.root)
-    (found,) = verify_bundle(changed.root, variants=[NAME], runners=["mil"]).measurements
+    (found,) = verify_bundle(open_bundle(changed.root), VerifyOptions(variants=[NAME], runners=["mil"])).measurements
     assert found.outcome is Outcome.FAILED
     assert WORDS in (found.reason or "")

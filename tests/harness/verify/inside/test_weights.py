@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from bundle_damage import copied
 from numpy.typing import NDArray
 
 from exporters.bundle.open import Bundle, open_bundle
-from harness.verify.inside import weights
+from harness.runners.table import CannotJudgeError
 from harness.verify.inside.own_weights import fused_reference
-from harness.verify.inside.weights import Weights, check_weights, compare_weights, onnx_weights, reference_weights
+from harness.verify.inside.weights import Weights, compare_weights, onnx_weights, reference_weights
 
 Change = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -58,11 +56,10 @@ def exchange(values: NDArray[np.float64]) -> NDArray[np.float64]:
 )
 def test_noise_passes_and_bias_does_not(change: Change, words: str | None) -> None:
     found = compare_weights([("a", layer(1)), ("b", layer(2))], [("x", layer(1)), ("y", change(layer(2)))])
-    assert found.note is None
     if words is None:
-        assert found.problems == ()
+        assert found == ()
     else:
-        (problem,) = found.problems
+        (problem,) = found
         assert problem.startswith("the weights of b (y) are not its source's: ")
         assert any(word in problem for word in words.split("|"))
 
@@ -71,25 +68,13 @@ def test_exchanged_channels_are_named() -> None:
     values = layer()
     values[2:] *= 10  # so that two channels of thirty-two hardly move the slope
     values[:2] *= 8
-    (problem,) = compare_weights([("a", values)], [("x", exchange(values))]).problems
+    (problem,) = compare_weights([("a", values)], [("x", exchange(values))])
     assert "channels 0, 1 are others" in problem or "times as large" in problem
 
 
-def test_other_counts_are_told_and_not_judged() -> None:
-    found = compare_weights([("a", layer())], [])
-    assert found.problems == ()
-    assert found.note == "weights not compared: 0 layers with weights in the file, 1 in its source"
-
-
-def test_every_coarse_file_of_a_whole_bundle_has_its_sources_weights(bundle: Bundle) -> None:
-    found = check_weights(bundle.root, bundle.manifest.variants, allow_factory=None, timeout_s=120.0)
-    assert set(found) == {
-        v.id for v in bundle.exported() if v.format in (*weights.FORMATS, "ort") and v.precision in weights.PRECISIONS
-    }
-    assert len(found) >= 5
-    for name, entry in found.items():
-        assert entry.problems == (), name
-        assert entry.note is None, name
+def test_other_counts_are_not_judged() -> None:
+    with pytest.raises(CannotJudgeError, match="0 layers with weights in the file, 1 in its source"):
+        compare_weights([("a", layer())], [])
 
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "onnx-int8-static", "onnx-int8-dynamic", "onnx-fp16"])
@@ -103,29 +88,3 @@ def test_onnx_weights_are_read_from_every_precision(bundle: Bundle, name: str) -
     assert [w.shape for _, w in got] == [w.shape for _, w in expected]
     for (_, source), (_, stored) in zip(expected, got, strict=True):
         np.testing.assert_allclose(stored, source, atol=0.02 * np.abs(source).max())
-
-
-def test_a_file_that_cannot_be_read_is_a_problem(small_bundle: Path, tmp_path: Path) -> None:
-    damaged = open_bundle(copied(small_bundle, tmp_path / "damaged"))
-    path = damaged.root / "model-onnx-fp16.onnx"
-    path.write_bytes(path.read_bytes()[:-500])
-    found = check_weights(damaged.root, [damaged.variant("onnx-fp16")], allow_factory=None, timeout_s=120.0)
-    assert "cannot be read" in found["onnx-fp16"].problems[0]
-
-
-def test_what_is_wrong_with_an_onnx_file_is_wrong_with_the_ort_that_was_made_of_it(
-    small_bundle: Path, tmp_path: Path
-) -> None:
-    damaged = open_bundle(copied(small_bundle, tmp_path / "damaged"))
-    path = damaged.root / "model-onnx-int8-static.onnx"
-    model = onnx.load(path)
-    scale = next(t for t in model.graph.initializer if "weight" in t.name and t.name.endswith("_scale"))
-    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.02), scale.name))
-    onnx.save(model, path)
-    chosen = [damaged.variant(name) for name in ("ort-int8-static", "ort-fp16")]
-    found = check_weights(damaged.root, chosen, allow_factory=None, timeout_s=120.0)
-    assert set(found) == {"ort-int8-static", "ort-fp16"}
-    (problem,) = found["ort-int8-static"].problems
-    assert problem.startswith("in onnx-int8-static: the weights of ")
-    assert "1.02 times as large" in problem
-    assert found["ort-fp16"].problems == ()

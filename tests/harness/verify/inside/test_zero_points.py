@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporters.bundle.open import open_bundle
 from harness.verify.inside.zero_points import zero_point_problems
+from harness.verify.options import VerifyOptions
 from harness.verify.run import verify_bundle
 from udacisense.base.records import Outcome
 
@@ -70,6 +71,7 @@ def test_a_shifted_zero_point_fails_a_verification(small_bundle: Path, tmp_path:
     point.CopyFrom(numpy_helper.from_array(np.array(90, np.uint8), point.name))
     onnx.save(model, path)
     rehash(bundle.root)
-    (found,) = verify_bundle(bundle.root, variants=[NAME], runners=["onnxruntime"]).measurements
+    options = VerifyOptions(variants=(NAME,), runners=("onnxruntime",))
+    (found,) = verify_bundle(open_bundle(bundle.root), options).measurements
     assert found.outcome is Outcome.FAILED
     assert "which Relu never leaves" in (found.reason or "")

@@ -40,6 +40,7 @@ from harness.verify.locate.reproducer import write_reproducer
 from harness.verify.locate.run import locate
 from harness.verify.locate.rungs import STEPS, Context, Rung, climb
 from harness.verify.locate.trace import Layer, Trace, trace_eager
+from harness.verify.options import VerifyOptions
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.errors import InputError
 
@@ -196,7 +197,7 @@ def test_a_whole_bundle_has_nothing_to_locate(whole: Bundle, tmp_path: Path) -> 
     assert [r.name for r in found.rungs] == ["eager", "fused", "traced", "frozen", "the file in mil"]
 
 
-def in_faulty_step(whole: Bundle, folder: Path, variant_id: str, name: str, step: Callable) -> worker.Finding:
+def in_faulty_step(whole: Bundle, folder: Path, variant_id: str, name: str, step: Callable) -> Found:
     """Climb with one step replaced by a faulty one."""
     folder.mkdir()
     variant = whole.variant(variant_id)
@@ -284,7 +285,7 @@ def test_a_name_out_of_a_bundle_is_never_run(tmp_path: Path) -> None:
 def test_a_reproducer_shows_the_fault_on_its_own(bundle: Bundle, tmp_path: Path) -> None:
     rewrite(bundle, "torchscript-fp32", scale_weight)
     out = tmp_path / "reproducer"
-    found = locate(bundle.root, "torchscript-fp32", out=out)
+    found = locate(bundle, "torchscript-fp32", VerifyOptions(), out=out)
     assert found.rung == "the file in torchscript"
     assert {p.name for p in out.iterdir()} == {
         "inputs.npy",
@@ -300,13 +301,13 @@ def test_a_reproducer_shows_the_fault_on_its_own(bundle: Bundle, tmp_path: Path)
     got, expected = (np.load(out / f"{name}.npy", allow_pickle=False) for name in ("got", "expected"))
     assert str(np.abs(got - expected).max(axis=1))[:6] in done.stdout
     with pytest.raises(InputError, match="is not empty"):
-        locate(bundle.root, "torchscript-fp32", out=out)
+        locate(bundle, "torchscript-fp32", VerifyOptions(), out=out)
 
 
 def test_a_file_that_would_not_load_is_the_rung(bundle: Bundle, tmp_path: Path) -> None:
     path = file_of(bundle, "ptl-fp32")
     path.write_bytes(path.read_bytes()[:2000])
-    found = locate(bundle.root, "ptl-fp32", out=tmp_path / "out")
+    found = locate(bundle, "ptl-fp32", VerifyOptions(), out=tmp_path / "out")
     assert found.rung == "the file in lite"
     assert "would not load" in found.reason
     assert (tmp_path / "out" / "model.ptl").exists()
@@ -322,7 +323,7 @@ def test_a_file_that_would_not_load_is_the_rung(bundle: Bundle, tmp_path: Path) 
 )
 def test_bad_questions_are_refused(whole: Bundle, variant_id: str, runner: str | None, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        locate(whole.root, variant_id, runner=runner)
+        locate(whole, variant_id, VerifyOptions(runners=(runner,) if runner else ()))
 
 
 def layer(name: str, outputs: float, inputs: float = 1.0) -> Layer:
