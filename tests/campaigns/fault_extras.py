@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from bench_records import measurement_of
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import bundle_sha256, open_bundle
@@ -114,10 +115,12 @@ def app_selftest(work: Path) -> MeasurementSet:
 
 def timed_here(work: Path) -> list[Measurement]:
     """Every measurement of the sweep that has times of the app's variant."""
+    made = read_json(BenchSet, work / "bundle.bench.json")
+    cells = {cell.id: cell for cell in made.cells if cell.variant_id == "onnx-fp32"}
     return [
-        found.measurement
-        for found in read_json(BenchSet, work / "bundle.bench.json").runs
-        if found.measurement.timing is not None and found.measurement.spec.variant_id == "onnx-fp32"
+        measurement_of(cells[run.cell_id], run, made.budget)
+        for run in made.runs
+        if run.timing is not None and run.cell_id in cells
     ]
 
 

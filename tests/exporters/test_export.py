@@ -61,7 +61,6 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     sys.modules.pop("their_models", None)
 
 
-@pytest.mark.slow
 def test_every_byte_is_repeated_where_the_manifest_says_so(exported, tmp_path: Path) -> None:
     export_bundle(exported.source, tmp_path / "again", ExportOptions(calibration=32), zip=True)
     again = open_bundle(tmp_path / "again")
@@ -153,7 +152,6 @@ def test_normalisation_and_softmax_go_into_the_graph(source: ExportSource, tmp_p
     np.testing.assert_allclose(answer, eager, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(
     exported, tmp_path: Path, source: ExportSource, fp32_ptl: ExportOptions
 ) -> None:

@@ -68,6 +68,12 @@ def from_json(cls: type[T], text: str | bytes, *, source: str) -> T:
     try:
         return cast("T", _adapter(cls).validate_json(_without_former(cls, text), strict=True))
     except ValidationError as exc:
+        for error in exc.errors():
+            if error["loc"] == ("schema_version",) and isinstance(error["input"], int):
+                raise InputError(
+                    f"{source} was written by another release (schema version {error['input']} of {cls.__name__}): "
+                    "make it again with this one."
+                ) from exc
         problems = [f"{'.'.join(str(p) for p in e['loc']) or 'the file'}: {e['msg']}" for e in exc.errors()]
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise InputError(f"{source} is not a valid {cls.__name__} record: {'; '.join(problems[:3])}{more}.") from exc

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from training_cases import CLASSES, build, dataset, held_back, mobilenet_spec
 
-from harness.report.html.plots.techniques import write_plots
+from harness.report.plots.techniques import write_plots
 from harness.report.techniques import as_markdown, per_class_table, techniques_table
 from udacisense.base.records import read_json
 from udacisense.data.images import make_signature
