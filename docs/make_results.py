@@ -23,7 +23,7 @@ from typing import Literal
 from exporters.bundle.manifest import Manifest
 from harness.bench.ranking import rank
 from harness.records import BenchSet, Measurement, MeasurementSet
-from harness.report.html.plots.techniques import write_plots
+from harness.report.plots.techniques import write_plots
 from harness.report.table import Table, markdown_table
 from harness.report.tables import latency_table, requirements_table, stages_table
 from harness.report.techniques import as_markdown, per_class_table, techniques_table

@@ -75,7 +75,6 @@ def export_bundle(
             golden=golden,
             variants=variants,
             files=_records(partial),
-            recommended=None,
         )
         write_record(partial / Manifest.FILE_NAME, manifest)
     if zip:

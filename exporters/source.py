@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from exporters.check import check_classifier, refuse_other_forms
 from udacisense.base.files import sha256_file
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature
+from udacisense.data.batches import normalise
 from udacisense.data.images import MEAN, STD, Images, make_signature, stratified_draw
 from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model
-from udacisense.models.weights import load_state
+from udacisense.models.weights import load_state, plain_state
 from udacisense.pipeline.recipes import short_name
 from udacisense.zoo.table import resolve_artifact
 
@@ -30,6 +32,7 @@ GOLDEN_COUNT = 32
 _LARGE_PX = 96  # from this edge on, a golden pack of 32 float32 inputs weighs more than the model
 _LARGE_GOLDEN_COUNT = 8
 MAX_CALIBRATION = 512
+_PROBES = 3  # images that a user's model answers before anything is written
 _GOLDEN_SEED = 20
 _CALIBRATION_SEED = 21
 
@@ -110,14 +113,22 @@ def source_from_factory(
     if len(input_shape) != 4 or input_shape[1] != 3 or input_shape[2] != input_shape[3] or input_shape[2] < 1:
         raise InputError(f"The input shape is {input_shape}; allowed is (N, 3, H, W) with H = W, such as 1,3,224,224.")
     spec = ModelSpec(architecture=factory, options=options or {})
-    # A factory without weights draws them: the same ones each time.
-    torch.manual_seed(0)
-    model = build_model(spec).eval()
+
+    def build() -> nn.Module:
+        # A factory without weights draws them: the same ones each time.
+        torch.manual_seed(0)
+        made = build_model(spec)
+        refuse_other_forms(made)  # some of which have no evaluation mode
+        return made.eval()
+
+    model, size_px = build(), input_shape[2]
+    plain_state(model)  # refuses lazy layers, whose weights cannot be loaded
     if weights is not None:
         load_state(model, weights)
-    size_px = input_shape[2]
-    labels = _labels(model, size_px, class_names or (dataset.class_names if dataset else None))
-    signature = make_signature(labels, size_px=size_px, mean=mean, std=std)
+    probes = normalise(drawn_images(_PROBES, size_px).pixels, mean=mean, std=std)
+    count = check_classifier(model, build, probes)
+    names = class_names or (dataset.class_names if dataset else None)
+    signature = make_signature(_labels(count, names), size_px=size_px, mean=mean, std=std)
     return make_source(
         name=name or factory.rpartition(":")[2], model=model, spec=spec, signature=signature, dataset=dataset
     )
@@ -153,11 +164,6 @@ def make_source(
     )
 
 
-def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's state as safetensors takes it: on the CPU, contiguous, nothing shared."""
-    return {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-
-
 def drawn_images(count: int, size_px: int) -> Images:
     """Draw soft colour patches, repeatably: something to replay where there are no photographs."""
     generator = torch.Generator().manual_seed(_GOLDEN_SEED)
@@ -177,18 +183,7 @@ def _refuse_other_data(dataset: DataSet, signature: Signature) -> None:
         )
 
 
-def _labels(model: nn.Module, size_px: int, class_names: Sequence[str] | None) -> tuple[str, ...]:
-    try:
-        with torch.no_grad():
-            output = model(torch.zeros(1, 3, size_px, size_px))
-    # Foreign code runs here: whatever it raises means that it does not take this input.
-    except Exception as exc:
-        line = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-        raise InputError(f"The model does not take (1, 3, {size_px}, {size_px}): {line}.") from exc
-    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != 1:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"The model answers {shape} to one image; a classifier answers one tensor (1, C).")
-    count = output.shape[1]
+def _labels(count: int, class_names: Sequence[str] | None) -> tuple[str, ...]:
     if class_names is None:
         return tuple(f"class {i}" for i in range(count))
     if len(class_names) != count:

@@ -41,6 +41,11 @@ def read_host() -> Host:
     )
 
 
+def host_name(host: Host) -> str:
+    """Return a machine in a few words."""
+    return f"{host.cpu}, {host.physical_cores} core{'s' if host.physical_cores != 1 else ''}, {host.machine}"
+
+
 def read_state() -> HostState:
     """Read what changes while a sweep runs: load, frequency and temperature, where the host shows them."""
     import psutil

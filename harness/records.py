@@ -103,8 +103,8 @@ class Timing:
     drift_fraction: float  # last tenth against the first, relative
     waited_fraction: float | None  # of the time, that its threads were ready and had no core; None where not shown
     noisy: bool
-    energy_mj: float | None  # a call, of the whole processor package
-    energy_reason: str | None  # why energy is None
+    energy_mj: float | None = None  # the demo app writes both; nothing reads them
+    energy_reason: str | None = None
 
 
 @record
@@ -135,7 +135,7 @@ class MeasurementSet:
     measurements: tuple[Measurement, ...]
 
 
-Phase = Literal["tune", "report", "final", "memory", "sustained"]
+Phase = Literal["tune", "report", "final", "memory"]
 
 
 @record
@@ -167,10 +167,14 @@ class BenchCell:
 
     id: str  # "<bundle>/<variant id>[@engine] t<threads>[ b<batch>]"
     bundle: str | None  # BenchedBundle.name; None: the overhead floor of a runtime
+    variant_id: str
     format: str  # Variant.format; "eager" for the model before export
     precision: str
     file_bytes: Count | None
-    spec: RunSpec
+    runner: str  # row of harness.runners.table.RUNNERS
+    engine: str | None  # see RunSpec
+    threads: Count
+    batch_size: Count
     skip_reason: str | None  # known before anything ran
 
 
@@ -184,7 +188,12 @@ class BenchRun:
     duration_s: float  # of the whole process
     before: HostState
     after: HostState
-    measurement: Measurement
+    actual: dict[str, Scalar]  # engine, threads, provider that the runner really got; what a phone tells of itself
+    timing: Timing | None
+    wrong_answers: Count | None  # of the first call, against the golden pack's; None: not compared
+    warnings: tuple[str, ...]
+    outcome: Outcome
+    reason: str | None
     peak_rss_bytes: Count | None  # phase "memory" alone
 
 
@@ -239,19 +248,18 @@ class VariantInstructions:
 class BenchSet:
     """``measurements.json`` of a bench: raw samples of every process; every statistic is derived from them."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     kind: Literal["bench"]
     created_utc: str
     host: Host
     seed: Count
     budget: Budget
-    sustained_s: float | None
     bundles: tuple[BenchedBundle, ...]
     reference: str  # cell id that the ratios are made to
     ceilings: tuple[Ceiling, ...]
     cells: tuple[BenchCell, ...]
     runs: tuple[BenchRun, ...]
-    recommended: tuple[Recommendation, ...]
+    recommended: tuple[Recommendation, ...]  # one a bundle at most; verification was heeded
     notes: tuple[str, ...]  # what could not be measured here, and why
     complete: bool
     instructions: tuple[VariantInstructions, ...] = ()  # where they were asked for

@@ -223,14 +223,6 @@ def test_building_tiny_imports_no_torchvision() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_the_tests_mirror_the_sources(repository: Path) -> None:
-    for room in ROOMS:
-        folders = {
-            path.parent.relative_to(repository / "tests") for path in (repository / "tests" / room).rglob("*.py")
-        }
-        assert [str(folder) for folder in folders if not (repository / folder).is_dir()] == []
-
-
 def test_no_pickle_is_loaded(repository: Path) -> None:
     for room in ROOMS:
         for path in sources(repository, room):

@@ -91,20 +91,6 @@ class Variant:
 
 
 @record
-class RecommendedSetting:
-    """What ``bench`` would ship of this bundle, as measured on one host; another CPU may have another answer."""
-
-    variant_id: str
-    runner: str
-    engine: str | None  # quantised engine
-    threads: int
-    median_ms: float  # of one image, from rounds that did not choose the setting
-    noisy: bool
-    cpu: str  # of the host
-    measured_utc: str  # ISO 8601
-
-
-@record
 class Manifest:
     """``manifest.json``."""
 
@@ -116,6 +102,6 @@ class Manifest:
     golden: Golden
     variants: tuple[Variant, ...]
     files: tuple[FileRecord, ...]  # every file of the bundle but the manifest itself
-    recommended: RecommendedSetting | None  # None until a sweep of `bench` was complete
 
     FILE_NAME: ClassVar[str] = "manifest.json"
+    FORMER: ClassVar[frozenset[str]] = frozenset({"recommended"})  # of 0.1.0, which wrote a sweep's setting into it

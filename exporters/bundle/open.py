@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import shlex
 import shutil
 import stat
@@ -11,13 +10,13 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from exporters.bundle.manifest import FileRecord, Manifest, RecommendedSetting, Variant
+from exporters.bundle.manifest import FileRecord, Manifest, Variant
 from udacisense.base.files import ZIP_ERRORS, atomic_path, sha256_file, sha256_path
-from udacisense.base.records import Artifact, Outcome, read_json, to_json, write_record
+from udacisense.base.records import Artifact, Outcome, read_json
 from udacisense.errors import InputError, did_you_mean
 from udacisense.zoo.table import ZOO
 
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 LABELS = "labels.txt"
+# A bundle's .zip unpacks to two or three times its size; a bomb to a thousand times. Small ones may do as they like.
+_MOST_TIMES = 100
+_ALWAYS_BYTES = 64 * 10**6
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same input gives the same bytes
 
 
@@ -161,15 +163,9 @@ def _temporary_folder() -> Path:
     return folder
 
 
-def bundle_sha256(manifest: Manifest) -> str:
-    """Return what records of a bundle know it by: the SHA-256 of its manifest, the recommended setting left out."""
-    return hashlib.sha256(to_json(replace(manifest, recommended=None)).encode()).hexdigest()
-
-
-def recommend_setting(root: Path, setting: RecommendedSetting) -> None:
-    """Write a setting into the manifest of a bundle's folder; everything else of it stays as it is."""
-    manifest = read_json(Manifest, root / Manifest.FILE_NAME)
-    write_record(root / Manifest.FILE_NAME, replace(manifest, recommended=setting))
+def bundle_sha256(root: Path) -> str:
+    """Return what records of a bundle, a phone's too, know it by: the SHA-256 of its ``manifest.json``."""
+    return sha256_file(root / Manifest.FILE_NAME)
 
 
 def check_bundle(path: Path) -> list[str]:
@@ -244,6 +240,12 @@ def _unpack(path: Path, root: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            size, most = sum(entry.file_size for entry in entries), _MOST_TIMES * path.stat().st_size
+            if size > max(most, _ALWAYS_BYTES):
+                raise InputError(
+                    f"{path} would unpack to {size:,} bytes, more than {_MOST_TIMES} times its own size, as no"
+                    " bundle does; it is not unpacked. Copy it again from where it was exported."
+                )
             for entry in entries:
                 if stat.S_ISLNK(entry.external_attr >> 16):
                     raise InputError(f"{path} holds the link {entry.filename!r}; a bundle holds plain files only.")

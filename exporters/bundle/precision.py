@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from exporters.bundle.manifest import Precision
 from udacisense.base.records import Signature
-from udacisense.base.tensors import TENSOR_ERRORS, save_tensors
+from udacisense.base.tensors import TENSOR_ERRORS, save_tensors, supported_engines
 from udacisense.errors import InputError, LoadError
-from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.stages.quantize import dynamic_int8
 from udacisense.stages.static import static_int8
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from exporters.bundle.manifest import Coverage, Format, Precision
 from udacisense.base.records import Scalar, record
 from udacisense.errors import UdacisenseError
 
-if TYPE_CHECKING:
-    pass
-
-
+PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DeploymentTarget = Literal["iOS16", "iOS17", "iOS18"]
 

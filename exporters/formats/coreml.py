@@ -143,9 +143,18 @@ def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """Return the model as an exported program: every shape in it is a number.
 
     A trace computes shapes while it runs, as in ShuffleNet's channel shuffle, and coremltools 9.0 takes those for
-    scalars in a way that NumPy 2.4 refuses.
+    scalars in a way that NumPy 2.4 refuses. What coremltools cannot translate is written as its parts: ``addcmul`` as a
+    product and a sum.
     """
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import is_torch_fx_node_supported
+
     exported = torch.export.export(model, (example,), strict=False).run_decompositions({})
+    calls = [node for node in exported.graph.nodes if node.op == "call_function"]
+    lacking = {
+        n.target for n in calls if isinstance(n.target, torch._ops.OpOverload) and not is_torch_fx_node_supported(n)
+    }
+    if parts := torch._decomp.get_decompositions([*lacking]):
+        exported = exported.run_decompositions(parts)
     return cast("torch.export.ExportedProgram", exported)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from exporters.bundle.metadata import EXTRA_FILE, metadata_text
-from exporters.formats.contract import ExportOptions, NotPossibleError, Plan, Product, make_plan
+from exporters.formats.contract import PHONE_ENGINE, ExportOptions, NotPossibleError, Plan, Product, make_plan
 from exporters.formats.pointwise import right_on_x86, small_pointwise
 from exporters.formats.torchscript import describe, traced
 from exporters.formats.workbench import Workbench
@@ -17,7 +17,6 @@ from udacisense.base.tensors import compact
 from udacisense.errors import InputError
 
 XNNPACK = "xnnpack"
-_PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
 
 
 def unavailable() -> str | None:
@@ -31,8 +30,8 @@ def plans(options: ExportOptions) -> tuple[Plan, ...]:
     return (
         make_plan("ptl", "fp32", ".ptl"),
         make_plan("ptl", "fp32", ".ptl", detail=XNNPACK),
-        make_plan("ptl", "int8-dynamic", ".ptl", engine=_PHONE_ENGINE),
-        make_plan("ptl", "int8-static", ".ptl", engine=_PHONE_ENGINE),
+        make_plan("ptl", "int8-dynamic", ".ptl", engine=PHONE_ENGINE),
+        make_plan("ptl", "int8-static", ".ptl", engine=PHONE_ENGINE),
     )
 
 

@@ -13,9 +13,12 @@ import torch
 from exporters.bundle.manifest import Coverage, Precision
 from exporters.bundle.metadata import KEY, metadata_text
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan, Product, make_plan
+from exporters.formats.coverage import layers
 from exporters.formats.workbench import Workbench, versions
 from udacisense.errors import InputError
+from udacisense.measure.counts import count_parameters
 from udacisense.models.resizing import ProductsForBilinear
+from udacisense.stages.static import NotTraceableError
 
 if TYPE_CHECKING:
     import onnx
@@ -194,7 +197,7 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
 
     prepared = _preprocessed(base, bench)
     outside = "/classifier" if bench.options.normalize or bench.options.softmax else ""  # what Deployed calls it
-    stay_float = (RESIZING, *(outside + _scope(m) for m in bench.float_modules(torch.backends.quantized.engine)))
+    stay_float = (RESIZING, *(outside + _scope(module) for module in _float_modules(bench)))
     quantize_static(
         prepared,
         path,
@@ -209,6 +212,14 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
         nodes_to_exclude=[n.name for n in _graph(prepared).node if n.name.startswith(stay_float)],
         extra_options={"CalibMovingAverage": True},
     )
+
+
+def _float_modules(bench: Workbench) -> tuple[str, ...]:
+    """Return the blocks that stay float32; a model that FX cannot trace, which finds them, has none."""
+    try:
+        return bench.float_modules(torch.backends.quantized.engine)
+    except NotTraceableError:
+        return ()
 
 
 def _scope(module: str) -> str:
@@ -289,12 +300,12 @@ def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
         return None
     quantized = {w.name for w in _graph(bench.memo[f"onnx {precision}"]).initializer}
     costs = _layer_costs(bench)
-    parameters = sum(p.numel() for p in bench.model.parameters())
+    found = layers(bench.model, bench.golden_inputs[:1])
+    parameters, macs = count_parameters(bench.model), sum(layer.macs for layer in found)
     chosen = [cost for name, cost in costs.items() if f"{name}_quantized" in quantized]
-    macs = sum(macs for _, macs in costs.values())
     return Coverage(
         modules_int8=len(chosen),
-        modules_total=len(costs),
+        modules_total=len(found),
         parameters_int8_fraction=sum(weights for weights, _ in chosen) / parameters if parameters else 0.0,
         macs_int8_fraction=sum(macs for _, macs in chosen) / macs if macs else 0.0,
     )

@@ -9,7 +9,6 @@ On ARM another kernel runs, and it is right. A product of matrices is the same n
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from udacisense.errors import InputError
-from udacisense.stages.contract import Kind, kind_of
+from udacisense.stages.contract import Kind, copy_of, kind_of
 from udacisense.stages.graph import RELATIVE_LIMIT_FP32
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def right_on_x86(model: nn.Module, example: Tensor) -> nn.Module:
     found = small_pointwise(model, example)
     if not found:
         return model
-    rewritten = copy.deepcopy(model)
+    rewritten = copy_of(model)
     # A module that stands at several places of the network is found under one name, and is replaced in all of them.
     replacements: dict[nn.Module | None, nn.Module] = {}
     for name, places in found.items():

@@ -1,7 +1,7 @@
 """The formats: one row each. A row knows its variants and which file writes them.
 
-To add a format, write ``exporters/<name>.py`` with ``unavailable()``, ``plans(options)`` and ``export(plan, bench)``,
-and add a row to :data:`FORMATS`; the contract tests iterate the table.
+To add a format, write ``exporters/formats/<name>.py`` with ``unavailable()``, ``plans(options)`` and
+``export(plan, bench)``, and add a row to :data:`FORMATS`; the contract tests iterate the table.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from exporters.bundle.manifest import Format, Precision
-from exporters.formats.contract import PRECISIONS, ExportOptions, Plan, Product
-from udacisense.errors import InputError, did_you_mean
+from exporters.formats.contract import ExportOptions, Plan, Product
 
 if TYPE_CHECKING:
     from exporters.formats.workbench import Workbench
@@ -44,6 +43,9 @@ class FormatRow:
         Raises:
             UdacisenseError: with the reason; foreign converters raise what they raise.
         """
+        from udacisense.stages.graph import require_no_decision
+
+        bench.once("decisions", lambda: require_no_decision(bench.model, bench.golden_inputs[:1]))
         return cast("Callable[[Plan, Workbench], Product]", self._module().export)(plan, bench)
 
     def _module(self) -> Any:
@@ -90,33 +92,3 @@ FORMATS: dict[str, FormatRow] = {
         ),
     )
 }
-
-
-def expand_precisions(names: tuple[str, ...]) -> tuple[Precision, ...]:
-    """Return the precisions that names stand for: each itself, or ``int8`` and ``palette`` for all of that kind.
-
-    Raises:
-        InputError: a name stands for none.
-    """
-    chosen: set[Precision] = set()
-    for name in names:
-        found = {p for p in PRECISIONS if name in ("all", p) or (name in ("int8", "palette") and p.startswith(name))}
-        if not found:
-            allowed = (*PRECISIONS, "int8", "palette", "all")
-            hint = did_you_mean(name, allowed)
-            raise InputError(f"There is no precision {name!r}; choose of {', '.join(allowed)}.{hint}")
-        chosen |= found
-    return tuple(p for p in PRECISIONS if p in chosen)
-
-
-def expand_formats(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return rows of :data:`FORMATS` in the table's order; ``all`` stands for every one.
-
-    Raises:
-        InputError: a name is no row.
-    """
-    unknown = [name for name in names if name != "all" and name not in FORMATS]
-    if unknown:
-        hint = did_you_mean(unknown[0], FORMATS)
-        raise InputError(f"There is no format {unknown[0]!r}; choose of {', '.join(FORMATS)}, all.{hint}")
-    return tuple(name for name in FORMATS if name in names or "all" in names)

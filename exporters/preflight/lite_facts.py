@@ -12,7 +12,7 @@ from typing import Any, cast
 from exporters.formats.pointwise import SAFE_PLACES
 from udacisense.base import child
 from udacisense.base.child import RESULT, read_in_child, run_child
-from udacisense.base.files import atomic_path
+from udacisense.base.files import ZIP_ERRORS, atomic_path, what_it_is
 from udacisense.base.records import record, write_record
 from udacisense.errors import LoadError
 
@@ -38,10 +38,9 @@ def read_lite(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Lite
         LoadError: it is no lite interpreter file, or damaged.
     """
     shape = [",".join(str(n) for n in input_shape)] if input_shape else []
-    if not zipfile.is_zipfile(path):
-        raise LoadError(
-            f"{path} is no file of the lite interpreter, or one that was cut short; export or copy it again."
-        )
+    if not _has_bytecode(path):
+        reason = what_it_is(path) or "it may be cut short"
+        raise LoadError(f"{path} is no file of the lite interpreter ({reason}); export or copy it again.")
     return read_in_child(
         LiteFacts,
         "exporters.preflight.lite_facts",
@@ -49,6 +48,14 @@ def read_lite(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Lite
         *shape,
         expected="file of the lite interpreter",
     )
+
+
+def _has_bytecode(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/bytecode.pkl") for name in archive.namelist())
+    except ZIP_ERRORS:
+        return False
 
 
 def backport(path: Path, target: Path, bytecode_version: int) -> None:
@@ -80,9 +87,16 @@ def _read(path: Path, input_shape: tuple[int, ...] | None) -> LiteFacts:
     mobile = _mobile()
     bytecode = mobile._get_model_bytecode_version(str(path))
     operators = mobile._get_model_ops_and_info(str(path))
-    model = mobile._load_for_lite_interpreter(str(path))
+    try:
+        model = mobile._load_for_lite_interpreter(str(path))
+    except RuntimeError:
+        # A file with an operator of its own is whole, and it is the table of operators that says so.
+        if all(_is_known(name) for name in operators):
+            raise
+        model = input_shape = None
     with zipfile.ZipFile(path) as archive:
-        name = next(n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/version"))
+        # File format 6 and up keeps it in a hidden folder.
+        name = next(n for n in archive.namelist() if n.partition("/")[2] in {"version", ".data/version"})
         file_format = int(archive.read(name))
     return LiteFacts(
         bytecode_version=int(bytecode),
@@ -90,6 +104,13 @@ def _read(path: Path, input_shape: tuple[int, ...] | None) -> LiteFacts:
         operators={name: int(info.num_schema_args or 0) for name, info in sorted(operators.items())},
         small_pointwise=None if input_shape is None else _small_pointwise(model, input_shape),
     )
+
+
+def _is_known(operator: str) -> bool:
+    """Tell whether this PyTorch has an operator, given by its name with overload."""
+    import torch
+
+    return bool(torch._C._jit_get_schemas_for_operator(operator.partition(".")[0]))
 
 
 def _small_pointwise(model: Any, input_shape: tuple[int, ...]) -> int:

@@ -6,11 +6,13 @@ An ``.ort`` is read in a process of its own, for onnxruntime may crash on a dama
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.bundle.metadata import KEY, Metadata
 from udacisense.base.child import RESULT, read_in_child
+from udacisense.base.files import what_it_is
 from udacisense.base.records import from_json, record, write_record
 from udacisense.errors import LoadError, first_line
 
@@ -24,7 +26,8 @@ class OnnxFacts:
 
     opset: int  # of the standard operators
     ir_version: int | None  # None: an .ort file, which has none
-    operators: dict[str, frozenset[str]]  # domain ("" or "ai.onnx": the standard) -> operator types
+    operators: dict[str, frozenset[str]]  # domain ("": the standard, also where it is written "ai.onnx") -> types
+    unknown: frozenset[str]  # operators that ONNX's own domains do not have at this opset, as <domain>::<type>
     element_types: frozenset[str]  # of every value of an .ort file, as C++ names them; empty for .onnx
     metadata: Metadata | None  # None: another tool wrote the file
 
@@ -35,11 +38,11 @@ def read_facts(path: Path) -> OnnxFacts:
     Raises:
         LoadError: it is neither, or damaged.
     """
-    return _ort_facts(path) if path.suffix == ".ort" else _onnx_facts(path)
+    return _ort_facts(path) if path.suffix.lower() == ".ort" else _onnx_facts(path)
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Parse an ``.onnx`` file and check it against the specification.
+    """Parse an ``.onnx`` file and check it against the specification, but for operators that it does not have.
 
     Raises:
         LoadError: it is no ONNX model, or not a valid one, or it keeps weights in another file.
@@ -56,10 +59,41 @@ def load_model(path: Path) -> onnx.ModelProto:
                 f"{path} keeps {len(outside)} of its tensors in other files ({outside[0]} is the first); save it as "
                 "one file, with the weights inside."
             )
-        onnx.checker.check_model(model)
+        for named in (*_nodes(model), *model.opset_import, *(n for f in model.functions for n in f.opset_import)):
+            named.domain = "" if named.domain == "ai.onnx" else named.domain  # its long name, which the checker lacks
+        if not unknown_operators(model):
+            onnx.checker.check_model(model)
     except (OSError, DecodeError, onnx.checker.ValidationError, ValueError) as exc:
-        raise LoadError(f"{path} is no valid ONNX model ({first_line(exc)}); export or copy it again.") from exc
+        raise LoadError(
+            f"{path} is no valid ONNX model ({what_it_is(path) or first_line(exc)}); export or copy it again."
+        ) from exc
     return model
+
+
+def unknown_operators(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the operators that ONNX's own domains do not have at the opset that the model imports."""
+    import onnx
+
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    own = {(function.domain, function.name) for function in model.functions}
+    return frozenset(
+        f"{node.domain or 'ai.onnx'}::{node.op_type}"
+        for node in _nodes(model)
+        if node.domain in {"", "ai.onnx.ml"}
+        and (node.domain, node.op_type) not in own
+        and not onnx.defs.has(node.op_type, max(1, opsets.get(node.domain, 1)), node.domain)
+    )
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node: of the graph, of graphs inside its nodes (as ``If`` has them), and of functions."""
+    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                waiting.extend(graph.node)
 
 
 def _onnx_facts(path: Path) -> OnnxFacts:
@@ -67,15 +101,15 @@ def _onnx_facts(path: Path) -> OnnxFacts:
     operators: dict[str, set[str]] = {}
     # Quantised files may wrap operators in functions of the model; those come with the file.
     own = {(function.domain, function.name) for function in model.functions}
-    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+    for node in _nodes(model):
         if (node.domain, node.op_type) not in own:
             operators.setdefault(node.domain, set()).add(node.op_type)
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
     entries = {entry.key: entry.value for entry in model.metadata_props}
     return OnnxFacts(
-        opset=opsets.get("", opsets.get("ai.onnx", 0)),
+        opset=next((entry.version for entry in model.opset_import if not entry.domain), 0),
         ir_version=model.ir_version,
         operators={domain: frozenset(names) for domain, names in operators.items()},
+        unknown=unknown_operators(model),
         element_types=frozenset(),
         metadata=_metadata(path, entries),
     )
@@ -107,10 +141,13 @@ def _read_ort(path: Path) -> OnnxFacts:
     values = (graph.NodeArgs(index).Type() for index in range(graph.NodeArgsLength()))
     imports = (model.OpsetImport(index) for index in range(model.OpsetImportLength()))
     opsets = {entry.Domain().decode(): entry.Version() for entry in imports}
+    operators = {domain: frozenset().union(*by_opset.values()) for domain, by_opset in found.items()}
+    standard = operators.pop("ai.onnx", frozenset()) | operators.pop("", frozenset())
     return OnnxFacts(
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
         ir_version=None,
-        operators={domain: frozenset().union(*by_opset.values()) for domain, by_opset in found.items()},
+        operators={"": standard, **operators},
+        unknown=frozenset(),  # onnxruntime has loaded it
         element_types=frozenset(FbsTypeInfo.typeinfo_to_str(kind) for kind in values if kind is not None),
         metadata=_metadata(path, dict(session.get_modelmeta().custom_metadata_map)),
     )

@@ -123,12 +123,13 @@ def preflight(path: Path, *, runtime: str | None = None) -> PreflightReport:
         ".ort": (_check_onnx, list(ONNX_RUNTIMES), next(iter(ONNX_RUNTIMES))),
         ".mlpackage": (_check_coreml, list(COREML_TARGETS), "iOS16"),
     }
-    if path.suffix not in kinds:
+    suffix = path.suffix.lower()
+    if suffix not in kinds:
         raise InputError(f"{path} is no {', '.join(kinds)}; preflight knows these alone.")
-    check, known, default = kinds[path.suffix]
+    check, known, default = kinds[suffix]
     chosen = runtime or default
     if chosen not in known:
-        raise InputError(f"There is no runtime {chosen!r} for {path.suffix}; choose of {', '.join(known)}.")
+        raise InputError(f"There is no runtime {chosen!r} for {suffix}; choose of {', '.join(known)}.")
     checks = (*check(path, chosen), _check_size(path))
     failed = any(c.outcome is Outcome.FAILED for c in checks)
     return PreflightReport(
@@ -136,7 +137,7 @@ def preflight(path: Path, *, runtime: str | None = None) -> PreflightReport:
         runtime=chosen,
         verdict=Outcome.FAILED if failed else Outcome.PASSED,
         checks=checks,
-        warnings=_emulator_warnings(path) if path.suffix == ".ptl" else (),
+        warnings=_emulator_warnings(path) if suffix == ".ptl" else (),
     )
 
 
@@ -296,8 +297,9 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
                 is_ok=facts.ir_version <= limits.ir_max,
             )
         )
-    foreign = sorted(d for d in facts.operators if d not in {"", "ai.onnx", "com.microsoft"})
-    missing = [f"{domain}::{op}" for domain in foreign for op in facts.operators[domain]]
+    own = {"", "com.microsoft"} if limits.is_reduced else {"", "com.microsoft", "ai.onnx.ml"}
+    foreign = sorted(facts.operators.keys() - own)
+    missing = [*sorted(facts.unknown), *(f"{domain}::{op}" for domain in foreign for op in facts.operators[domain])]
     if limits.is_reduced:
         missing += sorted(op for d, ops in facts.operators.items() if d not in foreign for op in ops - _REDUCED)
         checks += _check_reduced(path, facts)
@@ -315,7 +317,7 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
 
 def _check_reduced(path: Path, facts: OnnxFacts) -> list[PreflightCheck]:
     """What onnxruntime-mobile asks beyond the full package, its operators apart."""
-    is_ort = path.suffix == ".ort"
+    is_ort = path.suffix.lower() == ".ort"
     checks = [
         _check(
             "file format",

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from exporters.bundle.manifest import RecommendedSetting
 from harness.bench.ranking import Row, is_tie, rank, reported_medians
 from harness.bench.rounds import EAGER
 from harness.records import BenchSet, Measurement, MeasurementSet, Recommendation
@@ -30,6 +27,16 @@ class Verdicts:
     passed: frozenset[_Key]  # on one runner at least
     failed: frozenset[_Key]  # on one runner at least
     lost: Mapping[_Key, tuple[float, int]]  # too much top-1: the fraction lost, and on how many images
+
+    def against(self, bundle: str, variant_id: str) -> str | None:
+        """Return what speaks against a file, or None."""
+        key = (bundle, variant_id)
+        if key in self.failed:
+            return "failed verification"
+        if key in self.lost:
+            fraction, images = self.lost[key]
+            return f"lost {100 * fraction:.1f} points of top-1 on {images} image{'s' if images != 1 else ''}"
+        return None
 
 
 def verdicts(measured: BenchSet, verifications: Iterable[MeasurementSet]) -> Verdicts:
@@ -105,19 +112,13 @@ def _reported(ranked: Sequence[Row], bundle: str) -> list[Row]:
 
 def objection(row: Row, known: Verdicts | None) -> str | None:
     """Return why a row may not be recommended, or None where nothing speaks against it."""
-    key = (row.cell.bundle or "-", row.cell.spec.variant_id)
     if row.outcome is not Outcome.PASSED:
         return f"{row.outcome}{' in a round' if row.median_ms is not None else ''}: {(row.reason or '-').rstrip('.')}"
-    if any("golden pack" in warning for warning in row.warnings):
+    if row.wrong_answers:
         return "its answers are not the golden pack's"
-    if (whose := stand_in(row.cell.spec.runner)) is not None:
+    if (whose := stand_in(row.cell.runner)) is not None:
         return f"timed on {whose}"
-    if known is not None and key in known.failed:
-        return "failed verification"
-    if known is not None and key in known.lost:
-        fraction, images = known.lost[key]
-        return f"lost {100 * fraction:.1f} points of top-1 on {images} image{'s' if images != 1 else ''}"
-    return None
+    return None if known is None else known.against(row.cell.bundle or "-", row.cell.variant_id)
 
 
 def choose(measured: BenchSet, rows: Sequence[Row]) -> tuple[Row, list[Row]]:
@@ -133,42 +134,39 @@ def choose(measured: BenchSet, rows: Sequence[Row]) -> tuple[Row, list[Row]]:
     return chosen, [row for row in [best, *ties] if row is not chosen]
 
 
-def recommended_settings(
-    measured: BenchSet, rows: Sequence[Row], verifications: Iterable[MeasurementSet] | None = None
-) -> dict[str, RecommendedSetting]:
-    """Return bundle name → the setting that :func:`recommend` puts into words; a sweep cut short gives none."""
-    made = {}
+def recommendations(
+    measured: BenchSet, ranked: Sequence[Row], verifications: Iterable[MeasurementSet] | None = None
+) -> tuple[Recommendation, ...]:
+    """Return the setting of each bundle that :func:`recommend` puts into words; a sweep cut short gives none."""
     known = None if verifications is None else verdicts(measured, verifications)
+    tune_rounds = sorted({run.round for run in measured.runs if run.phase == "tune"})
+    made = []
     for bundle in measured.bundles if measured.complete else ():
-        if found := eligible(rows, bundle.name, known):
+        if found := eligible(ranked, bundle.name, known):
             chosen, _ = choose(measured, found)
-            spec = chosen.cell.spec
-            made[bundle.name] = RecommendedSetting(
-                variant_id=spec.variant_id,
-                runner=spec.runner,
-                engine=spec.engine,
-                threads=spec.threads,
-                median_ms=float(chosen.median_ms or 0.0),
-                noisy=chosen.noisy,
-                cpu=measured.host.cpu,
-                measured_utc=measured.created_utc,
+            medians = reported_medians(measured, chosen.cell.id)
+            made.append(
+                Recommendation(
+                    bundle=bundle.name,
+                    cell_id=chosen.cell.id,
+                    threads=chosen.cell.threads,
+                    median_ms=chosen.median_ms or 0.0,
+                    chosen_on_rounds=tuple(tune_rounds),
+                    reported_on_rounds=tuple(sorted(medians.by_round)),
+                )
             )
-    return made
+    return tuple(made)
 
 
 def cautions(measured: BenchSet, ranked: Sequence[Row]) -> tuple[str, ...]:
-    """Return what a reader of a sweep's figures should know of them, one line each."""
-    made = []
-    for runner in dict.fromkeys(row.cell.spec.runner for row in ranked if row.median_ms is not None):
-        if (whose := stand_in(runner)) is not None:
-            made.append(f"times on {runner} are those of {whose}, not of a phone: they are shown and never recommended")
-    timings = [run.measurement.timing for run in measured.runs if run.measurement.timing is not None]
-    missing = [timing.energy_reason or "no reason was given" for timing in timings if timing.energy_mj is None]
-    if missing:
-        every = "energy" if len(missing) == len(timings) else f"energy of {len(missing)} of {len(timings)} runs"
-        reasons = dict.fromkeys(reason.removeprefix("unavailable: ") for reason in missing)
-        made.append(f"{every} was not measured: {'; '.join(reasons)}")
-    return tuple(made)
+    """Return what could not be measured in a sweep, and what a reader of its figures should know, one line each."""
+    runners = dict.fromkeys(row.cell.runner for row in ranked if row.median_ms is not None)
+    borrowed = (
+        f"times on {runner} are those of {whose}, not of a phone: they are shown and never recommended"
+        for runner in runners
+        if (whose := stand_in(runner)) is not None
+    )
+    return (*measured.notes, *borrowed)
 
 
 def _sentence(measured: BenchSet, bundle: str, ranked: Sequence[Row], known: Verdicts | None) -> str:
@@ -181,20 +179,20 @@ def _sentence(measured: BenchSet, bundle: str, ranked: Sequence[Row], known: Ver
             return f"{bundle}: no file can be recommended: {why}."
         return f"{bundle}: the sweep has no reported figures yet; let it run to its end."
     chosen, ties = choose(measured, rows)
-    spec = chosen.cell.spec
-    threads = f"{spec.threads} thread{'s' if spec.threads != 1 else ''}"
-    engine = f" ({spec.engine})" if spec.engine else ""
-    text = f"{bundle}: `{spec.variant_id}`{engine} on {spec.runner}, {threads}, {chosen.median_ms:.3g} ms"
+    cell = chosen.cell
+    threads = f"{cell.threads} thread{'s' if cell.threads != 1 else ''}"
+    engine = f" ({cell.engine})" if cell.engine else ""
+    text = f"{bundle}: `{cell.variant_id}`{engine} on {cell.runner}, {threads}, {chosen.median_ms:.3g} ms"
     text += f" ({chosen.fps:.0f} images a second)" if chosen.fps else ""
     gain = chosen.speedup_tuned
     if gain is not None:
         text += f"; it is {_times(gain)} the eager baseline at its best thread count"
     if ties:
-        others = ", ".join(f"`{row.cell.spec.variant_id}`" for row in ties)
+        others = ", ".join(f"`{row.cell.variant_id}`" for row in ties)
         text += f"; a tie with {others}, and the smaller file"
     if chosen.noisy:
         text += "; NOISY, so measure again on a quiet host before relying on it"
-    if known is not None and (bundle, spec.variant_id) not in known.passed:
+    if known is not None and (bundle, cell.variant_id) not in known.passed:
         text += "; not verified, so run `udacisense verify` before shipping it"
     faster = [row for row in _reported(ranked, bundle) if (row.median_ms or 0.0) < (chosen.median_ms or 0.0)]
     if why := _objections(faster, known):
@@ -207,7 +205,7 @@ def _objections(rows: Sequence[Row], known: Verdicts | None) -> str:
     names: dict[str, list[str]] = {}
     for row in rows:
         if (why := objection(row, known)) is not None:
-            names.setdefault(why, []).append(f"`{row.cell.spec.variant_id}`")
+            names.setdefault(why, []).append(f"`{row.cell.variant_id}`")
     return "; ".join(f"{', '.join(dict.fromkeys(group))} ({why})" for why, group in names.items())
 
 
@@ -217,30 +215,6 @@ def _times(gain: Interval) -> str:
     if gain.is_tie:
         return f"a tie with ({gain.value:.2f}×, interval {gain.low:.2f}-{gain.high:.2f})"
     return f"{gain.value:.3g}× as fast as (interval {gain.low:.3g}-{gain.high:.3g})"
-
-
-def recommendations(measured: BenchSet, leaders: Sequence[str]) -> tuple[Recommendation, ...]:
-    """Return the leaders' settings with figures from rounds that did not choose them."""
-    cells = {cell.id: cell for cell in measured.cells}
-    failed = {run.cell_id for run in measured.runs if run.measurement.outcome is Outcome.FAILED}
-    tune_rounds = sorted({run.round for run in measured.runs if run.phase == "tune"})
-    made = []
-    for name in leaders:
-        if name in failed or stand_in(cells[name].spec.runner) is not None:
-            continue
-        medians = reported_medians(measured, name)
-        if medians and not medians.is_tuning_only:
-            made.append(
-                Recommendation(
-                    bundle=cells[name].bundle or "-",
-                    cell_id=name,
-                    threads=cells[name].spec.threads,
-                    median_ms=float(np.median(list(medians.by_round.values()))),
-                    chosen_on_rounds=tuple(tune_rounds),
-                    reported_on_rounds=tuple(sorted(medians.by_round)),
-                )
-            )
-    return tuple(made)
 
 
 def verified_accuracy(measured: BenchSet, verifications: Iterable[MeasurementSet]) -> dict[tuple[str, str], float]:

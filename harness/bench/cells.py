@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from exporters.bundle.manifest import Manifest, Variant
 from harness.bench.jobs import FLOOR_FORMATS
 from harness.bench.rounds import EAGER, FLOOR, Plan, with_expectation
-from harness.records import BenchCell, BenchedBundle, Budget, RunSpec
+from harness.records import BenchCell, BenchedBundle, Budget
 from harness.runners.onnxruntime import LEVELS
-from harness.runners.table import RUNNERS, Runner, runners_for
+from harness.runners.table import Runner, is_gpu, runners_for
 from udacisense.base.records import Outcome
 from udacisense.errors import InputError, did_you_mean
 
@@ -61,6 +61,32 @@ _X86 = ("x86", "fbgemm", "onednn")
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """What a sweep is asked for."""
+
+    budget: str = "default"  # row of BUDGETS
+    threads: Sequence[int] | None = None  # thread counts; None: 1 … the physical cores that this process may use
+    # Quantised engines for int8 variants of PyTorch formats; None: the one each was packed for (with the thorough
+    # budget, every engine that can run it).
+    engines: Sequence[str] | None = None
+    graph_optimizations: Sequence[str] | None = None  # onnxruntime's levels for `.onnx`; None: its default
+    variants: Sequence[str] | None = None  # ids to keep; None: all
+    batch_sizes: Sequence[int] = (1,)  # images a call
+    reference: str | None = None  # bundle whose eager model is the 1.0 of every ratio; None: "baseline", else the first
+    seed: int = 0  # of the order within rounds and of the bootstrap
+    allow_factory: str | None = None  # the ``package.module:factory`` of a bundle's model that may be imported
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What this host can do."""
+
+    cores: int  # physical ones that may be used
+    engines: tuple[str, ...]  # quantised ones that this PyTorch was built with
+    unavailable: Mapping[str, str | None]  # runner name → why this host cannot run it, or None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A bundle to be measured."""
 
@@ -108,78 +134,32 @@ def find_budget(name: str) -> Budget:
     return BUDGETS[name]
 
 
-def make_plan(
-    sources: Sequence[Source],
-    *,
-    budget: str,
-    threads: Sequence[int] | None,
-    engines: Sequence[str] | None,
-    supported_engines: Sequence[str],
-    graph_optimizations: Sequence[str] | None,
-    variants: Sequence[str] | None,
-    batch_sizes: Sequence[int],
-    seed: int,
-    reference: str | None,
-    sustained_s: float | None,
-    unavailable: Mapping[str, str | None],
-    cores: int,
-) -> Plan:
-    """Lay out the cells of a sweep.
-
-    Args:
-        sources: the bundles; ratios are made to the eager model of one of them.
-        budget: name of a row of :data:`BUDGETS`.
-        threads: thread counts, or None for 1 … ``cores``.
-        engines: quantised engines for int8 variants; None: the one each variant was packed for (with the thorough
-            budget, every engine that can run it).
-        supported_engines: what this PyTorch was built with.
-        graph_optimizations: onnxruntime's levels (``disabled``, ``basic``, ``extended``, ``all``) for ``.onnx``; None:
-            its default.
-        variants: variant ids to keep; None: all.
-        batch_sizes: images a call.
-        seed: of the order within rounds and of the bootstrap.
-        reference: name of the bundle whose eager model is the 1.0 of every ratio; None: the one called "baseline",
-            else the first.
-        sustained_s: length of a sustained run of each leader, or None.
-        unavailable: runner name → why this host cannot run it, or None.
-        cores: physical cores that may be used.
+def make_plan(sources: Sequence[Source], options: SweepOptions, here: Here) -> Plan:
+    """Lay out the cells of a sweep; ratios are made to the eager model of one of the sources.
 
     Raises:
         InputError: an option is not what is allowed, or no cell is left.
     """
-    counts = check_threads(threads, cores)
-    batches = check_batch_sizes(batch_sizes)
-    row = find_budget(budget)
-    _check_names(sources, variants, engines, supported_engines, reference)
-    unknown = sorted(set(graph_optimizations or ()) - set(LEVELS))
-    if unknown:
-        raise InputError(f"onnxruntime has no graph optimisation level {unknown[0]}; choose of {', '.join(LEVELS)}.")
-    if engines is None and budget == "thorough":
-        engines = tuple(supported_engines)
+    budget = find_budget(options.budget)
+    _check_names(sources, options, here)
     grid = _Grid(
-        budget=row,
-        threads=counts,
-        batches=batches,
-        engines=engines,
-        levels=graph_optimizations,
-        supported=tuple(supported_engines),
-        unavailable=unavailable,
-        seed=seed,
+        options=options,
+        here=here,
+        threads=check_threads(options.threads, here.cores),
+        batches=check_batch_sizes(options.batch_sizes),
     )
-    cells = [cell for source in sources for cell in _bundle_cells(source, grid, variants)]
+    cells = [cell for source in sources for cell in _bundle_cells(source, grid)]
     if not any(cell.skip_reason is None and cell.format != EAGER for cell in cells):
         reasons = "; ".join(sorted({cell.skip_reason for cell in cells if cell.skip_reason}))
         raise InputError(f"There is nothing to measure: {reasons or 'no variant was exported'}.")
-    cells += _floor_cells(cells, grid)
-    name = reference or next((s.bundle.name for s in sources if s.manifest.name == "baseline"), sources[0].bundle.name)
+    names = [s.bundle.name for s in sources if s.manifest.name == "baseline"] or [sources[0].bundle.name]
     plan = Plan(
         bundles=tuple(source.bundle for source in sources),
-        cells=tuple(cells),
-        reference=cell_id(name, EAGER, None, counts[0], batches[0]),
-        budget=row,
-        seed=seed,
-        sustained_s=sustained_s,
-        allow_factory=None,
+        cells=(*cells, *_floor_cells(cells, grid)),
+        reference=cell_id(options.reference or names[0], EAGER, None, grid.threads[0], grid.batches[0]),
+        budget=budget,
+        seed=options.seed,
+        allow_factory=options.allow_factory,
         notes=(),
         expected_s=0.0,
     )
@@ -197,72 +177,77 @@ def cell_id(bundle: str | None, label: str, engine: str | None, threads: int, ba
 class _Grid:
     """The options that every cell is made from."""
 
-    budget: Budget
+    options: SweepOptions
+    here: Here
     threads: tuple[int, ...]
     batches: tuple[int, ...]
-    engines: Sequence[str] | None
-    levels: Sequence[str] | None
-    supported: tuple[str, ...]
-    unavailable: Mapping[str, str | None]
-    seed: int
 
-    def cells(
-        self, *, bundle: str | None, variant: Variant | None, label: str, runner: Runner, format_name: str
-    ) -> list[BenchCell]:
-        reason = self.unavailable.get(runner.name)
-        if variant is not None and variant.outcome is not Outcome.PASSED:
+    def cells(self, bundle: str, variant: Variant, runner: Runner) -> Iterable[BenchCell]:
+        """Yield a variant's cells on one runner: engine × batch size × thread count."""
+        reason = self.here.unavailable.get(runner.name)
+        if variant.outcome is not Outcome.PASSED:
             reason = f"not exported ({variant.outcome}): {variant.reason}"
-        made = []
+        blank = BenchCell(
+            id="",
+            bundle=bundle,
+            variant_id=variant.id,
+            format=variant.format,
+            precision=variant.precision,
+            file_bytes=variant.file_bytes,
+            runner=runner.name,
+            engine=None,
+            threads=1,
+            batch_size=1,
+            skip_reason=None,
+        )
         for engine, engine_reason in self._engines(variant, runner):
-            for batch in self.batches if bundle is not None else self.batches[:1]:
-                fixed = variant is not None and variant.batch not in {None, batch}
-                batch_reason = f"exported for batches of {variant.batch}" if variant and fixed else None
-                why = reason or engine_reason or batch_reason
-                # What is skipped is said once; a call's own cost (the floor) and a GPU know no threads.
-                is_once = bundle is None or why is not None or runner.is_gpu
-                for threads in self.threads[:1] if is_once else self.threads:
-                    made.append(
-                        BenchCell(
-                            id=cell_id(bundle, label, engine, threads, batch),
-                            bundle=bundle,
-                            format=format_name,
-                            precision=variant.precision if variant else "fp32",
-                            file_bytes=variant.file_bytes if variant else None,
-                            spec=self._spec(variant.id if variant else label, runner.name, engine, threads, batch),
-                            skip_reason=why,
-                        )
-                    )
-        return made
+            for batch in self.batches:
+                fixed = f"exported for batches of {variant.batch}" if variant.batch not in {None, batch} else None
+                yield from self._by_threads(
+                    blank, _label(variant.id, runner), engine, batch, reason or engine_reason or fixed
+                )
 
-    def _engines(self, variant: Variant | None, runner: Runner) -> list[tuple[str | None, str | None]]:
+    def eager(self, bundle: str | None, label: str, format_name: str, runner: str) -> Iterable[BenchCell]:
+        """Yield the cells of a float32 model that is no file of a bundle: the eager one, or a runtime's floor."""
+        blank = BenchCell(
+            id="",
+            bundle=bundle,
+            variant_id=label,
+            format=format_name,
+            precision="fp32",
+            file_bytes=None,
+            runner=runner,
+            engine=None,
+            threads=1,
+            batch_size=1,
+            skip_reason=None,
+        )
+        for batch in self.batches if bundle is not None else self.batches[:1]:
+            yield from self._by_threads(blank, label, None, batch, self.here.unavailable.get(runner))
+
+    def _by_threads(
+        self, blank: BenchCell, label: str, engine: str | None, batch: int, why: str | None
+    ) -> Iterable[BenchCell]:
+        # What is skipped is said once; a call's own cost (the floor) and a GPU know no threads.
+        is_once = blank.bundle is None or why is not None or is_gpu(blank.runner)
+        for threads in self.threads[:1] if is_once else self.threads:
+            name = cell_id(blank.bundle, label, engine, threads, batch)
+            yield replace(blank, id=name, engine=engine, threads=threads, batch_size=batch, skip_reason=why)
+
+    def _engines(self, variant: Variant, runner: Runner) -> list[tuple[str | None, str | None]]:
         """Return (engine, why not) pairs; one pair without an engine where none applies."""
-        if variant is not None and variant.format == "onnx" and self.levels:
-            return [(level, None) for level in self.levels]  # an .ort was optimised when it was written
-        if variant is None or not runner.quantized_engines or not variant.precision.startswith("int8"):
+        if variant.format == "onnx" and self.options.graph_optimizations:
+            return [(level, None) for level in self.options.graph_optimizations]  # an .ort was optimised when written
+        if not runner.quantized_engines or not variant.precision.startswith("int8"):
             return [(None, None)]
-        wanted = list(self.engines) if self.engines is not None else [variant.engine or self.supported[0]]
+        wanted = self.options.engines or (self.here.engines if self.options.budget == "thorough" else None)
+        engines = list(wanted or [variant.engine or self.here.engines[0]])
         if variant.engine is not None:
             family = _X86 if variant.engine in _X86 else (variant.engine,)
             # A variant that was packed for another family has no row here: its own twin has one.
-            wanted = [engine for engine in wanted if engine in family]
+            engines = [engine for engine in engines if engine in family]
         missing = "this PyTorch was built without the quantised engine"
-        return [(engine, None if engine in self.supported else f"{missing} {engine}") for engine in wanted]
-
-    def _spec(self, variant_id: str, runner: str, engine: str | None, threads: int, batch: int) -> RunSpec:
-        budget = self.budget
-        return RunSpec(
-            variant_id=variant_id,
-            runner=runner,
-            engine=engine,
-            threads=threads,
-            batch_size=batch,
-            warmup=budget.warmup,
-            min_samples=budget.min_samples,
-            min_s=budget.min_s,
-            max_s=budget.max_s,
-            timeout_s=budget.timeout_s,
-            seed=self.seed,
-        )
+        return [(engine, None if engine in self.here.engines else f"{missing} {engine}") for engine in engines]
 
 
 def _label(variant_id: str, runner: Runner) -> str:
@@ -271,64 +256,48 @@ def _label(variant_id: str, runner: Runner) -> str:
     return variant_id if runner.name in plain else f"{variant_id}[{runner.name}]"
 
 
-def _bundle_cells(source: Source, grid: _Grid, variants: Sequence[str] | None) -> list[BenchCell]:
-    name = source.bundle.name
-    cells = grid.cells(bundle=name, variant=None, label=EAGER, runner=RUNNERS[EAGER], format_name=EAGER)
+def _bundle_cells(source: Source, grid: _Grid) -> Iterable[BenchCell]:
+    name, wanted = source.bundle.name, grid.options.variants
+    yield from grid.eager(name, EAGER, EAGER, EAGER)
     for variant in source.manifest.variants:
-        if variants is not None and variant.id not in variants:
-            continue
-        for runner in runners_for(variant.format):
-            if runner.is_timed and not _is_left_to_a_note(variant, runner, grid):
-                cells += grid.cells(
-                    bundle=name,
-                    variant=variant,
-                    label=_label(variant.id, runner),
-                    runner=runner,
-                    format_name=variant.format,
-                )
-    return cells
+        if wanted is None or variant.id in wanted:
+            for runner in runners_for(variant.format):
+                if runner.is_timed and not _is_left_to_a_note(variant, runner, grid):
+                    yield from grid.cells(name, variant, runner)
 
 
 def _is_left_to_a_note(variant: Variant, runner: Runner, grid: _Grid) -> bool:
     """No GPU, or no kernels there for the precision: a note of the sweep says so once, not a row for each variant."""
-    return runner.is_gpu and (variant.precision != "fp32" or grid.unavailable.get(runner.name) is not None)
+    return runner.is_gpu and (variant.precision != "fp32" or grid.here.unavailable.get(runner.name) is not None)
 
 
-def _floor_cells(cells: Sequence[BenchCell], grid: _Grid) -> list[BenchCell]:
-    """One identity model a runtime that the sweep uses."""
+def _floor_cells(cells: Sequence[BenchCell], grid: _Grid) -> Iterable[BenchCell]:
+    """Yield one identity model a runtime that the sweep uses."""
     used: dict[str, str] = {}
     for cell in cells:
         if cell.skip_reason is None and cell.format in FLOOR_FORMATS:
-            used.setdefault(cell.spec.runner, cell.format)
-    return [
-        cell
-        for runner, format_name in used.items()
-        for cell in grid.cells(
-            bundle=None, variant=None, label=f"{FLOOR}-{runner}", runner=RUNNERS[runner], format_name=format_name
-        )
-    ]
+            used.setdefault(cell.runner, cell.format)
+    for runner, format_name in used.items():
+        yield from grid.eager(None, f"{FLOOR}-{runner}", format_name, runner)
 
 
-def _check_names(
-    sources: Sequence[Source],
-    variants: Sequence[str] | None,
-    engines: Sequence[str] | None,
-    supported: Sequence[str],
-    reference: str | None,
-) -> None:
+def _check_names(sources: Sequence[Source], options: SweepOptions, here: Here) -> None:
     if not sources:
-        raise InputError("No bundle was given; name at least one folder that holds a manifest.json.")
+        raise InputError("No bundle was given; give the folder that 'udacisense export' wrote.")
     names = [source.bundle.name for source in sources]
-    if reference is not None and reference not in names:
-        raise InputError(f"The reference '{reference}' is not one of the bundles: {', '.join(names)}.")
+    if options.reference is not None and options.reference not in names:
+        raise InputError(f"The reference '{options.reference}' is not one of the bundles: {', '.join(names)}.")
     known = {variant.id for source in sources for variant in source.manifest.variants}
-    unknown = sorted(set(variants or ()) - known)
+    unknown = sorted(set(options.variants or ()) - known)
     if unknown:
         hint = did_you_mean(unknown[0], known)
         raise InputError(f"No bundle holds {', '.join(unknown)}; they hold {', '.join(sorted(known))}.{hint}")
-    absent = sorted(set(engines or ()) - set(supported))
+    absent = sorted(set(options.engines or ()) - set(here.engines))
     if absent:
         raise InputError(
-            f"This PyTorch has no quantised engine {', '.join(absent)}; it has {', '.join(supported) or 'none'}."
-            f"{did_you_mean(absent[0], supported)}"
+            f"This PyTorch has no quantised engine {', '.join(absent)}; it has {', '.join(here.engines) or 'none'}."
+            f"{did_you_mean(absent[0], here.engines)}"
         )
+    levels = sorted(set(options.graph_optimizations or ()) - set(LEVELS))
+    if levels:
+        raise InputError(f"onnxruntime has no graph optimisation level {levels[0]}; choose of {', '.join(LEVELS)}.")

@@ -39,7 +39,7 @@ def plan_differences(plan: Plan, host: Host, kept: BenchSet) -> list[str]:
     found = []
     if {b.name: b.sha256 for b in plan.bundles} != {b.name: b.sha256 for b in kept.bundles}:
         found.append("the bundles or their manifests")
-    for name in ("budget", "seed", "reference", "sustained_s"):
+    for name in ("budget", "seed", "reference"):
         if getattr(plan, name) != getattr(kept, name):
             mine, theirs = getattr(plan, name), getattr(kept, name)
             found.append(f"{name}: {getattr(mine, 'name', mine)} against {getattr(theirs, 'name', theirs)}")

@@ -102,8 +102,8 @@ def disagreements(measured: BenchSet, ranked: Sequence[Row]) -> tuple[str, ...]:
     told = []
     for bundle in dict.fromkeys(row.cell.bundle or "-" for row in rows):
         own = [row for row in rows if (row.cell.bundle or "-") == bundle]
-        for runner in dict.fromkeys(row.cell.spec.runner for row in own):
-            fastest, fewest = _preferred([row for row in own if row.cell.spec.runner == runner])
+        for runner in dict.fromkeys(row.cell.runner for row in own):
+            fastest, fewest = _preferred([row for row in own if row.cell.runner == runner])
             told += _disagreement(measured, fastest, fewest, f"{bundle} in {runner}")
         fastest, fewest = _preferred(own)
         if android.COUNTERS.get(fastest.cell.format) != android.COUNTERS.get(fewest.cell.format):
@@ -120,8 +120,8 @@ def _disagreement(measured: BenchSet, fastest: Row, fewest: Row, where: str) -> 
     if fastest is fewest or is_tie(measured, fastest.cell.id, fewest.cell.id):
         return []
     return [
-        f"{where} on {THREADS} thread: this host's times prefer `{fastest.cell.spec.variant_id}`, and "
-        f"ARM instructions `{fewest.cell.spec.variant_id}` ({_millions(fewest):.1f} M against "
+        f"{where} on {THREADS} thread: this host's times prefer `{fastest.cell.variant_id}`, and "
+        f"ARM instructions `{fewest.cell.variant_id}` ({_millions(fewest):.1f} M against "
         f"{_millions(fastest):.1f} M): do not take this host's order for a phone's."
     ]
 

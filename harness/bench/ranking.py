@@ -39,7 +39,6 @@ class Row:
     first_ms: float | None
     tenth_ms: float | None
     peak_rss_bytes: int | None
-    energy_mj: float | None
     floor_ms: float | None  # an identity model through the same runtime
     limit_fraction: float | None  # the host's float32 limit over the median: 1 is the roofline
     speedup: Interval | None  # against the reference, on as many threads
@@ -48,7 +47,7 @@ class Row:
     is_tuned: bool  # its variant's chosen thread count
     is_pareto: bool  # no row is at least as good in time, size and accuracy, and better in one
     top1_fraction: float | None
-    sustained_drift_fraction: float | None
+    wrong_answers: bool  # in a process at least, against the golden pack
     warnings: tuple[str, ...]
     instructions: VariantInstructions | None  # of the file, shown where the row's threads and batch are the count's
 
@@ -66,8 +65,8 @@ def rank(measured: BenchSet, *, accuracy: Mapping[tuple[str, str], float] | None
     timed = sorted((row for row in rows if row.median_ms is not None), key=lambda row: row.median_ms or 0.0)
     rest = [row for row in rows if row.median_ms is None]
     rest.sort(key=lambda row: row.outcome is Outcome.SKIPPED)
-    front = {row.cell.id for row in pareto([row for row in timed if not is_gpu(row.cell.spec.runner)])}
-    best = next((r.cell.id for r in timed if not r.is_tuning_only and not is_gpu(r.cell.spec.runner)), None)
+    front = {row.cell.id for row in pareto([row for row in timed if not is_gpu(row.cell.runner)])}
+    best = next((r.cell.id for r in timed if not r.is_tuning_only and not is_gpu(r.cell.runner)), None)
     ranked = [
         replace(
             row,
@@ -129,7 +128,7 @@ def is_tie(measured: BenchSet, first: str, second: str) -> bool:
 
 
 def _timed(runs: Sequence[BenchRun], cell_id: str) -> list[tuple[BenchRun, Timing]]:
-    return [(r, r.measurement.timing) for r in runs if r.cell_id == cell_id and r.measurement.timing is not None]
+    return [(r, r.timing) for r in runs if r.cell_id == cell_id and r.timing is not None]
 
 
 class _Table:
@@ -155,12 +154,10 @@ class _Table:
         medians = reported_medians(self._set, cell.id)
         runs = self._runs.get(cell.id, [])
         phases = ("tune",) if medians.is_tuning_only else _REPORTED
-        timings = [r.measurement.timing for r in runs if r.phase in phases and r.measurement.timing is not None]
+        timings = [r.timing for r in runs if r.phase in phases and r.timing is not None]
         median = float(np.median(list(medians.by_round.values()))) if medians else None
         p25, p75, p90, p99 = _pooled(timings)
-        sustained = [r.measurement.timing for r in runs if r.phase == "sustained" and r.measurement.timing is not None]
         peaks = [r.peak_rss_bytes for r in runs if r.peak_rss_bytes is not None]
-        warnings = dict.fromkeys(w for r in runs for w in r.measurement.warnings if not w.startswith("NOISY"))
         return Row(
             cell=cell,
             outcome=outcome,
@@ -170,27 +167,24 @@ class _Table:
             median_ms=median,
             p90_ms=p90,
             p99_ms=p99,
-            fps=None if median is None else cell.spec.batch_size * 1e3 / median,
+            fps=None if median is None else cell.batch_size * 1e3 / median,
             spread_fraction=spread_fraction(list(medians.by_round.values())),
             noisy=_is_noisy(timings, p25, p75, median),
             load_ms=_middle([t.load_ms for t in timings]),
             first_ms=_middle([t.first_ms for t in timings]),
             tenth_ms=_middle([t.tenth_ms for t in timings if t.tenth_ms is not None]),
             peak_rss_bytes=max(peaks) if peaks else None,
-            energy_mj=_middle([t.energy_mj for t in timings if t.energy_mj is not None]),
             floor_ms=self._floor_ms(cell),
             limit_fraction=self._limit_fraction(cell, median),
-            speedup=self._speedup(cell, self._reference(cell.spec.threads, cell.spec.batch_size)),
-            speedup_tuned=self._speedup(cell, self._reference(None, cell.spec.batch_size)),
+            speedup=self._speedup(cell, self._reference(cell.threads, cell.batch_size)),
+            speedup_tuned=self._speedup(cell, self._reference(None, cell.batch_size)),
             is_tie_with_best=False,
             is_tuned=cell.id in self._tuned,
             is_pareto=False,
             top1_fraction=self._top1(cell),
-            sustained_drift_fraction=sustained[0].drift_fraction if sustained else None,
-            warnings=tuple(warnings),
-            instructions=self._instructions.get(
-                (cell.bundle or "-", cell.spec.variant_id, cell.spec.threads, cell.spec.batch_size)
-            ),
+            wrong_answers=any(r.wrong_answers for r in runs),
+            warnings=tuple(dict.fromkeys(w for r in runs for w in r.warnings)),
+            instructions=self._instructions.get((cell.bundle or "-", cell.variant_id, cell.threads, cell.batch_size)),
         )
 
     def _outcome(self, cell: BenchCell) -> tuple[Outcome, str | None]:
@@ -199,8 +193,8 @@ class _Table:
         runs = self._runs.get(cell.id, [])
         for outcome in (Outcome.FAILED, Outcome.SKIPPED):
             for run in runs:
-                if run.measurement.outcome is outcome:
-                    return outcome, run.measurement.reason
+                if run.outcome is outcome:
+                    return outcome, run.reason
         return (Outcome.PASSED, None) if runs else (Outcome.SKIPPED, "the sweep ended before it ran")
 
     def _reference(self, threads: int | None, batch_size: int) -> str | None:
@@ -210,8 +204,8 @@ class _Table:
             return None
         bundle = cells[self._set.reference].bundle
         for cell in cells.values():
-            if (cell.bundle, cell.format, cell.spec.batch_size) == (bundle, EAGER, batch_size) and (
-                cell.id in self._tuned if threads is None else cell.spec.threads == threads
+            if (cell.bundle, cell.format, cell.batch_size) == (bundle, EAGER, batch_size) and (
+                cell.id in self._tuned if threads is None else cell.threads == threads
             ):
                 return cell.id
         return None
@@ -226,19 +220,19 @@ class _Table:
         values = [
             timing.median_ms
             for floor in self._set.cells
-            if floor.bundle is None and floor.spec.runner == cell.spec.runner
+            if floor.bundle is None and floor.runner == cell.runner
             for _, timing in _timed(self._set.runs, floor.id)
         ]
         return _middle(values)
 
     def _limit_fraction(self, cell: BenchCell, median_ms: float | None) -> float | None:
-        ceiling, bundle = self._ceilings.get(cell.spec.threads), self._bundles.get(cell.bundle or "")
-        if median_ms is None or ceiling is None or bundle is None or is_gpu(cell.spec.runner):
+        ceiling, bundle = self._ceilings.get(cell.threads), self._bundles.get(cell.bundle or "")
+        if median_ms is None or ceiling is None or bundle is None or is_gpu(cell.runner):
             return None  # the ceilings are the CPU's
-        return limit_ms(bundle, ceiling, batch_size=cell.spec.batch_size) / median_ms
+        return limit_ms(bundle, ceiling, batch_size=cell.batch_size) / median_ms
 
     def _top1(self, cell: BenchCell) -> float | None:
-        known = self._accuracy.get((cell.bundle or "-", cell.spec.variant_id))
+        known = self._accuracy.get((cell.bundle or "-", cell.variant_id))
         bundle = self._bundles.get(cell.bundle or "")
         if known is not None or bundle is None:
             return known

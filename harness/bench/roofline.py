@@ -51,7 +51,8 @@ def count_work(model: nn.Module, input_shape: tuple[int, int, int, int]) -> Work
     """
     import torch
     from torch import nn
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from udacisense.measure.counts import count_macs
 
     moved = 0
 
@@ -63,12 +64,12 @@ def count_work(model: nn.Module, input_shape: tuple[int, int, int, int]) -> Work
     layers = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd | nn.Linear)]
     hooks = [layer.register_forward_hook(add) for layer in layers]
     try:
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        with torch.inference_mode():
             model(torch.zeros(input_shape))
     finally:
         for hook in hooks:
             hook.remove()
-    return Work(flops=int(counter.get_total_flops()), moved_bytes=moved)
+    return Work(flops=2 * count_macs(model, input_shape), moved_bytes=moved)
 
 
 def limit_ms(bundle: BenchedBundle, ceiling: Ceiling, *, batch_size: int) -> float:

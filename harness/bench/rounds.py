@@ -39,7 +39,6 @@ class Plan:
     reference: str  # cell id
     budget: Budget
     seed: int
-    sustained_s: float | None
     allow_factory: str | None
     notes: tuple[str, ...]
     expected_s: float
@@ -70,30 +69,27 @@ class Step:
 
 def setting(cell: BenchCell) -> tuple[str, ...]:
     """Return what a cell is apart from its thread count: cells that share it are one variant's thread counts."""
-    spec = cell.spec
-    return (cell.bundle or "-", spec.variant_id, spec.runner, spec.engine or "-", str(spec.batch_size))
+    return (cell.bundle or "-", cell.variant_id, cell.runner, cell.engine or "-", str(cell.batch_size))
 
 
 def choose(plan: Plan, runs: Sequence[BenchRun]) -> Choice:
     """Choose thread counts and leaders on the tune rounds alone; cells that failed there are out."""
     fewest: dict[tuple[str, ...], BenchCell] = {}
     timed = tune_times(runs)
-    for cell in sorted(plan.runnable, key=lambda cell: -cell.spec.threads):
+    for cell in sorted(plan.runnable, key=lambda cell: -cell.threads):
         if cell.id in timed:
             fewest[setting(cell)] = cell
     tuned = choose_tuned(plan.runnable, runs)
     fastest: dict[tuple[str | None, int], float] = {}
     best: dict[tuple[str | None, str, str, int], tuple[BenchCell, float]] = {}
     for cell, time_ms in tuned:
-        bundle = (cell.bundle, cell.spec.batch_size)
-        if not is_gpu(cell.spec.runner):
+        bundle = (cell.bundle, cell.batch_size)
+        if not is_gpu(cell.runner):
             fastest[bundle] = min(time_ms, fastest.get(bundle, math.inf))
-        key = (cell.bundle, cell.format, cell.spec.runner, cell.spec.batch_size)
+        key = (cell.bundle, cell.format, cell.runner, cell.batch_size)
         if cell.format != EAGER and (key not in best or time_ms < best[key][1]):
             best[key] = cell, time_ms
-    contenders = [
-        c for c, time_ms in tuned if time_ms <= _CONTENTION * fastest.get((c.bundle, c.spec.batch_size), math.inf)
-    ]
+    contenders = [c for c, time_ms in tuned if time_ms <= _CONTENTION * fastest.get((c.bundle, c.batch_size), math.inf)]
     return Choice(
         tuned=tuple(cell.id for cell, _ in tuned),
         standing=tuple(dict.fromkeys(i for cell in contenders for i in (fewest[setting(cell)].id, cell.id))),
@@ -111,7 +107,7 @@ def choose_tuned(cells: Iterable[BenchCell], runs: Iterable[BenchRun]) -> list[t
     chosen = []
     for group in by_setting.values():
         fastest = min(times[cell.id] for cell in group)
-        group.sort(key=lambda cell: cell.spec.threads)
+        group.sort(key=lambda cell: cell.threads)
         chosen.append(next(cell for cell in group if times[cell.id] <= fastest * _SAME_SPEED))
     return [(cell, times[cell.id]) for cell in chosen]
 
@@ -120,7 +116,7 @@ def tune_times(runs: Iterable[BenchRun]) -> dict[str, float]:
     """Return cell id → geometric mean of its medians (ms) over the tune rounds."""
     logs: dict[str, list[float]] = {}
     for run in runs:
-        timing = run.measurement.timing
+        timing = run.timing
         if run.phase == "tune" and timing is not None:
             logs.setdefault(run.cell_id, []).append(math.log(timing.median_ms))
     return {name: math.exp(sum(values) / len(values)) for name, values in logs.items()}
@@ -136,7 +132,7 @@ def tune_steps(plan: Plan) -> list[Step]:
 
 
 def chosen_steps(plan: Plan, choice: Choice) -> list[Step]:
-    """Return the processes of the report, final, memory and sustained phases, in order."""
+    """Return the processes of the report, final and memory phases, in order."""
     budget, by_id = plan.budget, {cell.id: cell for cell in plan.cells}
     finalists = dict.fromkeys([*_reference_cells(plan), *choice.leaders])
     steps, number = [], budget.tune_rounds
@@ -153,10 +149,7 @@ def chosen_steps(plan: Plan, choice: Choice) -> list[Step]:
     weighed = dict.fromkeys(
         [plan.reference, *choice.leaders, *([*floors, *choice.tuned] if budget.memory == "all" else [])]
     )
-    steps += [Step(phase="memory", round=number, cell=by_id[name]) for name in weighed if name in by_id]
-    if plan.sustained_s is not None:
-        steps += [Step(phase="sustained", round=number + 1, cell=by_id[name]) for name in finalists]
-    return steps
+    return steps + [Step(phase="memory", round=number, cell=by_id[name]) for name in weighed if name in by_id]
 
 
 def shuffled(cells: Sequence[BenchCell], seed: int, round_number: int) -> list[BenchCell]:
@@ -168,11 +161,8 @@ def shuffled(cells: Sequence[BenchCell], seed: int, round_number: int) -> list[B
 
 def step_seconds(plan: Plan, step: Step) -> float:
     """Return how long a process is expected to take on a quiet host."""
-    start = _START_S.get(step.cell.spec.runner, _START_TORCH_S)
-    if step.phase == "memory":
-        return start + _CALLS_S
-    sampling_s = plan.budget.min_s if step.phase != "sustained" else plan.sustained_s or 0.0
-    return start + _CALLS_S + 1.1 * sampling_s
+    start = _START_S.get(step.cell.runner, _START_TORCH_S)
+    return start + _CALLS_S + (0.0 if step.phase == "memory" else 1.1 * plan.budget.min_s)
 
 
 def with_expectation(plan: Plan) -> Plan:
@@ -182,7 +172,7 @@ def with_expectation(plan: Plan) -> Plan:
         if cell.bundle is not None:
             most.setdefault(setting(cell), []).append(cell)
     tuned = [cells[-1] for cells in most.values()]
-    leaders = {(c.bundle, c.format, c.spec.runner, c.spec.batch_size): c.id for c in tuned if c.format != EAGER}
+    leaders = {(c.bundle, c.format, c.runner, c.batch_size): c.id for c in tuned if c.format != EAGER}
     finals = Choice(tuned=tuple(c.id for c in tuned), standing=(), leaders=tuple(leaders.values()))
     expected = sum(step_seconds(plan, step) for step in [*tune_steps(plan), *chosen_steps(plan, finals)])
     standing = dict.fromkeys(c.id for cells in most.values() for c in (cells[0], cells[-1]))

@@ -17,13 +17,14 @@ from pathlib import Path
 from exporters.bundle.open import Bundle, bundle_sha256, open_bundle
 from exporters.bundle.reference import ARTIFACT, load_reference
 from harness.bench.advice import recommendations
-from harness.bench.cells import Source, make_plan
+from harness.bench.cells import Here, Source, SweepOptions, make_plan
 from harness.bench.compare_runs import plan_differences
 from harness.bench.instructions import count_variants, countable
 from harness.bench.jobs import Jobs
+from harness.bench.ranking import rank
 from harness.bench.roofline import count_work, measure_ceilings
 from harness.bench.rounds import Plan, Step, choose, chosen_steps, step_seconds, tune_steps
-from harness.cell.run import Cell, run_cell
+from harness.cell.run import run_cell
 from harness.host import read_host, read_state, usable_cores
 from harness.records import (
     BenchedBundle,
@@ -32,8 +33,8 @@ from harness.records import (
     Ceiling,
     Host,
     HostState,
-    Measurement,
-    RunSpec,
+    MeasurementSet,
+    Recommendation,
     Timing,
     VariantInstructions,
 )
@@ -42,6 +43,7 @@ from harness.runtime.count import folder_that_counts
 from udacisense.base.files import locked
 from udacisense.base.progress import Advance
 from udacisense.base.records import Artifact, Outcome, from_json, read_json, write_record
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.stages.contract import Kind
@@ -54,61 +56,26 @@ _COOL_DOWN_S = 60.0
 _BUSY_LOAD = 0.5  # load average, beyond this sweep's own, above which a note says so
 
 
-def plan_sweep(
-    bundles: Sequence[Path],
-    *,
-    budget: str = "default",
-    threads: Sequence[int] | None = None,
-    engines: Sequence[str] | None = None,
-    graph_optimizations: Sequence[str] | None = None,
-    variants: Sequence[str] | None = None,
-    batch_sizes: Sequence[int] = (1,),
-    reference: str | None = None,
-    seed: int = 0,
-    sustained_s: float | None = None,
-    allow_factory: str | None = None,
-) -> Plan:
+def plan_sweep(bundles: Sequence[Path], options: SweepOptions | None = None) -> Plan:
     """Open the bundles and lay out the sweep; its ``expected_s`` says how long it should take.
 
     Args:
         bundles: folders that hold a ``manifest.json``. Ratios between bundles need them in one sweep.
-        budget: ``quick``, ``default`` or ``thorough``.
-        threads: thread counts to try; None: 1 … the physical cores that this process may use.
-        engines: quantised engines for int8 variants of PyTorch formats; None: the one each was packed for.
-        graph_optimizations: onnxruntime's levels for ``.onnx`` (disabled, basic, extended, all); None: its default.
-        variants: variant ids to keep; None: all.
-        batch_sizes: images a call.
-        reference: name of the bundle whose eager model is the 1.0 of every ratio; None: "baseline", else the first.
-        seed: of the order within rounds and of the bootstrap.
-        sustained_s: also run each leader for so many seconds on end; None: no.
-        allow_factory: the ``package.module:factory`` of a bundle's model that may be imported.
+        options: what is asked for; None: the default budget, on everything.
 
     Raises:
         InputError: an option is not what is allowed, a bundle is none, or nothing in it can be measured here.
         LoadError: a bundle's reference model would not load.
     """
-    import torch
-
-    if sustained_s is not None and not 1 <= sustained_s <= 7200:
-        raise InputError(f"A sustained run lasts from 1 to 7200 seconds; given: {sustained_s:g}.")
+    options = options or SweepOptions()
     host = read_host()
-    sources = _open_sources(bundles, allow_factory=allow_factory)
-    plan = make_plan(
-        sources,
-        budget=budget,
-        threads=threads,
-        engines=engines,
-        graph_optimizations=graph_optimizations,
-        supported_engines=[name for name in torch.backends.quantized.supported_engines if name != "none"],
-        variants=variants,
-        batch_sizes=batch_sizes,
-        seed=seed,
-        reference=reference,
-        sustained_s=sustained_s,
-        unavailable={name: runner.unavailable() for name, runner in RUNNERS.items()},
+    here = Here(
         cores=usable_cores(host),
+        engines=supported_engines(),
+        unavailable={name: runner.unavailable() for name, runner in RUNNERS.items()},
     )
-    return dataclasses.replace(plan, allow_factory=allow_factory, notes=tuple(_notes(host)))
+    plan = make_plan(_open_sources(bundles, allow_factory=options.allow_factory), options, here)
+    return dataclasses.replace(plan, notes=tuple(_notes(host)))
 
 
 def run_sweep(
@@ -117,6 +84,7 @@ def run_sweep(
     out: Path,
     resume: bool = False,
     arm_instructions: bool = False,
+    verifications: Sequence[MeasurementSet] | None = None,
     on_progress: Advance | None = None,
 ) -> BenchSet:
     """Run a plan and return its measurements; ``out`` (a JSON file) is written as it goes.
@@ -126,6 +94,7 @@ def run_sweep(
         out: the file to write. On Ctrl-C it keeps what was measured.
         resume: go on with the sweep that ``out`` holds.
         arm_instructions: also count the ARM instructions of each variant that can be counted, after the times.
+        verifications: records of ``verify``, which the recommendation heeds; None: it is left out of account.
         on_progress: called after each process with the seconds it was expected to take.
 
     Raises:
@@ -135,7 +104,7 @@ def run_sweep(
     """
     if arm_instructions:
         folder_that_counts()
-    sweep = _Sweep(plan, out, on_progress)
+    sweep = _Sweep(plan, out, verifications, on_progress)
     with locked(out):
         if resume:
             sweep.take_over(read_json(BenchSet, out))
@@ -153,7 +122,9 @@ def run_sweep(
 class _Sweep:
     """A sweep on its way."""
 
-    def __init__(self, plan: Plan, out: Path, on_progress: Advance | None) -> None:
+    def __init__(
+        self, plan: Plan, out: Path, verifications: Sequence[MeasurementSet] | None, on_progress: Advance | None
+    ) -> None:
         self.plan = plan
         self.out = out
         self.host = read_host()
@@ -161,7 +132,9 @@ class _Sweep:
         self.runs: list[BenchRun] = []
         self.ceilings: tuple[Ceiling, ...] = ()
         self.instructions: list[VariantInstructions] = []
+        self.recommended: tuple[Recommendation, ...] = ()
         self.complete = False
+        self._verifications = verifications
         self._on_progress = on_progress
         self._cool = read_state()
         self._written = 0.0  # when, on the monotonic clock
@@ -200,20 +173,22 @@ class _Sweep:
     def run(self) -> None:
         """Measure the ceilings, then every step that is not done yet."""
         if not self.ceilings:
-            self.ceilings = measure_ceilings(sorted({cell.spec.threads for cell in self.plan.runnable}))
+            self.ceilings = measure_ceilings(sorted({cell.threads for cell in self.plan.runnable}))
         with tempfile.TemporaryDirectory(prefix="udacisense-bench-") as folder:
-            jobs = Jobs(self.plan.bundles, Path(folder), allow_factory=self.plan.allow_factory)
+            jobs = Jobs(self.plan, Path(folder))
             tuning = tune_steps(self.plan)
             tuning_s = sum(step_seconds(self.plan, step) for step in tuning)
             self._run_steps(tuning, jobs, expected_s=tuning_s)
             chosen = chosen_steps(self.plan, choose(self.plan, self.runs))
             self._run_steps(chosen, jobs, expected_s=self.plan.expected_s - tuning_s)
         self.complete = True
+        made = self.result()
+        self.recommended = recommendations(made, rank(made), self._verifications)
 
     def count(self) -> None:
         """Count the instructions of every variant that is not counted yet."""
         done = {(counted.bundle, counted.variant_id) for counted in self.instructions}
-        planned = {(cell.bundle, cell.spec.variant_id) for cell in self.plan.cells}
+        planned = {(cell.bundle, cell.variant_id) for cell in self.plan.cells}
         wanted = [key for key in countable(self.plan.bundles) if key in planned and key not in done]
         for counted in count_variants(self.plan.bundles, wanted):
             self.instructions.append(counted)
@@ -226,7 +201,7 @@ class _Sweep:
         for step in steps:
             if (step.cell.id, step.round, step.phase) not in done:
                 self._cool_down()
-                self.runs.append(_run_step(step, self.plan.sustained_s, jobs))
+                self.runs.append(_run_step(step, jobs))
                 if time.monotonic() - self._written > _WRITING_SHARE * self._write_s:
                     self.write()
             if self._on_progress is not None:
@@ -251,27 +226,23 @@ class _Sweep:
     def result(self) -> BenchSet:
         """Return what there is."""
         plan = self.plan
-        made = BenchSet(
-            schema_version=1,
+        return BenchSet(
+            schema_version=2,
             kind="bench",
             created_utc=self.created_utc,
             host=self.host,
             seed=plan.seed,
             budget=plan.budget,
-            sustained_s=plan.sustained_s,
             bundles=plan.bundles,
             reference=plan.reference,
             ceilings=self.ceilings,
             cells=plan.cells,
             runs=tuple(self.runs),
-            recommended=(),
+            recommended=self.recommended,
             notes=plan.notes,
             complete=self.complete,
             instructions=tuple(self.instructions),
         )
-        if not self.complete:
-            return made
-        return dataclasses.replace(made, recommended=recommendations(made, choose(plan, self.runs).leaders))
 
 
 def _open_sources(folders: Sequence[Path], *, allow_factory: str | None) -> list[Source]:
@@ -302,7 +273,7 @@ def describe_bundle(name: str, bundle: Bundle, *, allow_factory: str | None) -> 
     return BenchedBundle(
         name=name,
         path=str(bundle.root.resolve()),
-        sha256=bundle_sha256(bundle.manifest),
+        sha256=bundle_sha256(bundle.root),
         parameters=count_parameters(model),
         flops=work.flops,
         moved_bytes=work.moved_bytes,
@@ -323,14 +294,19 @@ def _master_top1(artifact: Artifact) -> float | None:
     return top1
 
 
-def _run_step(step: Step, sustained_s: float | None, jobs: Jobs) -> BenchRun:
-    spec = step.cell.spec
-    if step.phase == "sustained" and sustained_s is not None:
-        spec = dataclasses.replace(spec, min_s=sustained_s, max_s=sustained_s, timeout_s=sustained_s + spec.timeout_s)
+def _run_step(step: Step, jobs: Jobs) -> BenchRun:
     before, start = read_state(), time.monotonic()
-    cell = run_cell(jobs.make(step.cell, spec, task="memory" if step.phase == "memory" else "time"))
+    ran = run_cell(jobs.make(step.cell, task="memory" if step.phase == "memory" else "time"))
     duration_s = time.monotonic() - start
-    peak = cell.result.values.get("peak_rss_bytes")
+    result, timing, warnings = ran.result, None, []
+    if result.outcome is Outcome.PASSED and "samples_ms" in result.values:
+        timing = from_json(Timing, json.dumps(result.values), source="the worker's times")
+    wrong = jobs.wrong_answers(step.cell, ran.outputs)
+    if wrong and ran.outputs is not None:
+        warnings.append(f"{wrong} of {len(ran.outputs)} answers differ from the golden pack's: verify the bundle")
+    got, asked = result.actual.get("threads", step.cell.threads), step.cell.threads
+    if got != asked:
+        warnings.append(f"{asked} threads were asked for, and the runtime uses {got}")
     return BenchRun(
         cell_id=step.cell.id,
         round=step.round,
@@ -338,33 +314,13 @@ def _run_step(step: Step, sustained_s: float | None, jobs: Jobs) -> BenchRun:
         duration_s=duration_s,
         before=before,
         after=read_state(),
-        measurement=_measurement(spec, cell, wrong_answers=jobs.wrong_answers(step.cell, cell.outputs)),
-        peak_rss_bytes=int(peak) if peak is not None else None,
-    )
-
-
-def _measurement(spec: RunSpec, cell: Cell, *, wrong_answers: str | None) -> Measurement:
-    result, timing, warnings = cell.result, None, []
-    if result.outcome is Outcome.PASSED and "samples_ms" in result.values:
-        timing = from_json(Timing, json.dumps(result.values), source="the worker's times")
-        if timing.noisy:
-            waited = "" if timing.waited_fraction is None else f", waited {timing.waited_fraction:.0%} for a core"
-            warnings.append(
-                f"NOISY: IQR {timing.iqr_fraction:.0%} of the median, drift {timing.drift_fraction:+.0%}{waited}"
-            )
-    if wrong_answers is not None:
-        warnings.append(wrong_answers)
-    got = result.actual.get("threads", spec.threads)
-    if got != spec.threads:
-        warnings.append(f"{spec.threads} threads were asked for, and the runtime uses {got}")
-    return Measurement(
-        spec=spec,
         actual=result.actual,
-        comparison=None,
         timing=timing,
+        wrong_answers=wrong,
         warnings=tuple(warnings),
         outcome=result.outcome,
         reason=result.reason,
+        peak_rss_bytes=result.values.get("peak_rss_bytes"),
     )
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.cell.energy import energy_mj_per_call
 from udacisense.errors import InferenceError
 from udacisense.measure.stats import NOISY_WAITED_FRACTION, summarise
 from udacisense.measure.timing import collect_samples
@@ -63,7 +62,6 @@ def measure_time(job: Job, session: Session, folder: Path) -> dict[str, Any]:
         min_sample_ms=max(1.0, spec.min_s * 1e3 / _MOST_SAMPLES),
     )
     waited = _waited_fraction(waited_ns, _waited_ns(pid), perf_counter_ns() - start)
-    energy, energy_reason = energy_mj_per_call(call)
     summary = summarise(samples.samples_ms)
     return {
         "samples_ms": list(samples.samples_ms),
@@ -77,8 +75,6 @@ def measure_time(job: Job, session: Session, folder: Path) -> dict[str, Any]:
         "drift_fraction": summary.drift_fraction,
         "waited_fraction": waited,
         "noisy": summary.noisy or (waited or 0.0) > NOISY_WAITED_FRACTION,
-        "energy_mj": energy,
-        "energy_reason": energy_reason,
     }
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 
 from exporters.bundle.manifest import Manifest
-from exporters.bundle.open import Bundle, check_files
+from exporters.bundle.open import Bundle, bundle_sha256, check_files
 from harness.device.contract import BUNDLE, FILES, FORMATS, PACKAGE
 from harness.device.phone import OnBytes, Phone, RefusedError
 from udacisense.base.display import megabytes
@@ -100,7 +100,7 @@ def push_bundle(phone: Phone, bundle: Bundle, *, on_bytes: OnBytes, stop: thread
     return Pushed(
         serial=phone.serial,
         bundle=bundle.manifest.name,
-        bundle_sha256=sha256_file(bundle.root / Manifest.FILE_NAME),
+        bundle_sha256=bundle_sha256(bundle.root),
         files=len(_names(bundle)),
         n_bytes=needed,
         duration_s=time.monotonic() - start,

@@ -6,15 +6,13 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import Bundle, bundle_sha256
-from harness.bench.advice import choose, eligible, recommendations, verdicts
+from harness.bench.advice import recommendations
 from harness.bench.cells import cell_id
 from harness.bench.ranking import rank
 from harness.bench.run import describe_bundle
 from harness.device.contract import RUNNER, Command
 from harness.records import BenchCell, BenchedBundle, BenchRun, BenchSet, Budget, HostState, Measurement, MeasurementSet
-from udacisense.base.files import sha256_file
 from udacisense.base.records import Outcome, from_json, read_json
 from udacisense.errors import InputError
 
@@ -43,7 +41,7 @@ def read_result(text: bytes, bundle: Bundle, *, source: str) -> MeasurementSet:
         InputError: it is damaged, or it says something that cannot be of this bundle.
     """
     made = from_json(MeasurementSet, text, source=source)
-    sha256 = sha256_file(bundle.root / Manifest.FILE_NAME)
+    sha256 = bundle_sha256(bundle.root)
     if made.bundle_sha256 != sha256:
         raise OtherBundleError(
             f"{source} is of another bundle ({made.bundle}, {made.bundle_sha256[:12]}…; given: "
@@ -56,7 +54,7 @@ def read_result(text: bytes, bundle: Bundle, *, source: str) -> MeasurementSet:
         problem = _problem(m, made.kind, exported)
         if problem is not None:
             raise InputError(f"{source}: the row of {m.spec.variant_id} {problem}; update the app and measure again.")
-    return dataclasses.replace(made, bundle_sha256=bundle_sha256(bundle.manifest))
+    return made
 
 
 def _problem(m: Measurement, kind: str, exported: set[str]) -> str | None:
@@ -124,13 +122,12 @@ def to_bench_set(
     rounds = [_round(m, made.bundle) for m in made.measurements]
     n_rounds = max(rounds) + 1
     measured = BenchSet(
-        schema_version=1,
+        schema_version=2,
         kind="bench",
         created_utc=made.created_utc,
         host=made.host,
         seed=made.seed,
         budget=_budget(made.measurements[0], n_rounds),
-        sustained_s=None,
         bundles=(benched,),
         reference="",
         ceilings=(),
@@ -142,13 +139,9 @@ def to_bench_set(
         notes=_NOTES,
         complete=True,
     )
-    return measured if verifications is None else _recommending(measured, verifications)
-
-
-def _recommending(measured: BenchSet, verifications: Iterable[MeasurementSet]) -> BenchSet:
-    rows = eligible(rank(measured), measured.bundles[0].name, verdicts(measured, verifications))
-    best = [choose(measured, rows)[0].cell.id] if rows else []
-    return dataclasses.replace(measured, recommended=recommendations(measured, best))
+    if verifications is None:
+        return measured
+    return dataclasses.replace(measured, recommended=recommendations(measured, rank(measured), verifications))
 
 
 def _round(m: Measurement, bundle: str) -> int:
@@ -163,10 +156,14 @@ def _cell(m: Measurement, benched: BenchedBundle, bundle: Bundle) -> BenchCell:
     return BenchCell(
         id=cell_id(benched.name, spec.variant_id, spec.engine, spec.threads, spec.batch_size),
         bundle=benched.name,
+        variant_id=spec.variant_id,
         format=variant.format,
         precision=variant.precision,
         file_bytes=variant.file_bytes,
-        spec=spec,
+        runner=spec.runner,
+        engine=spec.engine,
+        threads=spec.threads,
+        batch_size=spec.batch_size,
         skip_reason=None,
     )
 
@@ -182,7 +179,12 @@ def _run(m: Measurement, cell: str, number: int, n_rounds: int) -> BenchRun:
         duration_s=calls_ms / 1e3,
         before=state,
         after=state,
-        measurement=m,
+        actual=m.actual,
+        timing=timing,
+        wrong_answers=None,
+        warnings=m.warnings,
+        outcome=m.outcome,
+        reason=m.reason,
         peak_rss_bytes=None,
     )
 

@@ -55,14 +55,14 @@ def find_times(bench: BenchSet, sha256: str, path: Path, verification: Measureme
     if verification is not None:
         # Lost accuracy is held against the requirements' own limit.
         known = replace(verdicts(bench, [verification]), lost={})
-    rows = [row for row in rank(bench) if row.cell.bundle == name and row.cell.spec.batch_size == 1]
+    rows = [row for row in rank(bench) if row.cell.bundle == name and row.cell.batch_size == 1]
     best: dict[str, Row] = {}
     for row in eligible(rows, name, known):  # from fast to slow
-        best.setdefault(row.cell.spec.variant_id, row)
+        best.setdefault(row.cell.variant_id, row)
     why_not: dict[str, str] = {}
     for row in (row for row in rows if row.is_tuned or row.median_ms is None):
         why = objection(row, known) or "timed in the tuning rounds alone; bench it by itself with --variant"
-        why_not.setdefault(row.cell.spec.variant_id, why)
+        why_not.setdefault(row.cell.variant_id, why)
     return Timed(bench=bench, best=best, why_not=why_not)
 
 

@@ -77,8 +77,7 @@ def gate_bundle(
         InputError: a record is of another bundle, or times of unlike hosts would be compared.
     """
     with opened(path) as bundle:
-        manifest = bundle.manifest
-    sha256 = bundle_sha256(manifest)
+        manifest, sha256 = bundle.manifest, bundle_sha256(bundle.root)
     if verification.bundle_sha256 != sha256:
         raise InputError(f"The verification is of another bundle ({verification.bundle}); verify {path} again.")
     timed = None if bench is None else find_times(bench, sha256, path, verification)

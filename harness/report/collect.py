@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import bundle_sha256
+from harness.bench.advice import verified_accuracy
+from harness.bench.ranking import Row, rank
 from harness.gate.run import GateReport
 from harness.host import machine_differences
 from harness.records import BenchSet, Host, MeasurementSet
@@ -21,6 +24,24 @@ from udacisense.pipeline.store import STEP_FILE
 from udacisense.pipeline.techniques import TechniquesRecord
 
 _Named = TypeVar("_Named", Artifact, RunRecord)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """A sweep, its ranked rows, and what was verified: on the sweep's own machine first, then elsewhere."""
+
+    path: Path
+    measured: BenchSet
+    rows: tuple[Row, ...]
+    verified: tuple[MeasurementSet, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneHost:
+    """A machine and the sweeps that it ran."""
+
+    host: Host
+    sweeps: tuple[Ranked, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +59,29 @@ class Evidence:
 
     def bundle_of(self, sha256: str) -> tuple[Path, Manifest] | None:
         """Return the bundle whose manifest has this SHA-256, where it was found and is unchanged."""
-        return next(((path, made) for path, made in self.bundles if bundle_sha256(made) == sha256), None)
+        return next((found for found in self.bundles if bundle_sha256(found[0].parent) == sha256), None)
 
-    def verifications_of(self, manifest: Manifest) -> list[MeasurementSet]:
-        """Return what was verified of the bundle as it is now."""
-        sha256 = bundle_sha256(manifest)
+    def verifications_of(self, manifest: Path) -> list[MeasurementSet]:
+        """Return what was verified of the bundle that this ``manifest.json`` is of, as it is now."""
+        sha256 = bundle_sha256(manifest.parent)
         return [made for _, made in self.verifications if made.bundle_sha256 == sha256]
 
-    def own_host_first(self, host: Host) -> list[MeasurementSet]:
-        """Return what was verified: on this machine first, then elsewhere."""
-        found = [made for _, made in self.verifications]
-        return sorted(found, key=lambda made: bool(machine_differences(host, made.host)))
+    @cached_property
+    def machines(self) -> tuple[OneHost, ...]:
+        """The sweeps, ranked, by the machine that ran them. Figures of two machines are never ranked together."""
+        groups: list[list[Ranked]] = []
+        for path, measured in self.benches:
+            verified = [made for _, made in self.verifications]
+            verified.sort(key=lambda made: bool(machine_differences(measured.host, made.host)))
+            rows = rank(measured, accuracy=verified_accuracy(measured, verified))
+            sweep = Ranked(path=path, measured=measured, rows=tuple(rows), verified=tuple(verified))
+            for group in groups:
+                if not machine_differences(group[0].measured.host, measured.host):
+                    group.append(sweep)
+                    break
+            else:
+                groups.append([sweep])
+        return tuple(OneHost(host=group[0].measured.host, sweeps=tuple(group)) for group in groups)
 
 
 def collect(paths: Sequence[Path]) -> Evidence:
@@ -106,24 +139,3 @@ def _is_copy(file: Path, top: Path) -> bool:
         if folder.name == "reference" and (folder.parent / Manifest.FILE_NAME).is_file():
             return True
     return False
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneHost:
-    """A machine and the sweeps that it ran. Figures of two machines are never ranked together."""
-
-    host: Host
-    benches: tuple[tuple[Path, BenchSet], ...]
-
-
-def by_host(evidence: Evidence) -> list[OneHost]:
-    """Group the sweeps by the machine that ran them."""
-    groups: list[list[tuple[Path, BenchSet]]] = []
-    for entry in evidence.benches:
-        for group in groups:
-            if not machine_differences(group[0][1].host, entry[1].host):
-                group.append(entry)
-                break
-        else:
-            groups.append([entry])
-    return [OneHost(host=group[0][1].host, benches=tuple(group)) for group in groups]

@@ -9,20 +9,14 @@ from xml.etree import ElementTree
 
 from harness.gate.run import GateCheck, GateReport, exit_code
 from harness.report.table import Table, markdown_cell, markdown_table, visible
-from udacisense.base.files import write_text
 from udacisense.base.records import Outcome
 
 COLUMNS = ("variant", "requirement", "outcome", "measured", "limit", "why")
 _TITLES = ((Outcome.FAILED, "Failed"), (Outcome.SKIPPED, "Skipped: not verified here"), (Outcome.PASSED, "Passed"))
 
 
-def write_junit(report: GateReport, path: Path) -> None:
-    """Write JUnit XML: a test suite a variant, a test case a requirement."""
-    write_text(path, junit(report))
-
-
 def junit(report: GateReport) -> str:
-    """Return JUnit XML."""
+    """Return JUnit XML: a test suite a variant, a test case a requirement."""
     root = ElementTree.Element("testsuites", name=_legal(f"udacisense gate {report.bundle}"))
     for variant_id in dict.fromkeys(entry.variant_id for entry in report.checks):
         mine = [entry for entry in report.checks if entry.variant_id == variant_id]

@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from harness.bench.advice import recommend
+from harness.bench.advice import cautions, recommend
 from harness.bench.instructions import disagreements
 from harness.bench.ranking import Row
-from harness.records import BenchSet
-from harness.report.collect import Evidence
-from harness.report.sections import notes_of, ranked, sections
-from harness.report.table import _line, markdown_cell, markdown_table
+from harness.report.blocks import Block, Heat, Part, Prose, Verdicts
+from harness.report.chapters.document import chapters
+from harness.report.collect import Evidence, Ranked
+from harness.report.table import Table, markdown_cell, markdown_line, markdown_table
 from harness.report.tables import state_ranges
 from udacisense import __version__
 
 
 def to_markdown(evidence: Evidence, *, title: str) -> str:
-    """Return the document as Markdown."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    """Return the document as Markdown: without pictures, images and what the page folds away."""
+    parts = [f"# {markdown_cell(title)}", f"Made {now_utc()} by udacisense {__version__}."]
+    for chapter in chapters(evidence, None):
+        parts += [f"## {markdown_cell(chapter.title)}", *_shown(chapter.blocks, "###")]
+    return "\n\n".join(parts) + "\n"
 
-    # Markdown, not HTML: text is escaped by the filters below.
-    environment = Environment(
-        loader=PackageLoader("harness.report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701
-    )
-    environment.filters |= {"cell": markdown_cell, "prose": _prose, "table": markdown_table}
-    template = environment.get_template("report.md.j2")
-    return template.render(title=title, created_utc=now_utc(), version=__version__, sections=sections(evidence))
+
+def _shown(blocks: Sequence[Block], heading: str) -> Iterator[str]:
+    for block in blocks:
+        match block:
+            case Prose():
+                yield _prose(block.text)
+            case Verdicts():
+                yield "\n".join(f"- {markdown_line(one.text)}" for one in block.sentences)
+            case Table():
+                yield f"{heading} {markdown_cell(block.title)}"
+                yield markdown_table(block)
+            case Heat():
+                rows = tuple((name, *(text for text, _ in cells)) for name, cells in block.rows)
+                table = Table(title=block.title, columns=(block.corner, *block.columns), rows=rows, notes=(block.says,))
+                yield from _shown([table], heading)
+            case Part(is_open=True):
+                yield f"{heading} {markdown_cell(block.title)}"
+                yield from _shown(block.blocks, f"{heading}#")
 
 
 def _prose(text: str) -> str:
-    """Return paragraphs and lists, as the HTML report has them; everything else stays text."""
-    return "\n".join(f"- {_line(line[2:])}" if line.startswith("- ") else _line(line) for line in text.split("\n"))
+    """Return paragraphs and lists, as the page has them; everything else stays text."""
+    lines = text.split("\n")
+    return "\n".join(f"- {markdown_line(e[2:])}" if e.startswith("- ") else markdown_line(e) for e in lines)
 
 
 def to_json_text(evidence: Evidence, *, title: str) -> str:
@@ -54,7 +66,7 @@ def to_json_text(evidence: Evidence, *, title: str) -> str:
         "bundles": [_entry(path, manifest) for path, manifest in evidence.bundles],
         "verifications": [_entry(path, verification) for path, verification in evidence.verifications],
         "gates": [_entry(path, gate) for path, gate in evidence.gates],
-        "latencies": [_latency(evidence, path, measured) for path, measured in evidence.benches],
+        "latencies": [_latency(sweep) for one in evidence.machines for sweep in one.sweeps],
     }
     return json.dumps(value, indent=2, default=str) + "\n"
 
@@ -63,24 +75,24 @@ def _entry(path: Path, made: Any) -> dict[str, Any]:
     return {"path": str(path), **asdict(made)}
 
 
-def _latency(evidence: Evidence, path: Path, measured: BenchSet) -> dict[str, Any]:
-    rows = ranked(evidence, measured)
+def _latency(sweep: Ranked) -> dict[str, Any]:
+    measured, rows = sweep.measured, sweep.rows
     return {
-        "path": str(path),
+        "path": str(sweep.path),
         "host": asdict(measured.host),
         "rows": [_latency_entry(row) for row in rows],
         "states": state_ranges(measured),
         "instructions": [asdict(counted) for counted in measured.instructions],
         "disagreements": disagreements(measured, rows),
-        "notes": notes_of(measured, rows),
-        "recommendation": recommend(measured, rows, evidence.own_host_first(measured.host)),
+        "notes": cautions(measured, rows),
+        "recommendation": recommend(measured, rows, sweep.verified),
     }
 
 
 def _latency_entry(row: Row) -> dict[str, Any]:
     values = asdict(row)
     cell = values.pop("cell")
-    return {"cell": cell["id"], "threads": cell["spec"]["threads"], "engine": cell["spec"]["engine"], **values}
+    return {"cell": cell["id"], "threads": cell["threads"], "engine": cell["engine"], **values}
 
 
 def now_utc() -> str:

@@ -1,4 +1,4 @@
-"""A table of text, and how it is written as Markdown."""
+"""A table of text, and how it is written as Markdown; ``templates/report.html.j2`` shows it as HTML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
+
+_FIGURE = re.compile(r"[+\-−]?\d[\d.,]*(e[+-]?\d+)?(?=$|[\s×%])")  # the same as in sort.js
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +19,14 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str | None, ...], ...]
     notes: tuple[str, ...] = ()
+    is_key: bool = False  # to be read on a phone: each row of the page becomes a card there
+    kind: ClassVar[str] = "table"
+
+    @property
+    def is_numeric(self) -> tuple[bool, ...]:
+        """Whether each column holds figures (they stand to the right)."""
+        columns = [[row[i] for row in self.rows if row[i] is not None] for i in range(len(self.columns))]
+        return tuple(bool(cells) and all(_FIGURE.match(cell or "") for cell in cells) for cells in columns)
 
 
 def grouped(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
@@ -82,10 +93,10 @@ def markdown_table(table: Table) -> str:
         text = "\n".join("| " + " | ".join(map(markdown_cell, row)) + " |" for row in rows)
     else:
         text = "Nothing to list."
-    notes = "\n".join(f"- {_line(note)}" for note in table.notes)
+    notes = "\n".join(f"- {markdown_line(note)}" for note in table.notes)
     return f"{text}\n\n{notes}" if notes else text
 
 
-def _line(text: str) -> str:
+def markdown_line(text: str) -> str:
     """Return text that may stand at the beginning of a line."""
     return _BLOCK.sub(r"\1\\\2", markdown_cell(text))

@@ -249,11 +249,7 @@ def _stalled(ranked: Sequence[Row]) -> set[str]:
     times = {row.cell.id: row.median_ms for row in ranked if row.median_ms is not None}
     cells = [row.cell for row in ranked if row.cell.id in times]
     for cell in cells:
-        fewer = [
-            times[other.id]
-            for other in cells
-            if setting(other) == setting(cell) and other.spec.threads < cell.spec.threads
-        ]
+        fewer = [times[other.id] for other in cells if setting(other) == setting(cell) and other.threads < cell.threads]
         if fewer and times[cell.id] > _STALL * min(fewer):
             found.add(cell.id)
     return found
@@ -303,7 +299,7 @@ def state_ranges(measured: BenchSet) -> Ranges:
 
 def _value(run: BenchRun, what: str, when: str) -> Scalar:
     if what in _PHONE:
-        return run.measurement.actual.get(f"{what}_{when}")
+        return run.actual.get(f"{what}_{when}")
     states: dict[str, HostState] = {"before": run.before, "after": run.after}
     value: Scalar = getattr(states[when], what) if when in states else None
     return value

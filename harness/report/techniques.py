@@ -1,15 +1,24 @@
-"""The techniques' record as tables and plots."""
+"""The techniques' record as tables."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from harness.report.table import Table, markdown_cell, markdown_table
 from udacisense.base.display import change, megabytes, percent
 from udacisense.pipeline.techniques import TechniquesRecord
 
-if TYPE_CHECKING:
-    pass
+_COLUMNS = (
+    "technique",
+    "size",
+    "change",
+    "parameters, not zero",
+    "MACs",
+    "time ratio",
+    "top-1",
+    "95 %",
+    "points",
+    "McNemar p",
+    "top-5",
+)
 
 
 def techniques_table(found: TechniquesRecord) -> Table:
@@ -52,20 +61,7 @@ def techniques_table(found: TechniquesRecord) -> Table:
         packed = figures.config.get("gzip_bytes")
         if isinstance(packed, int):
             notes.append(f"{row.name}: zeros make no dense file smaller; after gzip it is {megabytes(packed)}.")
-    columns = (
-        "technique",
-        "size",
-        "change",
-        "parameters, not zero",
-        "MACs",
-        "time ratio",
-        "top-1",
-        "95 %",
-        "points",
-        "McNemar p",
-        "top-5",
-    )
-    return Table(title="Techniques", columns=columns, rows=tuple(rows), notes=tuple(notes))
+    return Table(title="Techniques", columns=_COLUMNS, rows=tuple(rows), notes=tuple(notes))
 
 
 def per_class_table(found: TechniquesRecord) -> Table:

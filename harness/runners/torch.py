@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.runners.table import CannotJudgeError, FloatArray, checked_input, checked_output
 from udacisense.base.records import Scalar
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InferenceError, InputError, LoadError, cause
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def configure(engine: str | None, threads: int) -> None:
     torch.set_num_threads(threads)
     if engine is None:
         return
-    supported = [name for name in torch.backends.quantized.supported_engines if name != "none"]
+    supported = supported_engines()
     if engine not in supported:
         raise InputError(f"This PyTorch has no quantised engine '{engine}'; it has {', '.join(supported)}.")
     torch.backends.quantized.engine = engine

@@ -12,6 +12,7 @@ import numpy as np
 from exporters.bundle.manifest import Manifest, Variant
 from exporters.bundle.open import Bundle
 from exporters.bundle.reference import has_own_source
+from exporters.formats.contract import PHONE_ENGINE
 from exporters.formats.pointwise import NEVER_ON_X86, is_plain_ptl
 from harness.cell.identity import differences
 from harness.cell.run import Cell
@@ -21,7 +22,6 @@ from harness.verify.compare import FloatArray, compare, difference, margins
 from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, judge, limit_for
 from harness.verify.plan import (
-    PHONE_ENGINE,
     SETTINGS,
     X86_ANDROID,
     CellJob,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Variant
@@ -22,9 +21,9 @@ from harness.runners.table import RUNNERS, Runner, verifiers_for
 from harness.runners.torch import ALLOW_FACTORY
 from harness.verify.options import VerifyOptions
 from udacisense.base.records import Outcome, Signature
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, did_you_mean
 
-PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
 X86_ANDROID = "android-x86_64"  # the runner with the kernels of the emulator on a PC
 
 # own: the variant as it ships. engine: the same file under another quantised engine, in the same process.
@@ -192,10 +191,9 @@ class Planner:
     def _other_engines(self, variant: Variant, runner: Runner) -> list[CellJob]:
         if variant.engine is None or not runner.quantized_engines:
             return []
-        supported = [name for name in torch.backends.quantized.supported_engines if name != "none"]
         cells = [
             self._cell("engine", variant, runner, engine=engine, batch_size=_own_batch(variant), rows="some")
-            for engine in supported
+            for engine in supported_engines()
             if engine != variant.engine
         ]
         return [dataclasses.replace(cell, job=None) for cell in cells]

@@ -67,7 +67,7 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
         kind="verify",
         created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=str(bundle.given),
-        bundle_sha256=bundle_sha256(bundle.manifest),
+        bundle_sha256=bundle_sha256(bundle.root),
         host=read_host(),
         inputs=inputs.description,
         seed=0,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from bench_records import measurement_of
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import bundle_sha256, open_bundle
@@ -114,10 +115,12 @@ def app_selftest(work: Path) -> MeasurementSet:
 
 def timed_here(work: Path) -> list[Measurement]:
     """Every measurement of the sweep that has times of the app's variant."""
+    made = read_json(BenchSet, work / "bundle.bench.json")
+    cells = {cell.id: cell for cell in made.cells if cell.variant_id == "onnx-fp32"}
     return [
-        found.measurement
-        for found in read_json(BenchSet, work / "bundle.bench.json").runs
-        if found.measurement.timing is not None and found.measurement.spec.variant_id == "onnx-fp32"
+        measurement_of(cells[run.cell_id], run, made.budget)
+        for run in made.runs
+        if run.timing is not None and run.cell_id in cells
     ]
 
 
@@ -125,7 +128,7 @@ def _phone_records(work: Path, target: Path) -> None:
     """Records as ``device pull`` leaves them, of a self-test and of a bench."""
     bundle = open_bundle(work / "bundle")
     answer = app_selftest(work)
-    own = dataclasses.replace(answer, bundle_sha256=bundle_sha256(bundle.manifest))
+    own = dataclasses.replace(answer, bundle_sha256=bundle_sha256(bundle.root))
     rows = tuple(as_app(m, round=number) for number, m in enumerate(timed_here(work)))
     timed = dataclasses.replace(own, kind="bench", inputs="golden pack, first image", measurements=rows)
     target.mkdir()

@@ -185,8 +185,9 @@ def answers(bundle: Bundle, variant_id: str) -> np.ndarray:
     signature = bundle.manifest.signature
     with tempfile.TemporaryDirectory() as name:
         feed = Feed.write(Path(name), signature, golden, golden, probe_images(signature.size_px))
-        planner = Planner(bundle=bundle.root, feed=feed, threads=1, cores=1, timeout_s=TIMEOUT_S)
-        job = next(cell.job for cell in planner.variant(variant, RUNNERS) if cell.job is not None)
+        options = VerifyOptions(runners=RUNNERS, timeout_s=TIMEOUT_S)
+        planner = Planner(bundle=bundle, feed=feed, options=options, cores=1)
+        job = next(cell.job for cell in planner.variant(variant) if cell.job is not None)
         cell = run_cell(job)
     assert cell.outputs is not None, cell.result.reason
     return cell.outputs

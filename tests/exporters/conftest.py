@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,3 +73,25 @@ def copied(exported: Exported, tmp_path: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(exported.bundle.root, tmp_path / "bundle"))
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def their(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Write a user's module, which defines ``build``, and return its ``module:factory``."""
+    made: list[str] = []
+
+    def write(code: str) -> str:
+        made.append(f"their_module_{next(_NUMBERS)}")
+        folder = tmp_path / "theirs"
+        folder.mkdir(exist_ok=True)
+        heading = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
+        (folder / f"{made[-1]}.py").write_text(heading + textwrap.dedent(code))
+        monkeypatch.syspath_prepend(str(folder))
+        return f"{made[-1]}:build"
+
+    yield write
+    for name in made:
+        sys.modules.pop(name, None)

@@ -19,7 +19,6 @@ from exporters.bundle.open import check_bundle, open_bundle
 from exporters.bundle.reference import eager_source
 from exporters.export import export_bundle
 from exporters.formats.contract import ExportOptions
-from exporters.formats.table import expand_formats, expand_precisions
 from exporters.source import ExportSource, source_from_factory
 from udacisense.base.files import sha256_path
 from udacisense.base.records import Outcome
@@ -46,7 +45,7 @@ def refuses():
 def branches():
     class Branches(Refuses):
         def forward(self, x):
-            return super().forward(x if x.mean() > 0 else 2 * x)
+            return super().forward(x if x.abs().max() < 100 else 2 * x)
     return Branches()
 
 def convolutions():
@@ -62,7 +61,6 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     sys.modules.pop("their_models", None)
 
 
-@pytest.mark.slow
 def test_every_byte_is_repeated_where_the_manifest_says_so(exported, tmp_path: Path) -> None:
     export_bundle(exported.source, tmp_path / "again", ExportOptions(calibration=32), zip=True)
     again = open_bundle(tmp_path / "again")
@@ -113,7 +111,7 @@ def test_a_model_that_cannot_be_traced_says_so(factories: str, tmp_path: Path, f
     manifest = export_bundle(source, tmp_path / "bundle", fp32_ptl)
     variant = manifest.variants[0]
     assert variant.outcome is Outcome.FAILED
-    assert "branches on its input" in variant.reason
+    assert "froze a decision on the input's values, at their_models.py:" in variant.reason
 
 
 def test_what_cannot_be_is_skipped_with_its_reason(factories: str, tmp_path: Path) -> None:
@@ -154,7 +152,6 @@ def test_normalisation_and_softmax_go_into_the_graph(source: ExportSource, tmp_p
     np.testing.assert_allclose(answer, eager, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(
     exported, tmp_path: Path, source: ExportSource, fp32_ptl: ExportOptions
 ) -> None:
@@ -218,16 +215,6 @@ def test_options_out_of_range_are_named(
     with pytest.raises(InputError, match=message):
         export_bundle(source, tmp_path / "bundle", ExportOptions(**change))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_names_stand_for_several() -> None:
-    assert expand_precisions(("int8", "fp32")) == ("fp32", "int8-dynamic", "int8-static", "int8-weights")
-    assert expand_formats(("onnx", "ptl")) == ("ptl", "onnx")
-    assert len(expand_formats(("all",))) == 5
-    with pytest.raises(InputError, match="int4"):
-        expand_precisions(("int4",))
-    with pytest.raises(InputError, match="tflite"):
-        expand_formats(("tflite",))
 
 
 def test_the_manifest_reads_back_as_it_was_written(exported) -> None:

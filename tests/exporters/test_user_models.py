@@ -41,7 +41,6 @@ def awake(factory: str, inputs: torch.Tensor, path: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "formats", "precisions"),
     [

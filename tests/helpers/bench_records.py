@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from exporters.bundle.manifest import Golden, GoldenImage, Manifest, Variant
-from harness.bench.cells import Source, make_plan
+from harness.bench.cells import Here, Source, SweepOptions, make_plan
 from harness.bench.rounds import Plan
 from harness.host import read_host, read_state
-from harness.records import BenchCell, BenchedBundle, BenchRun, BenchSet, Ceiling, Measurement, Phase, Timing
+from harness.records import (
+    BenchCell,
+    BenchedBundle,
+    BenchRun,
+    BenchSet,
+    Budget,
+    Ceiling,
+    Measurement,
+    Phase,
+    RunSpec,
+    Timing,
+)
 from harness.runners.table import RUNNERS
 from udacisense.base.records import Outcome, Resize, Signature
 
@@ -66,7 +77,6 @@ def make_source(name: str, *variants: Variant, top1: float | None = 0.8) -> Sour
         golden=Golden(images_path="i", inputs_path="j", logits_path="k", images=(image,)),
         variants=variants,
         files=(),
-        recommended=None,
     )
     bundle = BenchedBundle(
         name=name,
@@ -81,23 +91,17 @@ def make_source(name: str, *variants: Variant, top1: float | None = 0.8) -> Sour
 
 
 def plan_of(*sources: Source, **changes: object) -> Plan:
-    options: dict[str, object] = {
-        "budget": "default",
-        "threads": None,
-        "engines": None,
-        "supported_engines": ("qnnpack", "onednn", "x86", "fbgemm"),
-        "graph_optimizations": None,
-        "variants": None,
-        "batch_sizes": (1,),
-        "seed": 0,
-        "reference": None,
-        "sustained_s": None,
+    """Plan a sweep of a host of two cores; changes are of its options, and of what the host can do."""
+    here: dict[str, object] = {
+        "cores": 2,
+        "engines": ("qnnpack", "onednn", "x86", "fbgemm"),
         "unavailable": {name: "needs macOS" if name == "coreml" else None for name in RUNNERS}
         | {"onnxruntime-xnnpack": "built without XNNPACK", "android-x86_64": "not set up"}
         | {"torchscript-cuda": "no CUDA device", "torchscript-mps": "no Mac"},
-        "cores": 2,
     }
-    return make_plan(sources, **{**options, **changes})  # type: ignore[arg-type]
+    given = {"engines": "supported_engines", "unavailable": "unavailable"}
+    here |= {name: changes.pop(change) for name, change in given.items() if change in changes}
+    return make_plan(sources, SweepOptions(**changes), Here(**here))  # type: ignore[arg-type]
 
 
 def run_of(
@@ -119,8 +123,6 @@ def run_of(
             "drift_fraction": 0.0,
             "waited_fraction": None,
             "noisy": False,
-            "energy_mj": None,
-            "energy_reason": "unavailable",
         }
         timing = Timing(**{**fields, **changes})  # type: ignore[arg-type]
     state = read_state()
@@ -131,16 +133,39 @@ def run_of(
         duration_s=1.0,
         before=state,
         after=state,
-        measurement=Measurement(
-            spec=cell.spec,
-            actual={},
-            comparison=None,
-            timing=timing,
-            warnings=(),
-            outcome=Outcome.FAILED if timing is None else Outcome.PASSED,
-            reason="signal 11 (SIGSEGV)" if timing is None else None,
-        ),
+        actual={},
+        timing=timing,
+        wrong_answers=None,
+        warnings=(),
+        outcome=Outcome.FAILED if timing is None else Outcome.PASSED,
+        reason="signal 11 (SIGSEGV)" if timing is None else None,
         peak_rss_bytes=None,
+    )
+
+
+def measurement_of(cell: BenchCell, run: BenchRun, budget: Budget) -> Measurement:
+    """Return a process as the row that the app writes of one."""
+    spec = RunSpec(
+        variant_id=cell.variant_id,
+        runner=cell.runner,
+        engine=cell.engine,
+        threads=cell.threads,
+        batch_size=cell.batch_size,
+        warmup=budget.warmup,
+        min_samples=budget.min_samples,
+        min_s=budget.min_s,
+        max_s=budget.max_s,
+        timeout_s=budget.timeout_s,
+        seed=0,
+    )
+    return Measurement(
+        spec=spec,
+        actual=run.actual,
+        comparison=None,
+        timing=run.timing,
+        warnings=run.warnings,
+        outcome=run.outcome,
+        reason=run.reason,
     )
 
 
@@ -156,13 +181,12 @@ def runs_of(plan: Plan, times_ms: Mapping[str, float], *, tune: int = 1, report:
 
 def set_of(plan: Plan, runs: Iterable[BenchRun]) -> BenchSet:
     return BenchSet(
-        schema_version=1,
+        schema_version=2,
         kind="bench",
         created_utc="2026-01-01T00:00:00+00:00",
         host=read_host(),
         seed=plan.seed,
         budget=plan.budget,
-        sustained_s=None,
         bundles=plan.bundles,
         reference=plan.reference,
         ceilings=tuple(

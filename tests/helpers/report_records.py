@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from bench_records import make_source, make_variant, plan_of, run_of, runs_of, set_of
+from bench_records import make_source, make_variant, plan_of, runs_of, set_of
 
 from exporters.bundle.manifest import Coverage, Golden, GoldenImage, Manifest
-from exporters.bundle.open import bundle_sha256, open_bundle
+from exporters.bundle.open import bundle_sha256
 from harness.host import read_host
 from harness.inputs import normalized
 from harness.records import (
@@ -197,7 +197,7 @@ def verification(bundle: Path, host: Host, inputs: str, *cells: Measurement) -> 
         kind="verify",
         created_utc="2026-01-01T00:00:00+00:00",
         bundle=str(bundle),
-        bundle_sha256=bundle_sha256(open_bundle(bundle).manifest),
+        bundle_sha256=bundle_sha256(bundle),
         host=host,
         inputs=inputs,
         seed=0,
@@ -232,15 +232,12 @@ def bench_set(bundle: Path, manifest: Manifest, *, host: Host | None = None, fac
     The host counts fewer ARM instructions for the `.ptl` and shows no temperature; a phone shows heat and battery.
     """
     source = make_source(manifest.name, *manifest.variants)
-    named = dataclasses.replace(source.bundle, path=str(bundle), sha256=bundle_sha256(manifest), top1_fraction=1.0)
+    named = dataclasses.replace(source.bundle, path=str(bundle), sha256=bundle_sha256(bundle), top1_fraction=1.0)
     plan = plan_of(dataclasses.replace(source, bundle=named))
     times = {
-        cell.id: factor * {"onnx": 2.0, "ptl": 4.0}.get(cell.format, 8.0) / cell.spec.threads**0.5
-        for cell in plan.runnable
+        cell.id: factor * {"onnx": 2.0, "ptl": 4.0}.get(cell.format, 8.0) / cell.threads**0.5 for cell in plan.runnable
     }
     made = set_of(plan, runs_of(plan, times))
-    first = next(cell for cell in plan.runnable if cell.format == "onnx")
-    made = dataclasses.replace(made, runs=(*made.runs, run_of(first, 99, times[first.id], phase="sustained")))
     if host is None:
         made = with_states(made)
         counts = {"onnx-fp32": 80.0, "ptl-int8-dynamic-qnnpack": 50.0}
@@ -264,12 +261,7 @@ def with_phone_states(made: BenchSet) -> BenchSet:
     hidden = HostState(load_average=None, frequency_mhz=None, temperature_c=None)
     heat = {"thermal_before": 0, "thermal_during": 2, "thermal_after": 1}
     battery = {"battery_percent_before": 80, "battery_percent_after": 79}
-    runs = [
-        dataclasses.replace(
-            run, before=hidden, after=hidden, measurement=dataclasses.replace(run.measurement, actual=heat | battery)
-        )
-        for run in made.runs
-    ]
+    runs = [dataclasses.replace(run, before=hidden, after=hidden, actual=heat | battery) for run in made.runs]
     return dataclasses.replace(made, runs=tuple(runs))
 
 

@@ -166,6 +166,34 @@ def size_bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
+_PICKLE = "it is a pickle, which may run code and is not read: save its state_dict() with safetensors instead"
+_FOREIGN = (
+    (b"version https://git-lfs", "it is a Git LFS pointer: 'git lfs pull' fetches the file itself"),
+    (b"\x80", _PICKLE),
+    (b"<", "it is a web page: download the file itself"),
+    (b"\x89HDF", "it is an HDF5 file, as Keras writes them"),
+)
+_ARCHIVES = (  # files in PyTorch's own archives, the most telling first
+    ("bytecode.pkl", "it is a .ptl, of the lite interpreter"),
+    ("constants.pkl", "it is TorchScript, a .pt"),
+    ("data.pkl", _PICKLE),
+)
+
+
+def what_it_is(path: Path) -> str | None:
+    """Return what a file is that people often give in place of another kind, as half a sentence; None: not known."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64).lstrip()
+        if start.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                names = {name.partition("/")[2] for name in archive.namelist()}
+            return next((kind for name, kind in _ARCHIVES if name in names), "it is a .zip")
+    except ZIP_ERRORS:
+        return None
+    return next((kind for magic, kind in _FOREIGN if start.startswith(magic)), None if start else "it is empty")
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

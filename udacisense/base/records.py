@@ -8,6 +8,7 @@ Units live in field names (``_ms _s _bytes _px _fraction``); fractions are 0..1.
 from __future__ import annotations
 
 import dataclasses
+import json
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
@@ -65,11 +66,29 @@ def from_json(cls: type[T], text: str | bytes, *, source: str) -> T:
     from pydantic import ValidationError
 
     try:
-        return cast("T", _adapter(cls).validate_json(text, strict=True))
+        return cast("T", _adapter(cls).validate_json(_without_former(cls, text), strict=True))
     except ValidationError as exc:
+        for error in exc.errors():
+            if error["loc"] == ("schema_version",) and isinstance(error["input"], int):
+                raise InputError(
+                    f"{source} was written by another release (schema version {error['input']} of {cls.__name__}): "
+                    "make it again with this one."
+                ) from exc
         problems = [f"{'.'.join(str(p) for p in e['loc']) or 'the file'}: {e['msg']}" for e in exc.errors()]
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise InputError(f"{source} is not a valid {cls.__name__} record: {'; '.join(problems[:3])}{more}.") from exc
+
+
+def _without_former(cls: type, text: str | bytes) -> str | bytes:
+    """Drop the keys that an earlier release wrote and nothing reads any more: a record names them in ``FORMER``."""
+    former: frozenset[str] = getattr(cls, "FORMER", frozenset())
+    try:
+        tree = json.loads(text) if former else None
+    except (ValueError, RecursionError):
+        return text  # the reader behind this says what is wrong
+    if not isinstance(tree, dict) or former.isdisjoint(tree):
+        return text
+    return json.dumps({key: value for key, value in tree.items() if key not in former})
 
 
 def read_json(cls: type[T], path: Path) -> T:

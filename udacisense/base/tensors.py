@@ -16,6 +16,13 @@ from torch import Tensor
 TENSOR_ERRORS = (SafetensorError, OSError, ValueError, AttributeError)
 
 
+def supported_engines() -> tuple[str, ...]:
+    """Return the quantised engines of this host's PyTorch, best first for this processor."""
+    present = [e for e in torch.backends.quantized.supported_engines if e != "none"]
+    current = torch.backends.quantized.engine
+    return tuple(sorted(present, key=lambda e: (e != current, e)))
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors to a file.
 

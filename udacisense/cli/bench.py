@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, variant_option
+from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, thread_counts, variant_option
 from udacisense.cli.output import (
     Choice,
     duration,
@@ -21,7 +21,8 @@ from udacisense.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from harness.bench.ranking import Row
+    from harness.bench.cells import SweepOptions
+    from harness.bench.rounds import Plan
     from harness.records import BenchedBundle, BenchSet, MeasurementSet
 
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 @click.option("--engine", "engines", multiple=True, help="Quantised engine for int8; may be repeated.")
 @variant_option("bundles")
 @click.option("--batch", "batch_sizes", multiple=True, type=int, help="Images a call; may be repeated. Default: 1.")
-@click.option("--sustained", help="Also run each leader for so long on end: 60, 60s or 2m.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.bench.json.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep that the record holds.")
@@ -66,91 +66,87 @@ if TYPE_CHECKING:
 def command(
     *,
     bundles: tuple[Path, ...],
-    budget: str | None,
-    threads: str | None,
-    engines: tuple[str, ...],
-    variants: tuple[str, ...],
-    batch_sizes: tuple[int, ...],
-    sustained: str | None,
-    seed: int,
     output: Path | None,
     resume: bool,
     dry_run: bool,
     arm_instructions: bool,
     only_instructions: bool,
     compare: tuple[Path, Path] | None,
-    graph_optimizations: tuple[str, ...],
-    reference: str | None,
     verifications: tuple[Path, ...],
-    allow_factory: str | None,
     form: str,
+    **asked: Any,
 ) -> None:
     """Time the variants of BUNDLES, one process per cell, in shuffled rounds; ratios are to the eager baseline.
 
-    Several bundles in one run can be held against each other. Ctrl-C keeps what was measured; --resume goes on. At the
-    end each bundle's recommended setting is written into its manifest.
+    Several bundles in one run can be held against each other. Ctrl-C keeps what was measured; --resume goes on. The
+    record holds the setting of each bundle that is recommended.
     """
-    from harness.bench.instructions import ABOUT_S, countable, left_out
+    from harness.bench.instructions import countable, left_out
     from harness.bench.run import plan_sweep, run_sweep
     from harness.records import MeasurementSet
     from udacisense.base.progress import progress
     from udacisense.base.records import read_json
-    from udacisense.errors import InputError
 
     if compare is not None:
         _compare(*compare, form)
         return
-    if not bundles:
-        raise InputError("No bundle was given; give the folder that 'udacisense export' wrote.")
-    plan = plan_sweep(
-        bundles,
-        budget=budget or "default",
-        threads=_thread_counts(threads),
-        engines=engines or None,
-        variants=variants or None,
-        batch_sizes=batch_sizes or (1,),
-        seed=seed,
-        sustained_s=_seconds(sustained),
-        graph_optimizations=graph_optimizations or None,
-        reference=reference,
-        allow_factory=allow_factory,
-    )
+    options = _options(**asked)
+    plan = plan_sweep(bundles, options)
     path = output or record_beside(bundles[0], "bench")
-    counted = countable(plan.bundles, variants or None) if arm_instructions or only_instructions else []
-    timed_s = 0.0 if only_instructions else plan.expected_s
-    counts = f"{len(counted)} counts of ARM instructions" if counted else ""
-    what = counts if only_instructions else f"{len(plan.runnable)} cells{f', then {counts}' if counts else ''}"
-    kept = "" if only_instructions else f"; record: {path}"
-    say_cost(f"{what}, about {duration(timed_s + ABOUT_S * len(counted))}{kept}")
+    is_counting, counting = arm_instructions or only_instructions, (plan.bundles, options.variants)
+    counted, uncounted = (countable(*counting), left_out(*counting)) if is_counting else ([], ())
+    _say_plan(None if only_instructions else plan, len(counted), path)
     if dry_run:
         return
-    uncounted = left_out(plan.bundles, variants or None) if arm_instructions or only_instructions else ()
     if only_instructions:
         _count(plan.bundles, counted, uncounted, form)
         return
     verified = [read_json(MeasurementSet, p) for p in (*verifications, *_beside(bundles))]
+    more: dict[str, Any] = {"resume": resume, "arm_instructions": arm_instructions, "verifications": verified}
     try:
         with progress("timing", plan.expected_s) as advance:
-            measured = run_sweep(plan, out=path, resume=resume, arm_instructions=arm_instructions, on_progress=advance)
+            measured = run_sweep(plan, out=path, on_progress=advance, **more)
     except KeyboardInterrupt:
         _say_kept(path)
         raise
     _tell(measured, verified, uncounted, form)
     if form == "table":
-        say(f"\nKept in {path}.")
-        folders = dict.fromkeys(bundle.parent for bundle in bundles)
-        next_command("udacisense", "report", *folders, "-o", "report.md")
+        _say_next(path, bundles)
+
+
+def _say_next(path: Path, bundles: tuple[Path, ...]) -> None:
+    say(f"\nKept in {path}.")
+    next_command("udacisense", "report", *dict.fromkeys(bundle.parent for bundle in bundles), "-o", "report.md")
+
+
+def _options(*, budget: str | None, threads: str | None, seed: int, **others: Any) -> SweepOptions:
+    """Return what the sweep is asked for; an option that was not given keeps its default."""
+    from harness.bench.cells import SweepOptions
+
+    given = {name: value for name, value in others.items() if value}
+    return SweepOptions(
+        budget=budget or "default", threads=None if threads is None else thread_counts(threads), seed=seed, **given
+    )
+
+
+def _say_plan(plan: Plan | None, counts: int, path: Path) -> None:
+    """Say what will run and how long it takes; no plan: ARM instructions are counted, and nothing is kept."""
+    from harness.bench.instructions import ABOUT_S
+
+    what = [] if plan is None else [f"{len(plan.runnable)} cells"]
+    what += [f"{counts} counts of ARM instructions"] if counts else []
+    seconds = ABOUT_S * counts + (0.0 if plan is None else plan.expected_s)
+    say_cost(f"{', then '.join(what)}, about {duration(seconds)}{'' if plan is None else f'; record: {path}'}")
 
 
 def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[str, ...], form: str) -> None:
-    """Write the recommended settings, and print what was measured."""
+    """Print what was measured."""
     from harness.bench.advice import cautions, recommend, verified_accuracy
     from harness.bench.instructions import disagreements
     from harness.bench.ranking import rank
     from harness.report.tables import instructions_table, latency_table, limits_table
 
     ranked = rank(measured, accuracy=verified_accuracy(measured, verified))
-    _write_settings(measured, ranked, verified)
     if form == "json":
         emit_json(measured)
         return
@@ -161,25 +157,11 @@ def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[s
     if (limits := limits_table(ranked)).rows:  # apart, since two columns more would be too many for a terminal
         say()
         show(limits)
-    for note in (*measured.notes, *cautions(measured, ranked), *uncounted, *disagreements(measured, ranked)):
+    for note in (*cautions(measured, ranked), *uncounted, *disagreements(measured, ranked)):
         say(f"note: {note}")
     if measured.instructions:
         show(instructions_table(measured.instructions))
     say(f"\n{recommend(measured, ranked, verified)}")
-
-
-def _write_settings(measured: BenchSet, ranked: list[Row], verified: list[MeasurementSet]) -> None:
-    """Write the recommended setting of each bundle into its manifest, where one may write there."""
-    from exporters.bundle.open import recommend_setting
-    from harness.bench.advice import recommended_settings
-
-    settings = recommended_settings(measured, ranked, verified)
-    for bundle in measured.bundles:
-        if bundle.name in settings:
-            try:
-                recommend_setting(Path(bundle.path), settings[bundle.name])
-            except OSError as exc:
-                click.echo(f"note: {bundle.path} cannot take its recommended setting: {exc.strerror}", err=True)
 
 
 def _count(
@@ -216,36 +198,6 @@ def _count(
 def _beside(bundles: tuple[Path, ...]) -> list[Path]:
     """Return the verification records that 'verify' keeps beside the bundles by default."""
     return [path for b in bundles if (path := record_beside(b, "verify")).exists()]
-
-
-def _thread_counts(text: str | None) -> list[int] | None:
-    from udacisense.errors import InputError
-
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise InputError(f"--threads is {text!r}; give numbers from 1, separated by commas, for example 1,2,4.")
-    return [int(part) for part in parts]
-
-
-def _seconds(text: str | None) -> float | None:
-    """Return what --sustained says: seconds, or minutes where an m follows."""
-    import math
-
-    from udacisense.errors import InputError
-
-    if text is None:
-        return None
-    given = text.strip().lower()
-    scale = 60.0 if given.endswith("m") else 1.0
-    try:
-        seconds = scale * float(given[:-1] if given.endswith(("s", "m")) else given)
-    except ValueError:
-        seconds = math.nan
-    if not math.isfinite(seconds):
-        raise InputError(f"--sustained is {text!r}; give seconds or minutes, for example 60, 60s or 2m.")
-    return seconds
 
 
 def _say_kept(path: Path) -> None:

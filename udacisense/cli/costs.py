@@ -144,11 +144,11 @@ def techniques_cost(
 
     A row whose quantised engine this host lacks is left out, as when they run.
     """
+    from udacisense.base.tensors import supported_engines
     from udacisense.measure.counts import count_parameters
     from udacisense.pipeline.techniques import EPOCHS
     from udacisense.stages.distill import student_spec
     from udacisense.stages.qat import apply_quantization_aware_training
-    from udacisense.stages.quantize import supported_engines
     from udacisense.stages.static import apply_static_quantization
     from udacisense.training import training_split
 

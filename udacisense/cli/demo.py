@@ -24,7 +24,7 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
 }
 _FORMATS = ("ptl", "onnx", "coreml")
 _TIMED = ("ptl-fp32", "ptl-fp32-xnnpack", "ptl-int8-static-qnnpack", "onnx-fp32")
-_TRAINING, _TEST = 50, 20  # images drawn a class
+_TRAINING, _TEST = 40, 20  # images drawn a class
 # Networks start from the weights that ship, and two see the shapes at 64 px: each run is then a matter of seconds.
 _COMPRESSED = {
     "baseline": "train --model baseline --resolution 64 --epochs 3",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from udacisense.cli.options import BundlePath, allow_factory_option, allowing_bundle, variant_option
+from udacisense.cli.options import BundlePath, allow_factory_option, allowing_bundle, thread_counts, variant_option
 from udacisense.cli.output import Cell, duration, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def bench_command(
     from harness.report.tables import latency_table
     from udacisense.base.records import Outcome, write_record
 
-    order = Order(command="bench", variants=variants, threads=_thread_counts(threads), timeout_s=timeout_s)
+    order = Order(command="bench", variants=variants, threads=thread_counts(threads, most=64), timeout_s=timeout_s)
     verified = read_verifications((bundle.parent, output or bundle.parent), _stem(bundle))
 
     def keep(phone: Phone, made: MeasurementSet, opened: Bundle) -> tuple[Path, BenchSet]:
@@ -333,15 +333,6 @@ def _place(bundle: Path, output: Path | None, label: str, kind: str) -> Path:
 
 def _stem(bundle: Path) -> str:
     return bundle.name.removesuffix(".zip")
-
-
-def _thread_counts(text: str) -> list[int]:
-    from udacisense.errors import InputError
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and 1 <= int(part) <= 64 for part in parts):
-        raise InputError(f"--threads is {text!r}; give numbers from 1 to 64, separated by commas, for example 1,2,4.")
-    return list(dict.fromkeys(map(int, parts)))
 
 
 def _emit(records: Sequence[object]) -> None:

@@ -34,9 +34,9 @@ def collect() -> dict[str, Any]:
     from exporters.formats.table import FORMATS
     from harness.host import read_host
     from harness.runners.table import RUNNERS
+    from udacisense.base.tensors import supported_engines
 
     host = read_host()
-    engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
     environment = {
         "system": f"{host.system} {host.machine}",
         "cpu": host.cpu,
@@ -44,7 +44,7 @@ def collect() -> dict[str, Any]:
         "memory": f"{host.memory_bytes / 2**30:.1f} GiB",
         "python": host.python,
         **host.libraries,
-        "quantised engines": ", ".join(engines),
+        "quantised engines": ", ".join(supported_engines()),
         # Public builds lack XNNPACK from torch 2.8 on; optimize_for_mobile needs it.
         "XNNPACK in torch": "yes" if torch._C._is_xnnpack_enabled() else "no",
         "accelerator": host.gpu or "none",

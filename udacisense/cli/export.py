@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "precisions",
     multiple=True,
     help="fp32, fp16, int8 (all of them), int8-static, … or all.",
-    shell_complete=names_of("exporters.formats.table", "PRECISIONS", "int8", "all"),
+    shell_complete=names_of("exporters.formats.contract", "PRECISIONS", "int8", "all"),
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
 @click.option("--data", help="Images for calibration and the golden pack: 'cifar100' or a folder.")

@@ -43,7 +43,7 @@ def command(
     from harness.gate.config import read_config
     from harness.gate.run import exit_code, gate_bundle, read_baseline
     from harness.records import BenchSet, MeasurementSet
-    from harness.report.gate import checks_table, markdown, write_junit
+    from harness.report.gate import checks_table, junit, markdown
     from udacisense.base.files import write_text
     from udacisense.base.records import read_json, write_record
     from udacisense.errors import InputError
@@ -53,20 +53,18 @@ def command(
     if not records.is_file():
         line = shlex.join(["udacisense", "verify", str(bundle)])
         raise InputError(f"There is no record {records}; give --verification, or make it: {line}")
-    verified = read_json(MeasurementSet, records)
     timed = bench_path or record_beside(bundle, "bench")
     report = gate_bundle(
         bundle,
-        verification=verified,
+        verification=read_json(MeasurementSet, records),
         bench=read_json(BenchSet, timed) if bench_path is not None or timed.exists() else None,
         config=read_config(config_path) if config_path else None,
         baseline=read_baseline(baseline_path) if baseline_path else None,
     )
     write_record(output or record_beside(bundle, "gate"), report)
-    if junit_path:
-        write_junit(report, junit_path)
-    if markdown_path:
-        write_text(markdown_path, markdown(report))
+    for path, written in ((junit_path, junit), (markdown_path, markdown)):
+        if path is not None:
+            write_text(path, written(report))
     code = exit_code(report)
     if as_json:
         emit_json(report)

@@ -49,12 +49,6 @@ def _print(manifest: Manifest) -> None:
     say(f"labels: {', '.join(signature.labels[:12])}{' …' if len(signature.labels) > 12 else ''}")
     say()
     show(variants_table(manifest.variants))
-    if setting := manifest.recommended:
-        engine = f" ({setting.engine})" if setting.engine else ""
-        say(
-            f"recommended: {setting.variant_id} on {setting.runner}{engine}, threads: {setting.threads}, "
-            f"{setting.median_ms:.3g} ms on {setting.cpu}{', NOISY' if setting.noisy else ''}"
-        )
     varying = [v.id for v in manifest.variants if v.outcome is Outcome.PASSED and not v.deterministic]
     if varying:
         say(

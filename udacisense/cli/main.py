@@ -28,24 +28,37 @@ _log = logging.getLogger("udacisense")
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 # In the order of the work; the help text stands here so that listing the commands imports none of them.
-COMMANDS: dict[str, str] = {
-    "doctor": "Show what this machine has and what can run here.",
-    "demo": "Run the whole job in minutes on the trained models that ship.",
-    "train": "Train a model on labelled images.",
-    "evaluate": "Measure a trained model on the test images.",
-    "compress": "Run a compression pipeline on a trained baseline.",
-    "techniques": "Measure every compression technique on the same baseline.",
-    "export": "Write a model in the formats that phones run, as one bundle.",
-    "inspect": "Show a bundle and check every byte of it.",
-    "preflight": "Check a mobile file against the runtime that will load it.",
-    "verify": "Prove that every exported file answers as its source does.",
-    "bench": "Time every exported file on this machine.",
-    "gate": "Hold a bundle against its requirements; the exit code is the answer.",
-    "report": "Write everything measured as HTML, or as Markdown and JSON.",
-    "device": "Test and measure on phones, through the demo app.",
-    "runtime": "Set up the phone's own library on this machine.",
-    "completion": "Print the script that completes commands and options in your shell.",
+HEADINGS: dict[str, dict[str, str]] = {
+    "Start here": {
+        "doctor": "Show what this machine has and what can run here.",
+        "demo": "Run the whole job in minutes on the trained models that ship.",
+    },
+    "Train and compress": {
+        "train": "Train a model on labelled images.",
+        "evaluate": "Measure a trained model on the test images.",
+        "compress": "Run a compression pipeline on a trained baseline.",
+        "techniques": "Measure every compression technique on the same baseline.",
+    },
+    "Export": {
+        "export": "Write a model in the formats that phones run, as one bundle.",
+        "inspect": "Show a bundle and check every byte of it.",
+        "preflight": "Check a mobile file against the runtime that will load it.",
+    },
+    "Prove and measure": {
+        "verify": "Prove that every exported file answers as its source does.",
+        "bench": "Time every exported file on this machine.",
+        "gate": "Hold a bundle against its requirements; the exit code is the answer.",
+        "report": "Write everything measured as HTML, or as Markdown and JSON.",
+    },
+    "Phones": {
+        "device": "Test and measure on phones, through the demo app.",
+        "runtime": "Set up the phone's own library on this machine.",
+    },
+    "Shell": {
+        "completion": "Print the script that completes commands and options in your shell.",
+    },
 }
+COMMANDS = {name: told for commands in HEADINGS.values() for name, told in commands.items()}
 
 
 class LazyGroup(click.Group):
@@ -63,9 +76,11 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """List the commands under their headings, without importing them."""
+        width = max(map(len, COMMANDS))
+        for heading, commands in HEADINGS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), told) for name, told in commands.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

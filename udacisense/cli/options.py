@@ -110,6 +110,16 @@ def search_working_folder() -> None:
         sys.path.append(here)
 
 
+def thread_counts(text: str, *, most: int = 1024) -> list[int]:
+    """Return what ``--threads`` names, each once, in its order."""
+    from udacisense.errors import InputError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= most for part in parts):
+        raise InputError(f"--threads is {text!r}; give numbers from 1 to {most}, separated by commas: 1,2,4.")
+    return list(dict.fromkeys(map(int, parts)))
+
+
 def allowing(architecture: str | None) -> list[str]:
     """Return the option that allows an architecture's factory, for the next command; nothing where it has none."""
     return ["--allow-factory", architecture] if architecture is not None and ":" in architecture else []

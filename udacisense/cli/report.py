@@ -21,7 +21,7 @@ def command(*, runs: tuple[Path, ...], output: Path, title: str, data: str | Non
     The report computes nothing that the records do not hold.
     """
     from harness.report.collect import collect
-    from harness.report.html.page import to_html
+    from harness.report.html import to_html
     from harness.report.markdown import to_json_text, to_markdown
     from udacisense.base.files import write_text
     from udacisense.data.images import load_dataset

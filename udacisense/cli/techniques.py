@@ -51,7 +51,7 @@ def command(
 
     A finished technique is kept: the same command goes on after Ctrl-C. OUTPUT/techniques.md has the tables.
     """
-    from harness.report.html.plots.techniques import write_plots
+    from harness.report.plots.techniques import write_plots
     from harness.report.techniques import as_markdown, per_class_table, techniques_table
     from udacisense.base.files import write_text
     from udacisense.cli.costs import announce, techniques_cost

@@ -59,7 +59,6 @@ def collect_samples(
             break
         call()
     calls = _calibrate(call, min_sample_ms * _NS_PER_MS, clock)
-
     samples_ns: list[int] = []
     start = clock()
     while True:

@@ -6,14 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from udacisense.base.files import atomic_path, sha256_file
 from udacisense.base.records import Artifact, ModelSpec, Signature, StageRecord, read_json, write_record
 from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, LoadError, did_you_mean
 from udacisense.models.build import build_model
-from udacisense.models.weights import load_state
+from udacisense.models.weights import load_state, plain_state
 from udacisense.zoo.table import ZOO, resolve_artifact
 
 WEIGHTS_NAME = "model.safetensors"
@@ -48,7 +48,7 @@ def save_artifact(
         InputError: the model has weights that are no tensors (a quantised one), or the folder holds other files.
     """
     _refuse_foreign_folder(folder)
-    state = _plain_state(model)
+    state = plain_state(model)
     with atomic_path(folder) as partial:
         partial.mkdir()
         save_tensors(partial / WEIGHTS_NAME, state)
@@ -123,16 +123,6 @@ def _refuse_foreign_folder(folder: Path) -> None:
             raise InputError(f"{folder} holds {foreign[0]!r}, which is no part of an artifact; give another folder.")
     elif folder.exists():
         raise InputError(f"{folder} is a file; give a folder to write the artifact to.")
-
-
-def _plain_state(model: nn.Module) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    for key, value in model.state_dict().items():
-        if not isinstance(value, Tensor) or value.is_quantized:
-            raise InputError(f"An artifact holds a float32 model; {key} of this one is quantised.")
-        # contiguous and owned: channels_last and shared storage are matters of this process alone.
-        state[key] = value.detach().cpu().contiguous().clone()
-    return state
 
 
 def _git_commit() -> str | None:

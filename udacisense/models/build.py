@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, fx, nn
 
 from udacisense.base.child import where_the_user_stands
 from udacisense.base.records import ModelSpec, Scalar
@@ -186,16 +188,46 @@ def build_model(spec: ModelSpec) -> nn.Module:
     name = spec.architecture
     if ":" in name:
         with _foreign_code():
-            model = _call(_import_factory(name), spec)
-    elif name in MODELS:
-        model = _call(MODELS[name], spec)
-    else:
-        raise InputError(
-            f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
-        )
+            return _answering_one_tensor(_call(_import_factory(name), spec), name)
+    if name in MODELS:
+        return _call(MODELS[name], spec)
+    raise InputError(
+        f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
+    )
+
+
+def _answering_one_tensor(model: nn.Module, name: str) -> nn.Module:
+    """Let a model take images alone and answer its logits alone, in place; its weights keep their names."""
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
+    kind = type(model)
+    if isinstance(model, torch.jit.ScriptModule | fx.GraphModule):
+        return model
+
+    class Classifier(kind):  # type: ignore[valid-type, misc]
+        def forward(self, images: Tensor) -> Any:
+            return logits_of(super().forward(images))
+
+    Classifier.__name__, Classifier.__qualname__, Classifier.__module__ = kind.__name__, kind.__qualname__, __name__
+    model.__class__ = Classifier
     return model
+
+
+def logits_of(answer: Any) -> Any:
+    """Return the logits in what a model answered, as it is or as Hugging Face's models and others wrap it.
+
+    Those are a tensor; or what is called ``logits``; or the only tensor of a dictionary, list or tuple. Anything else
+    is returned as it is.
+    """
+    kinds = Tensor | fx.Proxy
+    if isinstance(answer, kinds):
+        return answer
+    named = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
+    if isinstance(named, kinds):
+        return named
+    parts = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list | tuple) else ()
+    tensors = [part for part in parts if isinstance(part, kinds)]
+    return tensors[0] if len(tensors) == 1 else answer
 
 
 def _call(factory: Callable[..., nn.Module], spec: ModelSpec) -> nn.Module:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from udacisense.base.files import what_it_is
 from udacisense.base.tensors import TENSOR_ERRORS
 from udacisense.errors import InputError, LoadError, first_line
+
+log = logging.getLogger("udacisense")
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))_orig_mod\.")  # that torch.compile puts into the names
 
 
 def initialise(model: nn.Module, init: str) -> None:
@@ -42,7 +49,7 @@ def initialise(model: nn.Module, init: str) -> None:
 
 
 def load_state(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file that holds exactly the model's keys, in place.
+    """Load a safetensors file that holds exactly the model's keys, in place; a prefix of all is taken off and said.
 
     Raises:
         InputError: the file is missing.
@@ -63,12 +70,60 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except TENSOR_ERRORS as exc:
-        raise LoadError(f"{path} is not a readable safetensors file ({first_line(exc)}).") from exc
+        raise LoadError(f"{path} is not a readable safetensors file ({what_it_is(path) or first_line(exc)}).") from exc
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state as safetensors takes it: on the CPU, contiguous, nothing shared.
+
+    Raises:
+        InputError: the model has weights that are no float32 tensors of its own yet: quantised or lazy ones.
+    """
+    state: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        if nn.parameter.is_lazy(value):
+            raise InputError(
+                f"{key} has no shape yet: a lazy layer makes its weights at the first call. Let the factory call the "
+                "model once, on one image, before it returns it."
+            )
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise InputError(
+                f"{key} of the model is quantised already; give the float32 model: each format quantises by itself."
+            )
+        state[key] = value.detach().cpu().contiguous().clone()
+    return state
+
+
+def put_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load tensors of a model's keys and shapes into it, in place; keys that are not given stay as they are.
+
+    A copied state has lost the versions of its modules, and torchvision's MNASNet takes a state without one for that of
+    its first release. What has the model's own keys and shapes has its versions too.
+    """
+    own = model.state_dict()
+    own.update(state)
+    model.load_state_dict(own)
 
 
 def _load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    refuse_difference(state, model.state_dict(), source=source)
-    model.load_state_dict(dict(state))
+    wanted = model.state_dict()
+    named, prefix = _without_prefix(state, wanted)
+    refuse_difference(named, wanted, source=source)
+    if prefix:
+        log.warning("%s: the names of the weights begin with %r, which is taken off.", source, prefix)
+    put_state(model, named)
+
+
+def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+    """Return the state under the model's own names, and what all of its names began with, where that is all."""
+    # torch.optim.swa_utils counts its steps beside the weights that it averages.
+    plain = {_WRAPPERS.sub("", key): value for key, value in state.items() if key != "n_averaged" or key in wanted}
+    first = next(iter(plain), "")
+    for end in (0, *(dot.end() for dot in re.finditer(r"\.", first))):
+        if {key[end:] for key in plain} == wanted.keys() and all(key.startswith(first[:end]) for key in plain):
+            named = {key[end:]: value for key, value in plain.items()}
+            return named, first[:end] or ("" if plain.keys() == state.keys() else "_orig_mod.")
+    return state, ""
 
 
 def load_features(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -79,21 +134,28 @@ def load_features(model: nn.Module, state: Mapping[str, Tensor], *, source: str)
     """
     own = {key: value for key, value in model.state_dict().items() if key.startswith("features.")}
     refuse_difference(state, own, source=source)
-    model.load_state_dict(dict(state), strict=False)
+    put_state(model, state)
 
 
 def refuse_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str) -> None:
-    """Raise LoadError that names the first keys that are missing, unknown or of another shape."""
-    problems = [f"{key} is missing" for key in wanted if key not in given]
-    problems += [f"{key} is unknown" for key in sorted(given) if key not in wanted]
-    problems += [
-        f"{key} is {tuple(given[key].shape)} and should be {tuple(value.shape)}"
+    """Raise LoadError that names the first keys that are missing, unknown, of another shape or whole numbers."""
+    missing = [f"{key} is missing" for key in wanted if key not in given]
+    unknown = [f"{key} is unknown" for key in sorted(given) if key not in wanted]
+    other = [
+        f"{key} is {_kind(given[key])} and should be {_kind(value)}"
         for key, value in wanted.items()
-        if key in given and given[key].shape != value.shape
+        if key in given and _kind(given[key]) != _kind(value)
     ]
+    # One of each first: what the model calls otherwise is both missing and unknown.
+    problems = [problem for row in zip_longest(missing, unknown, other) for problem in row if problem]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise LoadError(f"The weights in {source} belong to another model: {'; '.join(problems[:3])}{more}.")
+
+
+def _kind(tensor: Tensor) -> str:
+    """Return a shape, and that it holds whole numbers: the precision of others does not matter."""
+    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of whole numbers'}"
 
 
 def _imagenet_features(model: nn.Module) -> dict[str, Tensor]:

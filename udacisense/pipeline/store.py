@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from udacisense.base.files import atomic_path, sha256_file
 from udacisense.base.records import ModelSpec, StageRecord, read_json, record, write_record
 from udacisense.base.tensors import save_tensors, torchscript_bytes
 from udacisense.errors import InputError
 from udacisense.models.build import build_model
-from udacisense.models.weights import load_state
+from udacisense.models.weights import load_state, plain_state
 from udacisense.stages.contract import Kind, StepResult, kind_of
 from udacisense.training.checkpoint import state_sha256
 
@@ -206,6 +206,5 @@ def _write_weights(model: nn.Module, kind: Kind, folder: Path) -> Path | None:
     if kind is Kind.EAGER_INT8:
         return None
     path = folder / "model.safetensors"
-    state: dict[str, Tensor] = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    save_tensors(path, state)
+    save_tensors(path, plain_state(model))
     return path

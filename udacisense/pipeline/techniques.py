@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from udacisense.base.records import StageRecord, record, write_record
+from udacisense.base.tensors import supported_engines
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError, did_you_mean
 from udacisense.measure.counts import count_macs
@@ -21,7 +22,7 @@ from udacisense.stages.distill import apply_knowledge_distillation
 from udacisense.stages.graph import apply_graph_optimization
 from udacisense.stages.prune import apply_magnitude_pruning, apply_structured_pruning
 from udacisense.stages.qat import apply_quantization_aware_training
-from udacisense.stages.quantize import apply_dynamic_quantization, supported_engines
+from udacisense.stages.quantize import apply_dynamic_quantization
 from udacisense.stages.static import apply_static_quantization
 from udacisense.training.compute import Compute
 from udacisense.training.types import TrainConfig

@@ -12,6 +12,7 @@ that the same input gives the same output.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,8 +20,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from udacisense.base.records import ModelSpec, Scalar
+from udacisense.errors import InputError, cause
 from udacisense.measure.recording import is_quantized
 from udacisense.training.compute import Compute
 from udacisense.training.types import Keep
@@ -44,6 +47,24 @@ def kind_of(model: nn.Module) -> Kind:
     if isinstance(model, torch.jit.ScriptModule):
         return Kind.TORCHSCRIPT
     return Kind.EAGER_INT8 if any(is_quantized(m) for m in model.modules()) else Kind.EAGER_FLOAT
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a model.
+
+    Maps that a forward has left on a module, and the weights that ``weight_norm`` computes, come without the history
+    that they were computed by: PyTorch refuses to copy it.
+
+    Raises:
+        InputError: the model holds something that cannot be copied, such as a lock or an open file.
+    """
+    held = [value for module in model.modules() for value in tree_leaves(vars(module)) if isinstance(value, Tensor)]
+    try:
+        return copy.deepcopy(model, {id(value): value.detach().clone() for value in held if not value.is_leaf})
+    except (TypeError, RuntimeError) as exc:
+        raise InputError(
+            f"{type(model).__name__} cannot be copied ({cause(exc)}); leave what is no weight out of the module."
+        ) from exc
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import traceback
 import warnings
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.weak import WeakIdKeyDictionary
 
-from udacisense.errors import StageError, first_line
+from udacisense.errors import StageError, cause
 from udacisense.models.resizing import ProductsForBilinear
-from udacisense.stages.contract import Kind, StepContext, StepResult, kind_of
+from udacisense.stages.contract import Kind, StepContext, StepResult, copy_of, kind_of
 
 RELATIVE_LIMIT_FP32 = 1e-4
 # Folding batch normalisation moves activations by a rounding error, which may carry one of them over an int8
@@ -65,32 +69,105 @@ def _traced(model: nn.Module, example: Tensor) -> tuple[torch.jit.ScriptModule, 
     """Return the frozen module and its max |Δ| to ``model``."""
     if is_frozen(model):
         return cast("torch.jit.ScriptModule", model), 0.0
-    source = copy.deepcopy(model).eval()
+    source = copy_of(model).eval()
     with torch.inference_mode(), warnings.catch_warnings():
         if kind_of(model) is Kind.EAGER_INT8:
             # Quantised activations hold their scale in a tensor, which the trace rightly takes as a constant.
             warnings.filterwarnings("ignore", message="Converting a tensor to a Python")
+        if kind_of(model) is Kind.EAGER_FLOAT:
+            require_no_decision(source, example)
         try:
             # PyTorch's own check of the trace compares one input with itself; ours below uses unseen ones too.
             scripted = source if isinstance(source, torch.jit.ScriptModule) else _trace(source, example)
             frozen = torch.jit.freeze(scripted)
         except (RuntimeError, TypeError, ValueError) as exc:
             raise StageError(
-                f"{type(model).__name__} cannot be traced into TorchScript ({first_line(exc)}); "
+                f"{type(model).__name__} cannot be traced into TorchScript ({cause(exc)}); "
                 "its forward must take one tensor and return one tensor."
             ) from exc
         difference = _max_difference(source, frozen, example)
     return frozen, difference
 
 
+def decisions(model: nn.Module, example: Tensor) -> tuple[str, ...]:
+    """Return where a forward reads a value that depends on its input, as ``file.py:line (code)``.
+
+    Tracing runs one way through such a place and keeps it; sizes and values of weights are constants, and none.
+
+    Args:
+        model: eager float32.
+        example: float32 (N, 3, H, W).
+    """
+    with torch.inference_mode(), _Decisions(example.clone()) as watching:
+        model(watching.example)
+    return tuple(dict.fromkeys(watching.places))
+
+
+def require_no_decision(model: nn.Module, example: Tensor) -> None:
+    """Refuse a model that a trace would freeze on one way.
+
+    Raises:
+        StageError: with the place in the model's source.
+    """
+    if places := decisions(model, example):
+        raise StageError(
+            f"The trace froze a decision on the input's values, at {places[0]}: for other images the file would answer "
+            "otherwise than the model. Compute both ways and choose with torch.where, or leave the check out."
+        )
+
+
+class _Decisions(TorchDispatchMode):
+    """Follows what is computed of an example, and notes where Python asks for its value."""
+
+    def __init__(self, example: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.example = example
+        self.places: list[str] = []
+        self.derived = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self.derived[example] = True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operator: what it makes of something derived is derived too; a plain number of it is a decision."""
+        made = func(*args, **(kwargs or {}))
+        given, _ = tree_flatten((args, kwargs))
+        if any(isinstance(value, Tensor) and value in self.derived for value in given):
+            tensors = [value for value in tree_flatten(made)[0] if isinstance(value, Tensor)]
+            for tensor in tensors:
+                self.derived[tensor] = True
+            if not tensors and made is not None:
+                self.places.append(_place())
+        return made
+
+
+def _place() -> str:
+    """Return the innermost line of the call that is neither torch's nor ours."""
+    ours = (str(Path(torch.__file__).parent), __file__)
+    frame = next(f for f in reversed(traceback.extract_stack()) if not f.filename.startswith(ours))
+    return f"{Path(frame.filename).name}:{frame.lineno} ({frame.line})"
+
+
 def _trace(source: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
-    if kind_of(source) is Kind.EAGER_FLOAT:
-        # A twelfth to an eighth faster on a desk, no instruction more on ARM; what comes in may be in either layout.
-        for parameter in source.parameters():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    with ProductsForBilinear():
-        return torch.jit.trace(source, example, check_trace=False)  # type: ignore[no-any-return, no-untyped-call]
+    def trace() -> torch.jit.ScriptModule:
+        with ProductsForBilinear():
+            return torch.jit.trace(source, example, check_trace=False)  # type: ignore[no-any-return, no-untyped-call]
+
+    if kind_of(source) is not Kind.EAGER_FLOAT:
+        return trace()
+    # A twelfth to an eighth faster on a desk, no instruction more on ARM; what comes in may be in either layout.
+    _lay_out(source, torch.channels_last)
+    try:
+        return trace()
+    except RuntimeError:  # such as a view() behind a convolution, which only the plain layout has
+        _lay_out(source, torch.contiguous_format)
+        return trace()
+
+
+def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def _max_difference(source: nn.Module, frozen: torch.jit.ScriptModule, example: Tensor) -> float:

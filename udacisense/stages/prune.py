@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gzip
 import warnings
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from torch.nn.utils import parametrize
 from udacisense.base.records import Scalar, record
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_macs, count_parameters
-from udacisense.stages.contract import StepContext, StepResult
+from udacisense.stages.contract import StepContext, StepResult, copy_of
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig
 
@@ -82,7 +81,7 @@ def apply_magnitude_pruning(
         raise InputError(f"The pruning amount is {amount}; allowed is more than 0 and less than 1.")
     if epochs < 0:
         raise InputError(f"Pruning with {epochs} epochs: allowed is 0 (one-shot) or more.")
-    pruned = copy.deepcopy(model).eval()
+    pruned = copy_of(model).eval()
     names = _weighted(pruned)
     if not names:
         raise InputError("The model has no convolution and no linear layer to prune.")
@@ -124,22 +123,7 @@ def apply_structured_pruning(
         raise InputError(f"The pruning amount is {amount}; allowed is more than 0 and less than 1.")
     if epochs < 0:
         raise InputError(f"Fine-tuning for {epochs} epochs: allowed is 0 or more.")
-    import torch_pruning
-
-    smaller = copy.deepcopy(model).eval()
-    last = [module for module in smaller.modules() if isinstance(module, nn.Linear)][-1:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch-pruning warns of parameters that it leaves alone
-        torch_pruning.pruner.MagnitudePruner(
-            smaller,
-            context.example,
-            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-            global_pruning=True,
-            pruning_ratio=amount,
-            max_pruning_ratio=0.8,  # no layer loses more: a narrow one would cut the network in two
-            round_to=8,  # whole vectors for the kernels
-            ignored_layers=last,
-        ).step()
+    smaller = _narrowed(model, context.example, amount)
     if epochs:
         smaller = _taught(smaller, model, context, _settings(config, context, epochs, learning_rate))
     notes: dict[str, Scalar] = {
@@ -149,6 +133,27 @@ def apply_structured_pruning(
         "parameters_kept_fraction": count_parameters(smaller) / count_parameters(model),
     }
     return StepResult(model=smaller, notes=notes)
+
+
+def _narrowed(model: nn.Module, example: Tensor, amount: float) -> nn.Module:
+    """Return a copy without the channels of least group magnitude."""
+    import torch_pruning
+
+    smaller = copy_of(model).eval()
+    last = [module for module in smaller.modules() if isinstance(module, nn.Linear)][-1:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-pruning warns of parameters that it leaves alone
+        torch_pruning.pruner.MagnitudePruner(
+            smaller,
+            example,
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=True,
+            pruning_ratio=amount,
+            max_pruning_ratio=0.8,  # no layer loses more: a narrow one would cut the network in two
+            round_to=8,  # whole vectors for the kernels
+            ignored_layers=last,
+        ).step()
+    return smaller
 
 
 def gzip_bytes(model: nn.Module) -> int:

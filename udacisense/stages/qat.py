@@ -1,8 +1,20 @@
-"""Quantisation-aware training: the network learns with the rounding that it will run with."""
+"""Quantisation-aware training: the network learns with the rounding that it will run with.
+
+What makes such runs collapse on networks with squeeze-excite and hard-swish, and what is done here about it:
+
+- Observers that start on the first training batch clip what comes after: they are filled on calibration images
+  before the first step.
+- BatchNorm statistics of small augmented batches differ from the trained ones, and the folded weights move with
+  them at every step: the trained statistics stay (BatchNorm frozen from the first epoch).
+- Ranges that move until the last step leave the weights tuned to a range that is gone: observers are fixed for
+  the last half of the epochs.
+- The first blocks, where few channels carry a wide range, lose more than the rest together: the blocks that
+  calibration finds to hurt most stay float32.
+- Labels alone pull a converged network away from what it knew: the float32 model teaches (T = 3, α = 0.7).
+"""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,11 +29,12 @@ from torch.ao.quantization.qconfig_mapping import get_default_qat_qconfig_mappin
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
 
 from udacisense.base.records import Scalar
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
 from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult
-from udacisense.stages.quantize import quantized_engine, supported_engines
-from udacisense.stages.static import choose_float_modules, first_images, quiet
+from udacisense.stages.contract import StepContext, StepResult, copy_of
+from udacisense.stages.quantize import quantized_engine
+from udacisense.stages.static import choose_float_modules, first_images, quiet, traceable
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig
 
@@ -41,18 +54,6 @@ def apply_quantization_aware_training(
     config: TrainConfig = TrainConfig(warmup_epochs=0.0),  # noqa: B008 - frozen
 ) -> StepResult:
     """Pipeline step: static int8, fine-tuned with fake quantisation (Jacob et al. 2018, section 3).
-
-    What makes such runs collapse on networks with squeeze-excite and hard-swish, and what is done here about it:
-
-    - Observers that start on the first training batch clip what comes after: they are filled on calibration images
-      before the first step.
-    - BatchNorm statistics of small augmented batches differ from the trained ones, and the folded weights move with
-      them at every step: the trained statistics stay (BatchNorm frozen from the first epoch).
-    - Ranges that move until the last step leave the weights tuned to a range that is gone: observers are fixed for
-      the last half of the epochs.
-    - The first blocks, where few channels carry a wide range, lose more than the rest together: the blocks that
-      calibration finds to hurt most stay float32.
-    - Labels alone pull a converged network away from what it knew: the float32 model teaches (T = 3, α = 0.7).
 
     Args:
         model: an eager float32 model.
@@ -76,13 +77,8 @@ def apply_quantization_aware_training(
     images = first_images(context, _CALIBRATION_IMAGES)
     with quiet(), quantized_engine(chosen):
         kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks)
-        prepared = _prepare(model, chosen, images[:1], kept)
-        with torch.no_grad():
-            prepared.apply(enable_observer)
-            for batch in torch.split(images, _CALIBRATION_BATCH):
-                prepared.eval()(batch)
         trained = train(
-            prepared.train(),
+            _prepare(model, chosen, images, kept),
             cast("SizedBatches", context.train),
             config=settings,
             validation=context.validation,
@@ -107,9 +103,15 @@ def _settle(model: nn.Module, *, fixed: bool) -> None:
         model.apply(disable_observer)
 
 
-def _prepare(model: nn.Module, engine: str, example: torch.Tensor, kept: tuple[str, ...]) -> nn.Module:
-    prepared: nn.Module = prepare_qat_fx(copy.deepcopy(model).train(), _mapping(engine, kept), (example,))
-    return prepared
+def _prepare(model: nn.Module, engine: str, images: torch.Tensor, kept: tuple[str, ...]) -> nn.Module:
+    """Return the network with fake quantisation, its ranges filled on images, ready to train."""
+    with traceable():
+        prepared: nn.Module = prepare_qat_fx(copy_of(model).train(), _mapping(engine, kept), (images[:1],))
+    with torch.no_grad():
+        prepared.apply(enable_observer)
+        for batch in torch.split(images, _CALIBRATION_BATCH):
+            prepared.eval()(batch)
+    return prepared.train()
 
 
 def _mapping(engine: str, kept: tuple[str, ...]) -> QConfigMapping:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +10,9 @@ from typing import cast
 import torch
 from torch import nn
 
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, did_you_mean
-from udacisense.stages.contract import StepContext, StepResult
-
-
-def supported_engines() -> tuple[str, ...]:
-    """Return the quantised engines of this host's PyTorch, best first for this processor."""
-    present = [e for e in torch.backends.quantized.supported_engines if e != "none"]
-    current = torch.backends.quantized.engine
-    return tuple(sorted(present, key=lambda e: (e != current, e)))
+from udacisense.stages.contract import StepContext, StepResult, copy_of
 
 
 @contextmanager
@@ -56,7 +49,7 @@ def dynamic_int8(model: nn.Module, *, engine: str) -> nn.Module:
     Raises:
         InputError: this host lacks the engine, or the model has no ``nn.Linear`` left to quantise.
     """
-    source = copy.deepcopy(model).eval()
+    source = copy_of(model).eval()
     if not any(type(m) is nn.Linear for m in source.modules()):
         raise InputError("Dynamic quantisation needs an eager float32 model with an nn.Linear; this one has none.")
     with quantized_engine(engine), warnings.catch_warnings():

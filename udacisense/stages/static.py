@@ -11,7 +11,6 @@ Layers do not suffer alike. The blocks that cost the most are found one by one a
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +25,11 @@ from torch.ao.quantization.observer import ObserverBase, PerChannelMinMaxObserve
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-from udacisense.errors import InputError
+from udacisense.base.tensors import supported_engines
+from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult
-from udacisense.stages.quantize import quantized_engine, supported_engines
+from udacisense.stages.contract import StepContext, StepResult, copy_of
+from udacisense.stages.quantize import quantized_engine
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
 _STAYS_FLOAT = "float32:"
@@ -38,6 +38,10 @@ _SENSITIVITY_IMAGES = 32
 _MIXED_IMAGES = 64
 _MIXED_WITH = 3  # other images, each
 _CALIBRATION_BATCH = 16
+
+
+class NotTraceableError(StageError):
+    """A model's forward cannot be traced by FX, which PyTorch's static int8 is built on."""
 
 
 def calibrate(
@@ -276,7 +280,27 @@ def _layers(module: nn.Module) -> int:
 
 
 def _prepare(model: nn.Module, engine: str, example: Tensor, float_modules: Sequence[str]) -> fx.GraphModule:
-    return prepare_fx(copy.deepcopy(model), _qconfig_mapping(engine, float_modules), (example,))
+    with traceable():
+        return prepare_fx(copy_of(model), _qconfig_mapping(engine, float_modules), (example,))
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Let what FX raises on a model that it cannot trace be one sentence.
+
+    Raises:
+        NotTraceableError: FX raised something.
+    """
+    try:
+        yield
+    except UdacisenseError:
+        raise
+    # FX runs the model's own code on stand-ins for tensors, so anything may come.
+    except Exception as exc:
+        raise NotTraceableError(
+            f"PyTorch's int8 needs a forward that torch.fx can trace, and this one's cannot be ({cause(exc)}); take "
+            "static int8 as ONNX or ExecuTorch, which need no FX."
+        ) from exc
 
 
 def _qconfig_mapping(engine: str, float_modules: Sequence[str]) -> QConfigMapping:

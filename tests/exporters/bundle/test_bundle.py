@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from exporters.bundle.golden import answer
+from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import check_bundle, inside, open_bundle, opened, write_zip
 from exporters.bundle.reference import eager_source, has_own_source, load_reference
+from udacisense.base.records import from_json
 from udacisense.errors import InputError, LoadError
 
 # Said once a process, by whichever test is the first to run a dynamically quantised layer under QNNPACK.
@@ -213,3 +215,24 @@ def test_a_bundle_does_not_run_foreign_code_unasked(copied: Path) -> None:
         load_reference(open_bundle(copied))
     with pytest.raises(InputError, match=r"allow it by name: --allow-factory torch\.nn:Identity"):
         load_reference(open_bundle(copied), allow_factory="another:factory")
+
+
+def test_a_bundle_of_the_release_before_opens_without_its_recommended_setting(copied: Path) -> None:
+    path = copied / "manifest.json"
+    written = json.loads(path.read_text())
+    setting = {"variant_id": "ptl-fp32", "runner": "lite", "engine": None, "threads": 1, "median_ms": 1.5}
+    for value in (None, setting):
+        path.write_text(json.dumps({**written, "recommended": value}))
+        assert open_bundle(copied).manifest == from_json(Manifest, json.dumps(written), source="the manifest")
+    path.write_text(json.dumps({**written, "recommend": None}))
+    with pytest.raises(InputError, match="recommend"):
+        open_bundle(copied)
+
+
+def test_a_zip_that_unpacks_to_far_more_than_it_is_stays_packed(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", bytes(100_000_000))
+    with pytest.raises(InputError, match=r"would unpack to 100,000,000 bytes, more than 100 times its own size"):
+        open_bundle(bomb, unpack_to=tmp_path / "unpacked")
+    assert list(tmp_path.iterdir()) == [bomb], "nothing was written"

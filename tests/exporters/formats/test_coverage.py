@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from exporters.bundle.manifest import Coverage
-from exporters.formats.coverage import coverage, coverage_line, layers
+from exporters.export import export_bundle
+from exporters.formats.contract import ExportOptions
+from exporters.formats.coverage import coverage, layers
+from exporters.source import drawn_images, source_from_factory
+from udacisense.base.records import Outcome
+from udacisense.data.images import HOUSEHOLD_CLASSES, DataSet, Images
 
 
 def test_costs_are_those_of_a_hand_calculation() -> None:
@@ -34,6 +41,58 @@ def test_dynamic_int8_is_seen_to_cover_little(exported) -> None:
     assert exported.bundle.variant("coreml-int8-weights").coverage.modules_int8 == 0
 
 
-def test_the_line_is_in_words() -> None:
-    found = Coverage(modules_int8=2, modules_total=54, parameters_int8_fraction=0.39, macs_int8_fraction=0.011)
-    assert coverage_line(found) == "int8: 2 of 54 conv/linear modules, 39.0 % of parameters, 1.1 % of MACs"
+class Rows(nn.Module):
+    """Reads an image row by row, and lets the rows attend to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(24, 16, batch_first=True)
+        self.gru = nn.GRU(16, 8, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows = self.gru(self.lstm(images.permute(0, 2, 1, 3).flatten(2))[0])[0]
+        return self.fc(self.attention(rows, rows, rows, need_weights=False)[0][:, -1])
+
+
+def test_recurrent_layers_and_attention_count_too() -> None:
+    images = torch.zeros(1, 3, 8, 8)
+    found = {layer.name: layer.macs for layer in layers(Rows().eval(), images)}
+    assert found == {
+        "lstm": 8 * (24 + 16) * 4 * 16,  # 8 rows, four gates of 16
+        "gru": 8 * (16 + 8) * 3 * 8,
+        "attention": 8 * 8 * 8 * 4 + 2 * 8 * 8 * 8,  # four projections; rows by rows, twice
+        "fc": 80,
+    }
+    share = coverage(Rows().eval(), images, {"fc"})
+    assert (share.modules_int8, share.modules_total) == (1, 4)
+    assert share.macs_int8_fraction < 0.01
+
+
+def test_static_int8_of_onnx_leaves_an_lstm_in_float32(tmp_path: Path, their: Callable[[str], str]) -> None:
+    """ONNX Runtime's quantiser takes the last layer alone; FX, which finds blocks to leave out, cannot trace this."""
+    code = """
+        class Rows(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.lstm, self.fc = nn.LSTM(24, 16, batch_first=True), nn.Linear(16, 10)
+            def forward(self, x):
+                assert list(x.shape[2:]) == [8, 8]
+                if not self.training and x.shape[0] > 1000:
+                    x = x[:1000]
+                return self.fc(self.lstm(x.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
+        build = Rows
+    """
+    images = Images(drawn_images(16, 8).pixels, torch.arange(16) % 10)
+    dataset = DataSet("drawn", HOUSEHOLD_CLASSES, images, images, "0" * 64)
+    source = source_from_factory(their(code), (1, 3, 8, 8), dataset)
+    options = ExportOptions(formats=("onnx", "torchscript"), precisions=("int8-static",), engines=("qnnpack",), batch=1)
+    made = {v.id: v for v in export_bundle(source, tmp_path / "bundle", options).variants}
+    assert made["onnx-int8-static"].outcome is Outcome.PASSED, made["onnx-int8-static"].reason
+    found = made["onnx-int8-static"].coverage
+    assert (found.modules_int8, found.modules_total) == (1, 2)
+    assert found.macs_int8_fraction == 160 / (160 + 8 * (24 + 16) * 4 * 16)
+    reason = made["torchscript-int8-static-qnnpack"].reason
+    assert "torch.fx can trace" in reason
+    assert "take static int8 as ONNX" in reason

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,6 @@ def test_weights_for_a_desktop_engine_are_refused(exported, tmp_path: Path) -> N
 def test_a_damaged_file_is_one_sentence(exported, tmp_path: Path, kind: str) -> None:
     whole = (exported.bundle.root / PTL[0]).read_bytes()
     import io
-    import zipfile
 
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -215,3 +215,79 @@ def test_core_ml_is_held_against_the_deployment_target(exported) -> None:
 def test_bad_questions_are_answered_in_a_sentence(exported, name: str, runtime: str | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         preflight(exported.bundle.root / name, runtime=runtime)
+
+
+def test_a_newer_file_format_keeps_its_version_in_a_hidden_folder(tmp_path: Path) -> None:
+    path = tmp_path / "gelu.ptl"
+    torch.jit.script(torch.nn.GELU())._save_for_lite_interpreter(str(path))
+    with zipfile.ZipFile(path) as archive:
+        assert "gelu/.data/version" in archive.namelist()
+    found = {check.name: check.found for check in preflight(path).checks}
+    assert int(found["file format version"]) >= 6
+
+
+def test_an_operator_that_no_pytorch_has_is_in_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "own.ptl"
+    with torch.library._scoped_library("theirs", "DEF") as library:
+        library.define("triple(Tensor x) -> Tensor")
+        library.impl("triple", lambda x: 3 * x, "CompositeExplicitAutograd")
+
+        class Triple(torch.nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return torch.ops.theirs.triple(x)
+
+        torch.jit.script(Triple())._save_for_lite_interpreter(str(path))
+    assert "theirs::triple is missing" in failed(preflight(path))["operators"]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(LoadError):
+        preflight(path)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("pt", "it is TorchScript, a .pt"), ("lfs", "it is a Git LFS pointer")])
+def test_another_file_named_ptl_is_told(tmp_path: Path, kind: str, reason: str) -> None:
+    path = tmp_path / "model.ptl"
+    if kind == "pt":
+        torch.jit.script(torch.nn.ReLU()).save(str(path))
+    else:
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(LoadError, match=rf"no file of the lite interpreter \({reason}"):
+        preflight(path)
+
+
+def write_onnx(path: Path, *nodes: tuple[str, str], opsets: dict[str, int]) -> Path:
+    """Write a chain of operators (domain, type) on float32 (1, 4)."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    made = [helper.make_node(kind, [f"x{i}"], [f"x{i + 1}"], domain=domain) for i, (domain, kind) in enumerate(nodes)]
+    ends = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, [1, 4]) for i in (0, len(nodes))]
+    graph = helper.make_graph(made, "g", ends[:1], ends[1:])
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    path.write_bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+    assert isinstance(onnx.load(path), onnx.ModelProto)
+    return path
+
+
+def test_the_standard_domain_by_its_long_name_and_upper_case_are_read(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "MODEL.ONNX", ("ai.onnx", "Relu"), ("", "Abs"), opsets={"ai.onnx": 17})
+    report = preflight(path)
+    assert failed(report) == {}
+    assert {check.name: check.found for check in report.checks}["operators"] == "2 operators"
+    assert {check.name: check.found for check in report.checks}["opset"] == "17"
+
+
+def test_operators_of_ai_onnx_ml_are_in_the_full_package_alone(tmp_path: Path) -> None:
+    nodes = (("ai.onnx.ml", "Normalizer"), ("", "Relu"))
+    path = write_onnx(tmp_path / "ml.onnx", *nodes, opsets={"": 17, "ai.onnx.ml": 3})
+    assert failed(preflight(path)) == {}
+    assert "ai.onnx.ml::Normalizer" in failed(preflight(path, runtime="mobile-1.18.0"))["operators"]
+
+
+@pytest.mark.parametrize(
+    ("node", "named"), [(("", "Sparkle"), "ai.onnx::Sparkle"), (("their.own", "Sparkle"), "their.own::Sparkle")]
+)
+def test_an_operator_that_onnx_does_not_have_is_in_the_table(tmp_path: Path, node: tuple[str, str], named: str) -> None:
+    path = write_onnx(tmp_path / "odd.onnx", node, ("", "Relu"), opsets={"": 17, "their.own": 1})
+    report = preflight(path)
+    assert report.verdict is Outcome.FAILED
+    assert named in failed(report)["operators"]

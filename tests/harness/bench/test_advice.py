@@ -7,12 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from bench_records import make_source, make_variant, plan_of, run_of, runs_of, set_of
+from bench_records import make_source, make_variant, measurement_of, plan_of, run_of, runs_of, set_of
 
-from exporters.bundle.manifest import RecommendedSetting
-from harness.bench.advice import cautions, eligible, recommend, recommendations, recommended_settings, verdicts
+from harness.bench.advice import cautions, eligible, recommend, recommendations, verdicts
 from harness.bench.ranking import rank
-from harness.records import BenchSet, Comparison, Measurement, MeasurementSet
+from harness.records import BenchCell, BenchSet, Comparison, MeasurementSet
 from harness.verify.compare import compare
 from udacisense.base.records import Outcome
 
@@ -44,10 +43,9 @@ def verified(
     comparison: Comparison | None = None,
 ) -> MeasurementSet:
     """A record of verify that names one variant."""
-    spec = dataclasses.replace(made.cells[0].spec, variant_id=variant_id, runner=runner)
-    measurement = Measurement(
-        spec=spec, actual={}, comparison=comparison, timing=None, warnings=(), outcome=outcome, reason=None
-    )
+    cell = dataclasses.replace(made.cells[0], variant_id=variant_id, runner=runner)
+    blank = measurement_of(cell, made.runs[0], made.budget)
+    measurement = dataclasses.replace(blank, comparison=comparison, timing=None, outcome=outcome)
     return MeasurementSet(
         schema_version=1,
         kind="verify",
@@ -70,33 +68,25 @@ def comparison_of(*, images: int, wrong: int) -> Comparison:
     return compare(answers, master, master, labels=labels, class_names=tuple("abcdefghij"), rtol=0.0, atol=10.0)
 
 
-def settings_of(made: BenchSet, verifications: Iterable[MeasurementSet] | None = None) -> RecommendedSetting:
-    return recommended_settings(made, rank(made), verifications)["baseline"]
+def setting_of(made: BenchSet, verifications: Iterable[MeasurementSet] | None = None) -> BenchCell:
+    """The cell that the sweep's record recommends."""
+    (found,) = recommendations(made, rank(made), verifications)
+    return next(cell for cell in made.cells if cell.id == found.cell_id)
 
 
 def test_what_failed_in_a_round_is_not_recommended() -> None:
     made = measured()
-    assert settings_of(made).variant_id == "onnx-fp32"
+    assert setting_of(made).variant_id == "onnx-fp32"
     crashed = failing(made, "baseline/onnx-fp32 t1")
-    assert settings_of(crashed).variant_id == "ptl-fp32"
+    assert setting_of(crashed).variant_id == "ptl-fp32"
     text = recommend(crashed)
     assert "baseline: `ptl-fp32` on lite" in text
     assert "faster, but not recommended: `onnx-fp32` (failed in a round: signal 11 (SIGSEGV))" in text
 
 
-def test_the_record_recommends_no_cell_that_failed_or_that_an_emulator_timed() -> None:
-    plan = plan_of(SOURCE, threads=[1], unavailable={})
-    emulated = "baseline/ptl-fp32[android-x86_64] t1"
-    made = set_of(plan, runs_of(plan, {**TIMES, emulated: 0.5}))
-    leaders = ("baseline/ptl-fp32 t1", "baseline/onnx-fp32 t1", emulated)
-    assert [r.cell_id for r in recommendations(made, leaders)] == list(leaders[:2])
-    crashed = failing(made, "baseline/onnx-fp32 t1")
-    assert [r.cell_id for r in recommendations(crashed, leaders)] == ["baseline/ptl-fp32 t1"]
-
-
 def test_where_every_file_failed_the_sentence_says_so() -> None:
     made = failing(failing(measured(), "baseline/onnx-fp32 t1"), "baseline/ptl-fp32 t1")
-    assert recommended_settings(made, rank(made)) == {}
+    assert recommendations(made, rank(made)) == ()
     told = recommend(made)
     assert "no file can be recommended: `onnx-fp32`, `ptl-fp32` (failed in a round: signal 11 (SIGSEGV))." in told
     assert "let it run to its end" not in told
@@ -105,13 +95,13 @@ def test_where_every_file_failed_the_sentence_says_so() -> None:
 def test_what_failed_verification_is_not_recommended() -> None:
     made = measured()
     records = [verified("onnx-fp32", made, outcome=Outcome.FAILED), verified("ptl-fp32", made, runner="lite")]
-    assert settings_of(made, records).variant_id == "ptl-fp32"
+    assert setting_of(made, records).variant_id == "ptl-fp32"
     text = recommend(made, verifications=records)
     assert "baseline: `ptl-fp32` on lite" in text
     assert "`onnx-fp32` (failed verification)" in text
     assert "not verified" not in text
     stranger = dataclasses.replace(records[0], bundle_sha256="1" * 64)
-    assert settings_of(made, [stranger]).variant_id == "onnx-fp32", "a record of another bundle says nothing here"
+    assert setting_of(made, [stranger]).variant_id == "onnx-fp32", "a record of another bundle says nothing here"
 
 
 def test_a_file_that_passed_on_one_runner_and_failed_on_another_is_not_recommended() -> None:
@@ -120,7 +110,7 @@ def test_a_file_that_passed_on_one_runner_and_failed_on_another_is_not_recommend
         verified("onnx-fp32", made),
         verified("onnx-fp32", made, runner="onnxruntime-xnnpack", outcome=Outcome.FAILED),
     ]
-    assert settings_of(made, records).variant_id == "ptl-fp32"
+    assert setting_of(made, records).variant_id == "ptl-fp32"
 
 
 def test_what_was_not_verified_is_called_so() -> None:
@@ -138,7 +128,7 @@ def test_what_was_not_verified_is_called_so() -> None:
 def test_what_lost_over_five_points_is_not_recommended(wrong: int, chosen: str) -> None:
     made = measured()
     records = [verified("onnx-fp32", made, comparison=comparison_of(images=100, wrong=wrong))]
-    assert settings_of(made, records).variant_id == chosen
+    assert setting_of(made, records).variant_id == chosen
     text = recommend(made, verifications=records)
     assert ("lost 6.0 points of top-1 on 100 images" in text) == (chosen != "onnx-fp32")
 
@@ -157,18 +147,8 @@ def test_what_an_emulator_timed_is_not_recommended_and_noted() -> None:
     ranked = rank(made)
     assert ranked[0].cell.id == emulated
     assert emulated not in {row.cell.id for row in eligible(ranked, "baseline")}
-    assert settings_of(made).runner == "onnxruntime"
+    assert setting_of(made).runner == "onnxruntime"
     notes = [note for note in cautions(made, ranked) if "android-x86_64" in note]
     assert len(notes) == 1
     assert "emulator on a PC" in notes[0]
     assert not [note for note in cautions(measured(), rank(measured())) if "android-x86_64" in note]
-
-
-def test_energy_that_is_unavailable_is_told_once() -> None:
-    plan = plan_of(SOURCE, threads=[1])
-    cells = [cell for cell in plan.runnable if cell.id in TIMES]
-    reason = "unavailable: no counter"
-    without = set_of(plan, [run_of(cell, 1, 2.0, energy_reason=reason) for cell in cells])
-    assert cautions(without, rank(without)) == ("energy was not measured: no counter",)
-    known = set_of(plan, [run_of(cell, 1, 2.0, energy_mj=3.0, energy_reason=None) for cell in cells])
-    assert cautions(known, rank(known)) == ()

@@ -10,7 +10,6 @@ from bench_records import make_source, make_variant, plan_of, run_of, runs_of, s
 from harness.bench.advice import recommend, recommendations
 from harness.bench.compare_runs import compare_sets
 from harness.bench.ranking import Row, is_tie, rank
-from harness.bench.rounds import choose
 from harness.records import BenchSet
 from harness.report.tables import latency_table
 from udacisense.base.records import Outcome, from_json, to_json
@@ -151,17 +150,7 @@ def test_the_smaller_file_wins_a_tie() -> None:
 
 def test_wrong_answers_are_not_recommended() -> None:
     made = measured()
-    runs = [
-        dataclasses.replace(
-            run,
-            measurement=dataclasses.replace(
-                run.measurement, warnings=("1 of 1 answers differ from the golden pack's: verify the bundle",)
-            ),
-        )
-        if "onnx" in run.cell_id
-        else run
-        for run in made.runs
-    ]
+    runs = [dataclasses.replace(run, wrong_answers=int("onnx" in run.cell_id)) for run in made.runs]
     assert "`ptl-fp32`" in recommend(dataclasses.replace(made, runs=tuple(runs)))
 
 
@@ -170,17 +159,25 @@ def test_nothing_measured_recommends_nothing() -> None:
     assert "nothing can be recommended" in recommend(set_of(plan, []))
 
 
-def test_recommended_settings_name_their_rounds() -> None:
-    plan = plan_of(SOURCE)
-    runs = runs_of(plan, TIMES)
-    made = recommendations(set_of(plan, runs), choose(plan, runs).leaders)
-    assert {(r.cell_id, r.threads) for r in made} == {("baseline/onnx-fp32 t2", 2), ("baseline/ptl-fp32 t1", 1)}
-    assert all(r.chosen_on_rounds == (0,) and r.reported_on_rounds == (1, 2, 3, 4, 5, 6) for r in made)
+def test_a_recommended_setting_names_its_rounds() -> None:
+    made = measured()
+    (found,) = recommendations(made, rank(made))
+    assert (found.cell_id, found.threads) == ("baseline/onnx-fp32 t2", 2)
+    assert (found.chosen_on_rounds, found.reported_on_rounds) == ((0,), (1, 2, 3, 4, 5, 6))
+    assert recommendations(dataclasses.replace(made, complete=False), rank(made)) == (), "it was cut short"
 
 
 def test_a_set_survives_its_file() -> None:
     made = measured()
     assert from_json(BenchSet, to_json(made), source="the set") == made
+
+
+def test_a_sweep_of_another_release_is_refused_in_a_sentence() -> None:
+    older = to_json(measured()).replace('"schema_version": 2', '"schema_version": 1')
+    with pytest.raises(
+        InputError, match=r"was written by another release \(schema version 1 of BenchSet\): make it again"
+    ):
+        from_json(BenchSet, older, source="the set")
 
 
 def test_comparison_of_two_sweeps_finds_what_changed() -> None:

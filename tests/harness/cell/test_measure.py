@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from harness.bench.jobs import write_floor
-from harness.cell.energy import energy_mj_per_call
 from harness.cell.measure import _waited_ns, measure_memory, measure_time, peak_rss_bytes, take_batch
 from harness.cell.run import Job, bare_variant, run_cell
 from harness.records import RunSpec, Timing
@@ -78,7 +77,6 @@ def test_first_and_tenth_call_are_apart_from_the_steady_state(tmp_path: Path) ->
     assert timing.calls_per_sample == 1
     assert len(timing.samples_ms) >= 5
     assert timing.median_ms == pytest.approx(float(np.median(timing.samples_ms)))
-    assert (timing.energy_mj is None) == (timing.energy_reason is not None)
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count waiting for a core")
@@ -230,34 +228,3 @@ def test_a_batch_larger_than_the_inputs_repeats_them(tmp_path: Path) -> None:
     batch = take_batch(tmp_path / "i.npy", 7)
     np.testing.assert_array_equal(batch[:, :, 0, 0], inputs[[0, 1, 2, 0, 1, 2, 0], :, 0, 0])
     assert take_batch(tmp_path / "i.npy", 2).shape == (2, 2, 1, 1)
-
-
-def test_energy_is_unavailable_with_its_reason(tmp_path: Path) -> None:
-    value, reason = energy_mj_per_call(lambda: None, powercap=tmp_path / "absent")
-    assert value is None
-    assert reason is not None
-    assert reason.startswith("unavailable: this host has no")
-    (tmp_path / "intel-rapl:0").mkdir()
-    value, reason = energy_mj_per_call(lambda: None, powercap=tmp_path)
-    assert value is None
-    assert reason is not None
-    assert "cannot be read" in reason
-
-
-def test_energy_counts_packages_once_and_survives_a_counter_that_starts_again(tmp_path: Path) -> None:
-    zone, part = tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:0:0"
-    for folder in (zone, part):
-        folder.mkdir()
-        (folder / "energy_uj").write_text("999000")
-        (folder / "max_energy_range_uj").write_text("1000000")
-    calls = 0
-
-    def call() -> None:
-        nonlocal calls
-        calls += 1
-        time.sleep(0.05)
-        (zone / "energy_uj").write_text("4000")  # 1,000 to its end and 4,000 after it
-
-    value, reason = energy_mj_per_call(call, powercap=tmp_path)
-    assert reason is None
-    assert value == pytest.approx(5.0 / calls)

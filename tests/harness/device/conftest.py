@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import small_bundle as small
 import torch
+from bench_records import measurement_of
 from scripted_phone import ADBD, AdbServer, ScriptedPhone, why_not
 
 from exporters.bundle.open import open_bundle
 from exporters.formats.contract import ExportOptions
+from harness.bench.cells import SweepOptions
 from harness.bench.run import plan_sweep, run_sweep
 from harness.device.contract import RUNNER
 from harness.records import Host, Measurement, MeasurementSet
@@ -60,20 +62,22 @@ def selftest_answer(phone_bundle: Path) -> MeasurementSet:
 @pytest.fixture(scope="session")
 def bench_answer(phone_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> MeasurementSet:
     """Times that were really taken on this machine, in the rows that the app writes."""
-    plan = plan_sweep((phone_bundle,), budget="quick", threads=[1], variants=("ptl-fp32",))
+    plan = plan_sweep((phone_bundle,), SweepOptions(budget="quick", threads=[1], variants=("ptl-fp32",)))
     few = dataclasses.replace(
         plan.budget, tune_rounds=1, report_rounds=2, final_rounds=0, warmup=1, min_samples=10, min_s=0.0, max_s=5.0
     )
-    cells = tuple(cell for cell in plan.cells if cell.spec.runner == "lite" and cell.spec.variant_id == "ptl-fp32")
-    specs = {c.id: dataclasses.replace(c.spec, warmup=1, min_samples=10, min_s=0.0, max_s=5.0) for c in cells}
-    cells = tuple(dataclasses.replace(cell, spec=specs[cell.id]) for cell in cells)
+    cells = tuple(cell for cell in plan.cells if cell.runner == "lite" and cell.variant_id == "ptl-fp32")
     plan = dataclasses.replace(plan, cells=cells, budget=few)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "harness.bench.run.measure_ceilings", lambda _: ()
         )  # what this machine can do at most is no phone's
         measured = run_sweep(plan, out=tmp_path_factory.mktemp("sweep") / "bench.json")
-    rows = [as_app(run.measurement, round=run.round) for run in measured.runs if run.phase in ("tune", "report")]
+    rows = [
+        as_app(measurement_of(cells[0], run, few), round=run.round)
+        for run in measured.runs
+        if run.phase in ("tune", "report")
+    ]
     return MeasurementSet(
         schema_version=1,
         kind="bench",

@@ -80,7 +80,7 @@ def _holds_together(home: Path, verification: str, before: str, after: str, caps
     """The records in ``home`` are taken by every command that takes the desk's own."""
     measured = read_json(BenchSet, home / before)
     assert {row.phase for row in measured.runs} == {"tune", "report"}
-    assert {row.measurement.outcome for row in measured.runs} == {Outcome.PASSED}
+    assert {row.outcome for row in measured.runs} == {Outcome.PASSED}
     assert run(["bench", "--compare", str(home / before), str(home / after)]) in (0, 1)
     told = capsys.readouterr().out
     assert "ptl-fp32-xnnpack" in told

@@ -63,7 +63,7 @@ def test_a_bench_comes_home_into_report_gate_and_comparison(
     (bench,) = kept(home, "bench")
     measured = read_json(BenchSet, bench)
     assert measured.host.system.startswith("Android 14")
-    assert {cell.spec.runner for cell in measured.cells} == {"android-app"}
+    assert {cell.runner for cell in measured.cells} == {"android-app"}
     assert {run.phase for run in measured.runs} == {"tune", "report"}
     assert run(["device", "selftest", str(phone_bundle), "-o", str(home)]) == 0
     (verification,) = kept(home, "verify")

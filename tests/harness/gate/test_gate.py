@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Source:
     made = make_source("small", *variants)
     folder = tmp_path / "bundle"
     write_record(folder / Manifest.FILE_NAME, made.manifest)
-    sha256 = bundle_sha256(made.manifest)
+    sha256 = bundle_sha256(folder)
     return dataclasses.replace(made, bundle=dataclasses.replace(made.bundle, path=str(folder), sha256=sha256))
 
 
@@ -105,7 +105,7 @@ def verified(source: Source, *, int8_right: int = 78, int8: Outcome = Outcome.PA
 
 def benched(source: Source, *, int8_ms: float = 5.0) -> BenchSet:
     plan = plan_of(source, threads=(1,), engines=("qnnpack",))
-    times = {c.id: int8_ms if c.spec.variant_id == "ptl-int8" else 10.0 for c in plan.runnable}
+    times = {c.id: int8_ms if c.variant_id == "ptl-int8" else 10.0 for c in plan.runnable}
     return set_of(plan, runs_of(plan, times))
 
 
@@ -251,8 +251,8 @@ def test_a_baseline_without_rounds_judges_no_time(source: Source, tmp_path: Path
 )
 def test_a_time_that_may_not_ship_meets_no_limit(source: Source, runner: str, phase: str | None, why: str) -> None:
     plan = plan_of(source, threads=(1,), unavailable={})
-    (cell,) = [c for c in plan.runnable if (c.spec.variant_id, c.spec.runner) == ("ptl-int8", runner)]
-    times = {c.id: 10.0 for c in plan.runnable if c.spec.variant_id != "ptl-int8"}
+    (cell,) = [c for c in plan.runnable if (c.variant_id, c.runner) == ("ptl-int8", runner)]
+    times = {c.id: 10.0 for c in plan.runnable if c.variant_id != "ptl-int8"}
     runs = [*runs_of(plan, times), *(run_of(cell, n, 1.0, phase="tune" if n == 0 else "report") for n in range(7))]
     if phase == "tune":
         runs = [run for run in runs if run.cell_id != cell.id or run.phase == "tune"]

@@ -81,7 +81,7 @@ def test_stage_and_requirement_rows_carry_the_changes(run_folder: Path) -> None:
 def test_a_pipelines_full_name_stands_beside_its_short_one_once(tmp_path: Path, kept: str) -> None:
     write_run(tmp_path / "runs", kept)
     text = to_markdown(collect([tmp_path]), title="T")
-    assert text.count("p2 (aggressive_speed_optimization): stages in ") == 1
+    assert text.count("### p2 (aggressive_speed_optimization) in ") == 1
     assert text.count("aggressive_speed_optimization") == 1
     assert "p2: requirements" in text
 
@@ -89,7 +89,7 @@ def test_a_pipelines_full_name_stands_beside_its_short_one_once(tmp_path: Path, 
 def test_a_shipped_model_keeps_its_own_name_with_its_pipeline_beside_it(tmp_path: Path) -> None:
     write_run(tmp_path, "tiny")
     text = to_markdown(collect([tmp_path]), title="T")
-    assert "tiny (p2, aggressive_speed_optimization): stages in " in text
+    assert "### tiny (p2, aggressive_speed_optimization) in " in text
     assert "tiny: requirements" in text
 
 

@@ -12,7 +12,7 @@ from report_records import comparison, write_records
 
 from harness.records import BenchSet, MeasurementSet
 from harness.report.collect import collect
-from harness.report.html.page import to_html
+from harness.report.html import to_html
 from udacisense.base.records import Outcome, read_json, write_record
 
 ANDROID, SERVER = "Android app, PyTorch Mobile", "server or desktop"
@@ -53,15 +53,15 @@ def test_what_lost_accuracy_is_not_shipped_and_that_is_said(tmp_path: Path) -> N
     lost = dataclasses.replace(comparison((), ()), top1_fraction=0.69, reference_top1_fraction=0.75)
     folder = changed(write_records(tmp_path), "ptl-int8-dynamic-qnnpack", comparison=lost)
     assert shipped(folder, ANDROID)[6] == (
-        "no file can be recommended: ptl-int8-dynamic-qnnpack: lost 6.0 points of top-1"
+        "no file can be recommended: ptl-int8-dynamic-qnnpack: lost 6.0 points of top-1 on 4 images"
     )
 
 
 @pytest.mark.parametrize(
     ("threads", "ship", "words"),
     [
-        ((1, 2), "–", "no file can be recommended: onnx-fp32: failed when it was timed: signal 11 (SIGSEGV)"),
-        ((1,), "onnx-fp32", "in another setting it failed when it was timed: signal 11 (SIGSEGV)"),
+        ((1, 2), "–", "no file can be recommended: onnx-fp32: failed in a round: signal 11 (SIGSEGV)"),
+        ((1,), "onnx-fp32", "in another setting: failed in a round: signal 11 (SIGSEGV)"),
     ],
 )
 def test_what_crashed_is_not_shipped_in_silence(
@@ -69,7 +69,7 @@ def test_what_crashed_is_not_shipped_in_silence(
 ) -> None:
     folder = write_records(tmp_path)
     made = read_json(BenchSet, folder / "host.bench.json")
-    cells = [c for c in made.cells if c.spec.variant_id == "onnx-fp32" and c.spec.threads in threads]
+    cells = [c for c in made.cells if c.variant_id == "onnx-fp32" and c.threads in threads]
     crashed = tuple(run_of(cell, 98, None) for cell in cells)
     write_record(folder / "host.bench.json", dataclasses.replace(made, runs=(*made.runs, *crashed)))
     row = shipped(folder, SERVER)

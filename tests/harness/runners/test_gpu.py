@@ -11,6 +11,7 @@ from bench_records import make_source, make_variant, plan_of, run_of, runs_of, s
 
 from exporters.bundle.open import open_bundle
 from harness.bench.advice import cautions, recommend
+from harness.bench.cells import SweepOptions
 from harness.bench.ranking import rank
 from harness.bench.rounds import Plan, choose
 from harness.bench.run import plan_sweep
@@ -39,13 +40,13 @@ def plan_with_cuda(**changes: object) -> Plan:
 
 
 def test_a_gpu_takes_float32_torchscript_on_one_thread_count() -> None:
-    cells = [cell for cell in plan_with_cuda().cells if cell.spec.runner in GPUS]
+    cells = [cell for cell in plan_with_cuda().cells if cell.runner in GPUS]
     assert {cell.id for cell in cells} == {ON_GPU, "-/floor-torchscript-cuda t1"}
     assert all(cell.skip_reason is None for cell in cells)
 
 
 def test_where_there_is_none_a_note_says_so_and_no_row() -> None:
-    assert not [cell for cell in plan_of(SOURCE).cells if cell.spec.runner in GPUS]
+    assert not [cell for cell in plan_of(SOURCE).cells if cell.runner in GPUS]
 
 
 def test_a_fast_gpu_keeps_no_phones_file_out_of_contention() -> None:
@@ -105,6 +106,8 @@ def test_int8_has_no_kernels_on_a_gpu(small_bundle: Path) -> None:
 
 @pytest.mark.parametrize("name", GPUS)
 def test_a_sweep_says_of_every_gpu_whether_it_was_measured(small_bundle: Path, name: str) -> None:
-    (note,) = [note for note in plan_sweep([small_bundle], budget="quick").notes if note.startswith(f"{name}: ")]
+    (note,) = [
+        note for note in plan_sweep([small_bundle], SweepOptions(budget="quick")).notes if note.startswith(f"{name}: ")
+    ]
     reason = RUNNERS[name].unavailable()
     assert note == f"{name}: skipped: {reason}" if reason else "takes float32 TorchScript" in note

@@ -83,7 +83,7 @@ def test_every_ptl_of_a_bundle_is_counted_and_stands_beside_its_times(
         assert found.instructions_per_call is not None
         assert found.instructions_per_call > found.macs / 4
     for row in rank(measured):  # the lite interpreter's and the Android library's rows of the file show one count
-        assert row.instructions == counted.get(row.cell.spec.variant_id)
+        assert row.instructions == counted.get(row.cell.variant_id)
     # A second run of the same record counts nothing again.
     assert run([*line, "--arm-instructions", "--resume", "-o", str(record)]) == 0
     assert read_json(BenchSet, record).instructions == measured.instructions

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch.jit.mobile import _load_for_lite_interpreter
 from training_cases import SIZE_PX, mobilenet_spec, tiny_spec, trained_like
 
-from udacisense.base.tensors import compact, save_tensors, torchscript_bytes
+from udacisense.base.tensors import compact, save_tensors, supported_engines, torchscript_bytes
 from udacisense.stages.graph import trace_and_freeze
-from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.stages.quantize import dynamic_int8
 
 IMAGES = torch.randn(2, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(3))
 

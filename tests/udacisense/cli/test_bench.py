@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bench_records import measurement_of
 
-from exporters.bundle.manifest import Manifest
 from harness.bench import run as bench
 from harness.bench.cells import BUDGETS
 from harness.bench.compare_runs import SetComparison
-from harness.records import BenchSet, Measurement, MeasurementSet
+from harness.records import BenchSet, MeasurementSet
 from udacisense.base.records import Outcome, from_json, read_json, write_record
 from udacisense.cli.main import run
 
@@ -53,10 +53,8 @@ def original(brief: None, stage: Callable[..., Path]) -> Swept:
 
 @pytest.fixture
 def swept(original: Swept, tmp_path: Path) -> Swept:
-    """A whole sweep of a bundle that nothing is recommended in yet."""
+    """A whole sweep of a bundle that nobody verified."""
     bundle = shutil.copytree(original.bundle, tmp_path / "bundle")
-    manifest = read_json(Manifest, bundle / Manifest.FILE_NAME)
-    write_record(bundle / Manifest.FILE_NAME, dataclasses.replace(manifest, recommended=None))
     return Swept(bundle, shutil.copy(original.record, tmp_path / "sweep.json"), original.measured)
 
 
@@ -79,7 +77,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verification(swept: Swept, outcomes: dict[str, Outcome]) -> MeasurementSet:
-    cells = {cell.spec.variant_id: cell.spec for cell in swept.measured.cells}
+    cells = {cell.variant_id: cell for cell in swept.measured.cells}
+    budget, blank = swept.measured.budget, dataclasses.replace(swept.measured.runs[0], timing=None, warnings=())
     return MeasurementSet(
         schema_version=1,
         kind="verify",
@@ -90,9 +89,7 @@ def verification(swept: Swept, outcomes: dict[str, Outcome]) -> MeasurementSet:
         inputs="invented",
         seed=0,
         measurements=tuple(
-            Measurement(
-                spec=cells[name], actual={}, comparison=None, timing=None, warnings=(), outcome=outcome, reason=None
-            )
+            measurement_of(cells[name], dataclasses.replace(blank, outcome=outcome), budget)
             for name, outcome in outcomes.items()
         ),
     )
@@ -128,26 +125,6 @@ def test_an_unfinished_sweep_is_not_overwritten_unasked(
     assert run(line) == 130, "a record without runs is no loss"
 
 
-@pytest.mark.parametrize("given", ["", "soon", "60x", "nan", "1e999", "s", "1m30s"])
-def test_a_sustained_time_that_is_none_is_told_in_a_sentence(
-    given: str, original: Swept, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["bench", str(original.bundle), "--dry-run", "--sustained", given]) == 2
-    told = capsys.readouterr().err
-    assert told == f"error: --sustained is {given!r}; give seconds or minutes, for example 60, 60s or 2m.\n"
-
-
-def test_a_sustained_time_is_in_seconds_or_minutes(original: Swept, capsys: pytest.CaptureFixture[str]) -> None:
-    told = []
-    for given in ("120", "120s", "2m", "2 M", "60s"):
-        assert run(["bench", str(original.bundle), *OPTIONS, "--dry-run", "--sustained", given, "-o", "o"]) == 0
-        told.append(capsys.readouterr().err)
-    assert len(set(told[:4])) == 1
-    assert told[4] != told[0]
-    assert run(["bench", str(original.bundle), "--dry-run", "--sustained", "121m"]) == 2
-    assert "from 1 to 7200 seconds" in capsys.readouterr().err
-
-
 def test_a_file_that_failed_verification_is_not_recommended(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
     beside = swept.bundle.with_name("bundle.verify.json")
     for wrong, right in (("ptl-fp32", "onnx-fp32"), ("onnx-fp32", "ptl-fp32")):
@@ -156,30 +133,23 @@ def test_a_file_that_failed_verification_is_not_recommended(swept: Swept, capsys
         told = capsys.readouterr().out
         assert f"- staged: `{right}` on " in told
         assert "not verified" not in told
-        chosen = read_json(Manifest, swept.bundle / Manifest.FILE_NAME).recommended
-        assert chosen is not None
-        assert chosen.variant_id == right
+        (chosen,) = read_json(BenchSet, swept.record).recommended
+        assert chosen.cell_id == f"staged/{right} t1"
 
 
-def test_where_every_file_failed_verification_the_manifest_names_none(
+def test_where_every_file_failed_verification_the_record_names_none(
     swept: Swept, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = swept.bundle.with_name("elsewhere.json")
     write_record(record, verification(swept, dict.fromkeys(("ptl-fp32", "onnx-fp32"), Outcome.FAILED)))
     assert run(swept.again("--verification", str(record))) == 0
     assert "staged: no file can be recommended" in capsys.readouterr().out
-    assert read_json(Manifest, swept.bundle / Manifest.FILE_NAME).recommended is None
+    assert read_json(BenchSet, swept.record).recommended == ()
 
 
-def test_what_was_not_verified_is_told_and_so_is_missing_energy(
-    swept: Swept, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_not_verified_is_told(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(swept.again()) == 0
-    told = capsys.readouterr().out
-    assert "; not verified, so run `udacisense verify`" in told
-    timings = [r.measurement.timing for r in swept.measured.runs if r.measurement.timing is not None]
-    is_missing = any(timing.energy_mj is None for timing in timings)
-    assert told.count("note: energy") == is_missing
+    assert "; not verified, so run `udacisense verify`" in capsys.readouterr().out
 
 
 def test_the_floor_and_the_roofline_stand_in_columns(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:

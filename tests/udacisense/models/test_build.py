@@ -11,7 +11,7 @@ from udacisense.errors import InputError, LoadError
 from udacisense.measure.counts import count_macs, count_parameters
 from udacisense.models.build import MODELS, PRESETS, build_model, preset
 from udacisense.models.layers import Resize
-from udacisense.models.weights import initialise, load_state
+from udacisense.models.weights import initialise, load_state, plain_state
 
 PARAMETERS = {
     "baseline": 1_528_106,
@@ -250,8 +250,63 @@ def test_a_different_shape_names_the_key_and_both_shapes(tmp_path, tiny):
 def test_other_keys_are_named_first_three_and_counted(tmp_path, tiny):
     path = saved(tmp_path, {"features.0.0.weight": torch.zeros(16, 3, 3, 3), "head.weight": torch.zeros(1)})
     with pytest.raises(
-        LoadError, match=r"features\.0\.1\.weight is missing; features\.0\.1\.bias is missing; .*\(and \d+ more\)"
+        LoadError, match=r"features\.0\.1\.weight is missing; head\.weight is unknown; .*\(and \d+ more\)"
     ):
+        load_state(tiny, path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "ema_model.module."])
+def test_a_prefix_of_all_names_is_taken_off_and_said(tmp_path, tiny, prefix, caplog):
+    state = {f"{prefix}{key}": value for key, value in tiny.state_dict().items()}
+    other = build_model(preset("tiny"))
+    load_state(other, saved(tmp_path, state | ({"n_averaged": torch.tensor(3)} if "ema" in prefix else {})))
+    assert torch.equal(other.classifier[1].weight, tiny.classifier[1].weight)
+    assert "which is taken off" in caplog.text
+
+
+def test_a_prefix_of_some_names_is_named(tmp_path, tiny):
+    state = {f"module.{key}": value for key, value in tiny.state_dict().items() if key.startswith("features.")}
+    with pytest.raises(LoadError, match=r"features\.0\.0\.weight is missing; module\.features\.0\.0\.weight is un"):
+        load_state(tiny, saved(tmp_path, state))
+
+
+def test_whole_numbers_are_no_weights(tmp_path, tiny):
+    state = {key: value.to(torch.int8) for key, value in tiny.state_dict().items()}
+    with pytest.raises(LoadError, match=r"weight is \(32, 3, 3, 3\) of whole numbers and should be \(32, 3, 3, 3\)"):
+        load_state(tiny, saved(tmp_path, state))
+    half = {key: value.half() if value.is_floating_point() else value for key, value in tiny.state_dict().items()}
+    load_state(tiny, saved(tmp_path, half))
+
+
+def test_modules_that_look_at_the_version_of_their_state_load_it(tmp_path):
+    """torchvision's MNASNet takes a state without a version for that of a network with a wider stem."""
+    mnasnet = ModelSpec(architecture="torchvision.models:mnasnet0_5", options={"num_classes": 3})
+    model, other = build_model(mnasnet).eval(), build_model(mnasnet).eval()
+    load_state(other, saved(tmp_path, plain_state(model)))
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(other(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer: 'git lfs pull'"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"", "empty"),
+    ],
+)
+def test_what_people_give_as_weights_is_named(tmp_path, tiny, content, reason):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(LoadError, match=reason):
+        load_state(tiny, path)
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_a_pickle_of_weights_is_not_read(tmp_path, tiny, as_zip):
+    path = tmp_path / "weights.pth"
+    torch.save(tiny.state_dict(), path, _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(LoadError, match=r"pickle, which may run code and is not read: save its state_dict\(\) with"):
         load_state(tiny, path)
 
 

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from udacisense.base.tensors import supported_engines
 from udacisense.models.resizing import MOST_SOURCE_PX, interpolate
 from udacisense.stages.graph import trace_and_freeze
-from udacisense.stages.quantize import quantized_engine, supported_engines
+from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import calibrate, static_int8
 
 

@@ -255,10 +255,10 @@ def test_a_distillation_interrupted_in_an_epoch_goes_on_from_its_checkpoint(tmp_
 
     class Watched(type(batches())):
         stop_at = 99
-        epochs: tuple[int, ...] = ()
+        epochs: list[int]  # training looks at a copy, which shares it
 
         def __iter__(self):
-            self.epochs = (*self.epochs, self.epoch)
+            self.epochs.append(self.epoch)
             if self.epoch == self.stop_at:
                 raise KeyboardInterrupt
             return super().__iter__()
@@ -266,14 +266,14 @@ def test_a_distillation_interrupted_in_an_epoch_goes_on_from_its_checkpoint(tmp_
     def source(stop_at: int) -> Watched:
         plain = batches()
         watched = Watched(plain.images, batch_size=16, shuffle=True, augment=True)
-        watched.stop_at = stop_at
+        watched.stop_at, watched.epochs = stop_at, []
         return watched
 
     with pytest.raises(KeyboardInterrupt):
         made(source(2)).run(output_dir=tmp_path / "a")
     second = source(99)
     resumed = made(second).run(output_dir=tmp_path / "a")
-    assert second.epochs == (2,)
+    assert second.epochs == [2]
     whole = made(source(99)).run(output_dir=tmp_path / "b")
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key])

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from training_cases import CLASSES, build, dataset, held_back, mobilenet_spec
 
-from harness.report.html.plots.techniques import write_plots
+from harness.report.plots.techniques import write_plots
 from harness.report.techniques import as_markdown, per_class_table, techniques_table
 from udacisense.base.records import read_json
+from udacisense.base.tensors import supported_engines
 from udacisense.data.images import make_signature
 from udacisense.errors import InputError
 from udacisense.measure.recording import record_stage
 from udacisense.models.artifact import save_artifact
 from udacisense.pipeline.start import PipelineOptions
 from udacisense.pipeline.techniques import TECHNIQUES, TechniquesRecord, find_techniques, run_techniques
-from udacisense.stages.quantize import supported_engines
 
 NAMES = ("dynamic-int8", "graph", "pruning-one-shot", "pruning-gradual")
 

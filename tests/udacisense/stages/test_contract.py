@@ -8,10 +8,11 @@ import pytest
 import torch
 from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec
 
+from udacisense.base.tensors import supported_engines
 from udacisense.pipeline.step import Step, perform
 from udacisense.stages.contract import Kind, Stage, StepContext, StepResult, kind_of
 from udacisense.stages.graph import trace_and_freeze
-from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.stages.quantize import dynamic_int8
 from udacisense.stages.table import STAGES
 from udacisense.training.checkpoint import state_sha256
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import copy
 import io
+import threading
 
 import pytest
 import torch
 from torch import nn
 from training_cases import SIZE_PX, build, mobilenet_spec, tiny_spec, trained_like
 
-from udacisense.base.tensors import torchscript_bytes
-from udacisense.errors import StageError
-from udacisense.stages.graph import is_frozen, trace_and_freeze
-from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.base.tensors import supported_engines, torchscript_bytes
+from udacisense.errors import InputError, StageError
+from udacisense.stages.contract import copy_of
+from udacisense.stages.graph import decisions, is_frozen, trace_and_freeze
+from udacisense.stages.quantize import dynamic_int8
 
 EXAMPLE = torch.randn(1, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(5, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(1))
@@ -86,7 +89,7 @@ def test_a_forward_that_branches_on_its_input_is_refused() -> None:
             return logits if images.sum() > EXAMPLE.sum() - 1 else logits + 1
 
     assert EXAMPLE.sum() != 0
-    with pytest.raises(StageError, match="branches on its input"):
+    with pytest.raises(StageError, match=r"froze a decision on the input's values, at test_graph\.py:"):
         trace_and_freeze(Branching(), EXAMPLE)
 
 
@@ -97,3 +100,67 @@ def test_a_forward_that_cannot_be_traced_is_refused_by_the_class_name() -> None:
 
     with pytest.raises(StageError, match="Texting cannot be traced"):
         trace_and_freeze(Texting(), EXAMPLE)
+
+
+class LeNetStyle(nn.Module):
+    """Takes the maps of a convolution apart by view(), as the oldest of tutorials does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 5), nn.Linear(8 * 28 * 28, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(images).relu().view(-1, 8 * 28 * 28))
+
+
+def test_a_model_that_needs_the_plain_layout_is_frozen_in_it() -> None:
+    model, images = LeNetStyle().eval(), torch.randn(3, 3, 32, 32)
+    frozen = trace_and_freeze(model, images[:1])
+    with torch.inference_mode():
+        assert torch.allclose(frozen(images), model(images), atol=1e-5)
+
+
+class Keeps(nn.Module):
+    """Keeps its last map, as tools for heat maps do, and has a weight that is computed anew by each forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+        self.kept: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.kept = [self.conv(images)]
+        return self.kept[0].mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_a_model_that_keeps_maps_and_weight_norm_is_copied() -> None:
+    model, images = Keeps().eval(), torch.randn(1, 3, 16, 16)
+    expected = model(images)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    copied = copy_of(model)
+    assert torch.equal(copied(images), expected)
+    with torch.inference_mode():
+        assert torch.allclose(trace_and_freeze(model, images)(images), expected, atol=1e-5)
+    model.lock = threading.Lock()
+    with pytest.raises(InputError, match=r"Keeps cannot be copied .*lock"):
+        copy_of(model)
+
+
+def test_a_decision_on_values_is_found_and_one_on_sizes_is_none() -> None:
+    class Decides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(1))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            pooled = images.mean((2, 3)) if images.shape[2] > 1 and self.scale.item() == 1 else images.flatten(1)
+            return pooled if float(pooled.max()) < 1e9 else -pooled
+
+    (place,) = decisions(Decides(), EXAMPLE)
+    assert place.startswith("test_graph.py:")
+    assert "float(pooled.max()) < 1e9" in place
+    with pytest.raises(StageError, match="froze a decision on the input's values"):
+        trace_and_freeze(Decides(), EXAMPLE)
+    assert decisions(trained_like(tiny_spec()), EXAMPLE) == ()

@@ -4,10 +4,11 @@ import pytest
 import torch
 from training_cases import CLASSES, SIZE_PX, batches, held_back, tiny_spec, trained_like
 
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
 from udacisense.stages.contract import StepContext
 from udacisense.stages.qat import apply_quantization_aware_training
-from udacisense.stages.quantize import quantized_engine, supported_engines
+from udacisense.stages.quantize import quantized_engine
 
 CONTEXT = StepContext(
     train=batches(48),

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from training_cases import SIZE_PX, build, mobilenet_spec, tiny_spec, trained_like
 
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
 from udacisense.measure.recording import is_quantized, parameter_counts
-from udacisense.stages.quantize import dynamic_int8, supported_engines
+from udacisense.stages.quantize import dynamic_int8
 from udacisense.training.checkpoint import state_sha256
 
 IMAGES = torch.randn(4, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0))

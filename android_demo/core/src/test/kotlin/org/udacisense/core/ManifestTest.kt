@@ -35,6 +35,15 @@ class ManifestTest {
     }
 
     @Test
+    fun `a bundle of 0 1 0 with the setting that bench recommended is read`() {
+        val setting = """{"variant_id": "ptl-fp32", "threads": 1}"""
+        for (value in listOf("null", setting)) {
+            val older = text.replaceFirst("\"created_utc\"", "\"recommended\": $value, \"created_utc\"")
+            assertEquals(Manifest.parse(text), Manifest.parse(older))
+        }
+    }
+
+    @Test
     fun `a missing key is refused by name`() {
         assertTrue("size_px" in refused(text.replace("\"size_px\": 32,", "")))
     }

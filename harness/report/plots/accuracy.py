@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from exporters.bundle.manifest import Variant
 from harness.records import Comparison, Measurement, MeasurementSet
-from harness.report.html.blocks import Heat, Picture
-from harness.report.html.plots.axes import Line, bars, height_of, ranges
-from harness.report.html.plots.svg import INK, SERIES, draw
+from harness.report.blocks import Heat, Picture
+from harness.report.plots.axes import Line, bars, height_of, ranges
+from harness.report.plots.svg import SERIES
 from harness.report.table import Table
 from udacisense.base.display import megabytes, percent
 from udacisense.base.records import Outcome
 from udacisense.pipeline.techniques import TechniquesRecord
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 def compared(measured: MeasurementSet) -> list[tuple[str, Measurement, Comparison]]:
@@ -28,7 +28,7 @@ def compared(measured: MeasurementSet) -> list[tuple[str, Measurement, Compariso
     ]
 
 
-def agreement_picture(measured: MeasurementSet, *, name: str) -> Picture | None:
+def agreement_picture(measured: MeasurementSet) -> Picture | None:
     """Return how often each file decides as the float32 master does, with Wilson's interval."""
     cells = compared(measured)
     if not cells:
@@ -46,9 +46,6 @@ def agreement_picture(measured: MeasurementSet, *, name: str) -> Picture | None:
         for cell, m, c in cells
     ]
 
-    def paint(figure: Figure) -> None:
-        ranges(figure.subplots(), lines, x_label="same top-1 as the float32 master (% of images, 95 % interval)")
-
     rows = tuple(
         (
             cell,
@@ -63,13 +60,10 @@ def agreement_picture(measured: MeasurementSet, *, name: str) -> Picture | None:
     worst = min(cells, key=lambda entry: entry[2].top1_agreement_fraction)
     return Picture(
         title="Agreement with the float32 master",
-        svg=draw(
-            paint,
-            height_in=height_of(len(lines)),
-            name=name,
-            alt=f"Agreement of {len(cells)} cells with the float32 master; the lowest is {worst[0]} with "
-            f"{percent(worst[2].top1_agreement_fraction)}.",
-        ),
+        paint=ranges(lines, x_label="same top-1 as the float32 master (% of images, 95 % interval)"),
+        height_in=height_of(len(lines)),
+        alt=f"Agreement of {len(cells)} cells with the float32 master; the lowest is {worst[0]} with "
+        f"{percent(worst[2].top1_agreement_fraction)}.",
         says="Dot: the share of images with the same top-1. Line: Wilson's 95 % interval; it is wider where fewer "
         "images were compared. Hollow dots failed.",
         data=Table(
@@ -80,7 +74,7 @@ def agreement_picture(measured: MeasurementSet, *, name: str) -> Picture | None:
     )
 
 
-def size_picture(variants: Sequence[Variant], *, name: str) -> Picture | None:
+def size_picture(variants: Sequence[Variant]) -> Picture | None:
     """Return each file's size; what holds int8 weights is marked."""
     sized = [(v, v.file_bytes) for v in variants if v.file_bytes is not None]
     if not sized:
@@ -98,18 +92,12 @@ def size_picture(variants: Sequence[Variant], *, name: str) -> Picture | None:
         for v, size in sized
     ]
 
-    def paint(figure: Figure) -> None:
-        bars(figure.subplots(), lines, x_label="file (MB, decimal)")
-
     return Picture(
         title="File sizes",
-        svg=draw(
-            paint,
-            height_in=height_of(len(lines)),
-            name=name,
-            alt=f"Sizes of {len(sized)} files, from {sized[0][0].id} with {megabytes(sized[0][1])} to "
-            f"{sized[-1][0].id} with {megabytes(sized[-1][1])}.",
-        ),
+        paint=bars(lines, x_label="file (MB, decimal)"),
+        height_in=height_of(len(lines)),
+        alt=f"Sizes of {len(sized)} files, from {sized[0][0].id} with {megabytes(sized[0][1])} to "
+        f"{sized[-1][0].id} with {megabytes(sized[-1][1])}.",
         says="Blue: float32; green: another precision.",
         data=Table(
             title="File sizes",
@@ -174,7 +162,7 @@ def confusion_heat(matrix: Sequence[Sequence[int]], labels: Sequence[str], *, ti
     )
 
 
-def top1_picture(found: TechniquesRecord, *, name: str) -> Picture:
+def top1_picture(found: TechniquesRecord) -> Picture:
     """Return every technique's top-1 with Wilson's interval."""
     base = 100 * found.baseline.top1_fraction
     lines = [
@@ -188,19 +176,11 @@ def top1_picture(found: TechniquesRecord, *, name: str) -> Picture:
         for row in found.results
     ]
 
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        ranges(axes, lines, x_label="top-1 (%, 95 % interval); upright line: the baseline")
-        axes.axvline(base, color=INK, linewidth=1.0)
-
     return Picture(
         title="Accuracy of each technique",
-        svg=draw(
-            paint,
-            height_in=height_of(len(lines)),
-            name=name,
-            alt=f"Top-1 of {len(lines)} techniques against the baseline's {base:.1f} %.",
-        ),
+        paint=ranges(lines, x_label="top-1 (%, 95 % interval); upright line: the baseline", upright=base),
+        height_in=height_of(len(lines)),
+        alt=f"Top-1 of {len(lines)} techniques against the baseline's {base:.1f} %.",
         says="A line that crosses the baseline's may be chance. The time is the ratio to the baseline's.",
         data=Table(
             title="Accuracy of each technique",

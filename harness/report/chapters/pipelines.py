@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from harness.report.blocks import Block, Chapter, Gallery, Part, Prose
 from harness.report.collect import Evidence
-from harness.report.html.blocks import Block, Chapter, Gallery, Grid, Part, Prose
-from harness.report.html.plots.accuracy import confusion_heat, stage_heat
-from harness.report.html.plots.stages import stage_pictures
-from harness.report.sections import model_tables
+from harness.report.plots.accuracy import confusion_heat, stage_heat
+from harness.report.plots.stages import stage_pictures
 from harness.report.table import Table
 from harness.report.tables import requirements_table, stages_table
 from udacisense.base.display import percent
@@ -17,20 +16,24 @@ from udacisense.pipeline.run import RunRecord
 
 def pipelines_chapter(evidence: Evidence) -> Chapter:
     """Return models, then a part a pipeline."""
-    blocks: list[Block] = [Grid(table=table) for table in model_tables(evidence)]
+    blocks: list[Block] = [
+        stages_table(artifact.baseline, (), title=f"{artifact.name} ({path.parent})")
+        for path, artifact in evidence.artifacts
+        if not artifact.stages  # no pipeline made it
+    ]
     blocks += [
         Part(
             title=f"{long_name(run.name)} in {path.parent}",
             blocks=(
-                Gallery(pictures=stage_pictures(run, name=f"run{i}")),
-                Grid(table=_stages(run)),
-                Grid(table=_contributions(run)),
-                Grid(table=requirements_table(run.requirements, title=f"{run.name}: requirements")),
+                Gallery(pictures=stage_pictures(run)),
+                _stages(run),
+                _contributions(run),
+                requirements_table(run.requirements, title=f"{run.name}: requirements"),
                 *_heat(run),
-                Part(title="Settings of each stage", blocks=(Grid(table=_settings(run)),), is_open=False),
+                Part(title="Settings of each stage", blocks=(_settings(run),), is_open=False),
             ),
         )
-        for i, (path, run) in enumerate(evidence.runs)
+        for path, run in evidence.runs
     ]
     blocks += _confusions(evidence)
     return Chapter(anchor="pipelines", title="Models and pipelines", blocks=tuple(blocks))

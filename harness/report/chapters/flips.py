@@ -12,8 +12,8 @@ import numpy as np
 from exporters.bundle.manifest import Manifest
 from harness.inputs import InputSet, PixelArray, golden_pack, real_inputs
 from harness.records import Flip, MeasurementSet
-from harness.report.html.blocks import Block, Grid, Prose, Thumbnail, Thumbnails
-from harness.report.html.plots.accuracy import compared
+from harness.report.blocks import Block, Prose, Thumbnail, Thumbnails
+from harness.report.plots.accuracy import compared
 from harness.report.table import Table
 from udacisense.data.images import DataSet
 from udacisense.errors import UdacisenseError
@@ -44,7 +44,7 @@ def flip_blocks(
         blocks.append(_thumbnails(drawn, inputs, labels))
     elif why is not None:
         blocks.append(Prose(text=why, tone="open"))
-    blocks.append(Grid(table=_table([(n, i, cell, f) for (n, i), found in ordered for cell, f in found], labels)))
+    blocks.append(_table([(n, i, cell, f) for (n, i), found in ordered for cell, f in found], labels))
     return tuple(blocks)
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.bench.ranking import Row
-from harness.records import BenchSet
-from harness.report.html.blocks import Picture
-from harness.report.html.plots.axes import legend_below, scale
-from harness.report.html.plots.latency import Sweep
-from harness.report.html.plots.svg import INK, MARKERS, PAPER, SERIES, draw, label
+from harness.records import BenchSet, Ceiling
+from harness.report.blocks import Picture
+from harness.report.plots.axes import legend_below, scale
+from harness.report.plots.latency import Sweep
+from harness.report.plots.svg import INK, MARKERS, PAPER, SERIES, label
 from harness.report.table import Table
 from udacisense.base.display import megabytes, milliseconds, percent
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def roofline_picture(measured: BenchSet, sweeps: Sequence[Sweep], *, name: str) -> Picture | None:
+def roofline_picture(measured: BenchSet, sweeps: Sequence[Sweep]) -> Picture | None:
     """Return this host's ceilings and what eager and the fastest cell of each bundle reach under them."""
     works = {bundle.name: bundle for bundle in measured.bundles if bundle.moved_bytes > 0 and bundle.flops > 0}
     points = [
@@ -29,7 +29,7 @@ def roofline_picture(measured: BenchSet, sweeps: Sequence[Sweep], *, name: str) 
         for sweep in sweeps
         if sweep.bundle in works
         for row in dict.fromkeys([*sweep.leaders[:1], *sweep.leaders[-1:]])
-        if row.cell.spec.batch_size == 1 and row.median_ms
+        if row.cell.batch_size == 1 and row.median_ms
     ]
     if not measured.ceilings or not points:
         return None
@@ -37,14 +37,8 @@ def roofline_picture(measured: BenchSet, sweeps: Sequence[Sweep], *, name: str) 
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        intensity = np.geomspace(0.3, 300, 200)
         heights = [work.flops / (row.median_ms or 1.0) / 1e6 for _, work, row in points]
-        for ceiling in measured.ceilings:
-            roof = np.minimum(ceiling.gemm_flops_per_s, intensity * ceiling.cache_bytes_per_s) / 1e9
-            axes.plot(intensity, roof, color=INK, linewidth=1.2)
-            heights += [float(roof[0]), float(roof[-1])]
-            threads = f"{ceiling.threads} thread{'s' if ceiling.threads != 1 else ''}"
-            axes.annotate(threads, (300, roof[-1]), ha="right", va="bottom", fontsize=9.5)
+        heights += [height for ceiling in measured.ceilings for height in _roof(axes, ceiling)]
         for i, bundle in enumerate(bundles):
             mine = [(work, row) for named, work, row in points if named == bundle]
             x = [work.flops / work.moved_bytes for work, _ in mine]
@@ -70,32 +64,39 @@ def roofline_picture(measured: BenchSet, sweeps: Sequence[Sweep], *, name: str) 
     )
     return Picture(
         title="Roofline of this host",
-        svg=draw(
-            paint,
-            height_in=3.4 + 0.2 * len(bundles),
-            name=name,
-            alt=f"Roofline: operations a second of {len(points)} cells against the ceilings of this host.",
-        ),
+        paint=paint,
+        height_in=3.4 + 0.2 * len(bundles),
+        alt=f"Roofline: operations a second of {len(points)} cells against the ceilings of this host.",
         says="Black: what this host reaches at best in float32, measured at each thread count. Filled: the fastest "
         "cell of a bundle; hollow: eager. The nearer to the roof, the less there is to gain.",
         data=Table(title="Roofline", columns=("cell", "FLOP/byte", "GFLOP/s", "of the roofline"), rows=rows),
     )
 
 
-def pareto_pictures(measured: BenchSet, rows: Sequence[Row], *, name: str, where: str) -> tuple[Picture, ...]:
+def _roof(axes: Axes, ceiling: Ceiling) -> tuple[float, float]:
+    """Draw what the host reaches at best on so many threads; return the roof's ends, in GFLOP/s."""
+    intensity = np.geomspace(0.3, 300, 200)
+    roof = np.minimum(ceiling.gemm_flops_per_s, intensity * ceiling.cache_bytes_per_s) / 1e9
+    axes.plot(intensity, roof, color=INK, linewidth=1.2)
+    threads = f"{ceiling.threads} thread{'s' if ceiling.threads != 1 else ''}"
+    axes.annotate(threads, (300, roof[-1]), ha="right", va="bottom", fontsize=9.5)
+    return float(roof[0]), float(roof[-1])
+
+
+def pareto_pictures(measured: BenchSet, rows: Sequence[Row], *, where: str) -> tuple[Picture, ...]:
     """Return latency against size and against accuracy, the Pareto front marked; ``where`` ends their titles."""
     sized = [row for row in rows if row.is_tuned and row.median_ms and row.cell.file_bytes]
     known = [row for row in sized if row.top1_fraction is not None]
     bundles = [bundle.name for bundle in measured.bundles]
     made = []
     if sized:
-        made.append(_trade(sized, bundles, name=f"{name}-size", title=f"Size and latency{where}", is_size=True))
+        made.append(_trade(sized, bundles, title=f"Size and latency{where}", is_size=True))
     if known:
-        made.append(_trade(known, bundles, name=f"{name}-top1", title=f"Accuracy and latency{where}", is_size=False))
+        made.append(_trade(known, bundles, title=f"Accuracy and latency{where}", is_size=False))
     return tuple(made)
 
 
-def _trade(rows: Sequence[Row], bundles: Sequence[str], *, name: str, title: str, is_size: bool) -> Picture:
+def _trade(rows: Sequence[Row], bundles: Sequence[str], *, title: str, is_size: bool) -> Picture:
     def other(row: Row) -> float:
         return (row.cell.file_bytes or 0) / 1e6 if is_size else 100 * (row.top1_fraction or 0.0)
 
@@ -120,13 +121,10 @@ def _trade(rows: Sequence[Row], bundles: Sequence[str], *, name: str, title: str
     better = "towards the lower left" if is_size else "towards the upper left"
     return Picture(
         title=title,
-        svg=draw(
-            paint,
-            height_in=3.2 + 0.2 * len(bundles),
-            name=name,
-            alt=f"{title} of {len(rows)} cells; on the Pareto front: {', '.join(row.cell.id for row in front[:4])}"
-            f"{f' and {len(front) - 4} more' if len(front) > 4 else ''}.",
-        ),
+        paint=paint,
+        height_in=3.2 + 0.2 * len(bundles),
+        alt=f"{title} of {len(rows)} cells; on the Pareto front: {', '.join(row.cell.id for row in front[:4])}"
+        f"{f' and {len(front) - 4} more' if len(front) > 4 else ''}.",
         says=f"Better is {better}. Filled: on the Pareto front of size, latency and accuracy together: no other "
         "cell is at least as good in all three and better in one.",
         data=Table(

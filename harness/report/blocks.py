@@ -1,17 +1,15 @@
-"""What a chapter of the HTML report is made of; the template knows how each is shown."""
+"""What a chapter of the report is made of; ``html`` and ``markdown`` know how each is shown."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from markupsafe import Markup
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.report.table import Table
 
-_FIGURE = re.compile(r"[+\-−]?\d[\d.,]*(e[+-]?\d+)?(?=$|[\s×%])")  # the same as in sort.js
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +30,13 @@ class Verdicts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
-    """A table that sorts."""
-
-    table: Table
-    is_key: bool = False  # to be read on a phone: each row becomes a card there
-    kind: ClassVar[str] = "grid"
-
-    @property
-    def is_numeric(self) -> tuple[bool, ...]:
-        """Whether each column holds figures (they stand to the right)."""
-        return tuple(_is_numeric([row[i] for row in self.table.rows]) for i in range(len(self.table.columns)))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A drawing, the same in words, and the figures behind it."""
+    """A drawing, the same in words, and the figures behind it. It is drawn where it is shown."""
 
     title: str
-    svg: Markup
+    paint: Callable[[Figure], None]  # into an empty figure, with the colours of harness.report.plots.svg
+    height_in: float
+    alt: str  # the drawing in words
     says: str  # how to read it, for everybody
     data: Table
     kind: ClassVar[str] = "picture"
@@ -114,7 +100,7 @@ class Part:
     kind: ClassVar[str] = "part"
 
 
-Block = Prose | Verdicts | Grid | Picture | Gallery | Heat | Thumbnails | Commands | Part
+Block = Prose | Verdicts | Table | Picture | Gallery | Heat | Thumbnails | Commands | Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +116,3 @@ def gallery(pictures: Sequence[Picture | None]) -> tuple[Block, ...]:
     """Return one gallery of the pictures that could be drawn; nothing for none."""
     made = tuple(picture for picture in pictures if picture is not None)
     return (Gallery(pictures=made),) if made else ()
-
-
-def _is_numeric(cells: Sequence[str | None]) -> bool:
-    texts = [cell for cell in cells if cell is not None]
-    return bool(texts) and all(_FIGURE.match(text) for text in texts)

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from exporters.bundle.manifest import Manifest
 from harness.bench.advice import recommend
-from harness.records import BenchSet, MeasurementSet
-from harness.report.collect import Evidence, by_host
-from harness.report.html.blocks import Block, Chapter, Grid, Picture, Prose, Verdicts, gallery
-from harness.report.html.chapters.shipping import shipping_table
-from harness.report.html.chapters.unverified import unverified_blocks
-from harness.report.html.plots.cost import pareto_pictures
-from harness.report.sections import host_name, ranked
+from harness.host import host_name
+from harness.records import MeasurementSet
+from harness.report.blocks import Block, Chapter, Picture, Prose, Verdicts, gallery
+from harness.report.chapters.shipping import shipping_tables
+from harness.report.chapters.unverified import unverified_blocks
+from harness.report.collect import Evidence
+from harness.report.plots.cost import pareto_pictures
 from harness.report.table import Table
 from harness.report.tables import requirements_table
 from udacisense.base.display import megabytes, percent
@@ -24,12 +24,11 @@ def summary_chapter(evidence: Evidence) -> Chapter:
     """Return the summary; its tables follow its sentences."""
     sentences = tuple(_verdicts(evidence))
     blocks: list[Block] = [Verdicts(sentences=sentences)] if sentences else []
-    blocks += [_advice(evidence, measured) for one in by_host(evidence) for _, measured in one.benches]
+    sweeps = [sweep for one in evidence.machines for sweep in one.sweeps]
+    blocks += [Prose(text=recommend(sweep.measured, sweep.rows, sweep.verified)) for sweep in sweeps]
     blocks += gallery(_pictures(evidence))
-    if evidence.benches:
-        blocks += [
-            block for one in by_host(evidence) for _, made in one.benches for block in shipping_table(evidence, made)
-        ]
+    if sweeps:
+        blocks += [table for sweep in sweeps for table in shipping_tables(evidence, sweep)]
     elif evidence.bundles:
         blocks.append(
             Prose(
@@ -39,19 +38,18 @@ def summary_chapter(evidence: Evidence) -> Chapter:
     held = [(run.name, requirements_table(run.requirements)) for _, run in evidence.runs]
     if rows := tuple((name, *row) for name, table in held for row in table.rows):
         columns = ("pipeline", *held[0][1].columns)
-        blocks.append(Grid(table=Table(title="Requirements", columns=columns, rows=rows), is_key=True))
+        blocks.append(Table(title="Requirements", columns=columns, rows=rows, is_key=True))
     blocks += unverified_blocks(evidence)
     return Chapter(anchor="summary", title="Summary", blocks=tuple(blocks))
 
 
 def _pictures(evidence: Evidence) -> list[Picture]:
     """Return the trade between size, latency and accuracy, of each machine by itself."""
-    machines = by_host(evidence)
     made: list[Picture] = []
-    for i, one in enumerate(machines):
-        where = f" on {host_name(one.host)}" if len(machines) > 1 else ""
-        for j, (_, measured) in enumerate(one.benches):
-            made += pareto_pictures(measured, ranked(evidence, measured), name=f"pareto{i}-{j}", where=where)
+    for one in evidence.machines:
+        where = f" on {host_name(one.host)}" if len(evidence.machines) > 1 else ""
+        for sweep in one.sweeps:
+            made += pareto_pictures(sweep.measured, sweep.rows, where=where)
     return made
 
 
@@ -59,8 +57,8 @@ def _verdicts(evidence: Evidence) -> Iterator[Prose]:
     yield from _decision(evidence)
     for _, run in evidence.runs:
         yield _run_verdict(run)
-    for _, manifest in evidence.bundles:
-        yield from _bundle_verdict(manifest, evidence.verifications_of(manifest))
+    for path, manifest in evidence.bundles:
+        yield from _bundle_verdict(manifest, evidence.verifications_of(path))
     for path, made in evidence.verifications:
         if evidence.bundles and evidence.bundle_of(made.bundle_sha256) is None:
             yield Prose(
@@ -124,7 +122,3 @@ def _bundle_verdict(manifest: Manifest, verified: Sequence[MeasurementSet]) -> I
         proven = len([name for name in exported if name in passed])
         text = f"{manifest.name}: {proven} of {len(exported)} exported files answer as their source does ({inputs})."
         yield Prose(text=text, tone="good" if proven == len(exported) else "open")
-
-
-def _advice(evidence: Evidence, measured: BenchSet) -> Prose:
-    return Prose(text=recommend(measured, ranked(evidence, measured), evidence.own_host_first(measured.host)))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from shlex import quote
 
-from harness.host import machine_differences, software_differences
+from harness.host import host_name, machine_differences, software_differences
+from harness.records import Host
+from harness.report.blocks import Block, Chapter, Commands, Part, Prose
 from harness.report.collect import Evidence
-from harness.report.html.blocks import Block, Chapter, Commands, Grid, Part, Prose
-from harness.report.sections import host_name, hosts, records_table
 from harness.report.table import Table
 from udacisense.base.files import sha256_file
 from udacisense.pipeline.recipes import recipe_of
@@ -15,13 +16,29 @@ from udacisense.pipeline.recipes import recipe_of
 
 def provenance_chapter(evidence: Evidence) -> Chapter:
     """Return records, hosts, versions, checksums and commands."""
-    blocks: list[Block] = [Grid(table=records_table(evidence, with_hosts=False)), Grid(table=_hosts_table(evidence))]
+    blocks: list[Block] = [_records(evidence), _hosts_table(evidence)]
     blocks += _warnings(evidence)
-    blocks.append(Part(title="Checksums", blocks=(Grid(table=_checksums(evidence)),), is_open=False))
+    blocks.append(Part(title="Checksums", blocks=(_checksums(evidence),), is_open=False))
     lines = _commands(evidence)
     if lines:
         blocks.append(Commands(title="To make these records again", lines=lines))
     return Chapter(anchor="provenance", title="Provenance", blocks=tuple(blocks))
+
+
+def _records(evidence: Evidence) -> Table:
+    """One row a record: what made it, and the checksum of what it is about."""
+    rows = [
+        (str(path), f"seed {artifact.seed}, git {artifact.git_commit or 'none'}", artifact.sha256[:16])
+        for path, artifact in evidence.artifacts
+    ]
+    rows += [(str(path), f"made {m.created_utc}", m.artifact_sha256[:16]) for path, m in evidence.bundles]
+    return Table(title="Records", columns=("record", "made with", "sha256"), rows=tuple(rows))
+
+
+def _hosts(evidence: Evidence) -> list[tuple[Path, Host]]:
+    """Return the machine behind each record that measured something."""
+    verified = [(path, made.host) for path, made in evidence.verifications]
+    return verified + [(path, made.host) for path, made in evidence.benches]
 
 
 def _hosts_table(evidence: Evidence) -> Table:
@@ -36,14 +53,14 @@ def _hosts_table(evidence: Evidence) -> Table:
             {True: "changed since its commit", False: "as committed", None: "unknown"}[host.git_dirty],
             host.git_commit,
         )
-        for path, host in hosts(evidence)
+        for path, host in _hosts(evidence)
     )
     columns = ("record", "machine", "system", "Python", "libraries", "load", "source tree", "commit")
     return Table(title="Machines and versions", columns=columns, rows=rows)
 
 
 def _warnings(evidence: Evidence) -> list[Block]:
-    found = hosts(evidence)
+    found = _hosts(evidence)
     made: list[Block] = []
     if any(host.git_dirty for _, host in found):
         text = "At least one record was made from a source tree with changes that are in no commit."

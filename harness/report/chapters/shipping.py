@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exporters.bundle.manifest import Variant
-from harness.bench.advice import Verdicts, choose, eligible, verdicts, verified_accuracy
+from harness.bench.advice import choose, eligible, objection, verdicts, verified_accuracy
 from harness.bench.ranking import Row
 from harness.bench.rounds import EAGER
-from harness.host import machine_differences
+from harness.host import host_name, machine_differences
 from harness.records import BenchedBundle, BenchSet
-from harness.report.collect import Evidence, by_host
-from harness.report.html.blocks import Grid
-from harness.report.sections import host_name, ranked
+from harness.report.collect import Evidence, Ranked
 from harness.report.table import Table, grouped
 from udacisense.base.display import megabytes, milliseconds, percent
 from udacisense.base.records import Outcome
@@ -47,32 +45,38 @@ class _Known:
     top1: dict[tuple[str, str], float]  # (bundle name, variant id) -> as verified
 
 
-def shipping_table(evidence: Evidence, measured: BenchSet) -> Iterator[Grid]:
+def shipping_tables(evidence: Evidence, sweep: Ranked) -> Iterator[Table]:
     """Return one row a bundle and platform of a sweep, or nothing."""
-    rows = ranked(evidence, measured)
-    known = [_known(evidence, measured, bundle, rows) for bundle in measured.bundles]
+    known = [_known(evidence, sweep, bundle) for bundle in sweep.measured.bundles]
     found = [
-        line
+        (one, line)
         for one in known
         for platform, formats in PLATFORMS.items()
         if (line := _line(one, platform, formats)) is not None
     ]
-    if found:
-        columns = ("bundle", "platform", "ship", "size", "top-1", "time here", "evidence")
-        notes = [
-            f"Times are of {host_name(measured.host)}; another machine's may rank otherwise. Among ties the smallest "
-            "file is chosen. Where the platform is another kind of machine, the time says whose it is."
-        ]
-        if any((line[-1] or "").startswith(_UNVERIFIED) for line in found):
-            notes.append(f"{_UNVERIFIED}: run `udacisense verify` before shipping the file.")
-        where = f", by the times of {host_name(measured.host)}" if len(by_host(evidence)) > 1 else ""
-        table = Table(title=f"What to ship where{where}", columns=columns, rows=tuple(found), notes=tuple(notes))
-        yield Grid(table=table, is_key=True)
+    if not found:
+        return
+    host = host_name(sweep.measured.host)
+    notes = [
+        f"Times are of {host}; another machine's may rank otherwise. Among ties the smallest file is chosen. Where the "
+        "platform is another kind of machine, the time says whose it is."
+    ]
+    if any(line[2] is not None and line[2] not in one.passed for one, line in found):
+        notes.append(f"{_UNVERIFIED}: run `udacisense verify` before shipping the file.")
+    where = f", by the times of {host}" if len(evidence.machines) > 1 else ""
+    columns = ("bundle", "platform", "ship", "size", "top-1", "time here", "evidence")
+    yield Table(
+        title=f"What to ship where{where}",
+        columns=columns,
+        rows=tuple(line for _, line in found),
+        notes=tuple(notes),
+        is_key=True,
+    )
 
 
-def _known(evidence: Evidence, measured: BenchSet, bundle: BenchedBundle, rows: Sequence[Row]) -> _Known:
-    records = evidence.own_host_first(measured.host)
-    verified = [made for made in records if made.bundle_sha256 == bundle.sha256]
+def _known(evidence: Evidence, sweep: Ranked, bundle: BenchedBundle) -> _Known:
+    measured = sweep.measured
+    verified = [made for made in sweep.verified if made.bundle_sha256 == bundle.sha256]
     passed: dict[str, str] = {}
     for made in verified:
         elsewhere = f" ({host_name(made.host)})" if machine_differences(measured.host, made.host) else ""
@@ -81,32 +85,22 @@ def _known(evidence: Evidence, measured: BenchSet, bundle: BenchedBundle, rows: 
                 passed.setdefault(m.spec.variant_id, f"{m.spec.runner}{elsewhere}")
     found = evidence.bundle_of(bundle.sha256)
     variants = () if found is None else found[1].variants
-    own = [row for row in rows if row.cell.bundle == bundle.name and row.cell.format != EAGER]
-    judged = verdicts(measured, records)
+    own = [row for row in sweep.rows if row.cell.bundle == bundle.name and row.cell.format != EAGER]
+    judged = verdicts(measured, verified)
+    formats = {v.id: v.format for v in variants} | {row.cell.variant_id: row.cell.format for row in own}
+    bad = [row for row in reversed(own) if row.outcome is Outcome.FAILED or row.wrong_answers]
+    against = {row.cell.variant_id: why for row in bad if (why := objection(row, judged)) is not None}
+    against |= {name: why for name in formats if (why := judged.against(bundle.name, name)) is not None}
     return _Known(
         measured=measured,
         name=bundle.name,
-        rows=tuple(eligible(rows, bundle.name, judged)),
+        rows=tuple(eligible(own, bundle.name, judged)),
         variants=variants,
-        formats={v.id: v.format for v in variants} | {row.cell.spec.variant_id: row.cell.format for row in own},
+        formats=formats,
         passed=passed,
-        against=_against(bundle.name, own, judged),
+        against=against,
         top1=verified_accuracy(measured, verified),
     )
-
-
-def _against(bundle: str, rows: Sequence[Row], judged: Verdicts) -> dict[str, str]:
-    """Return what speaks against files: verification, accuracy, and what became of them when they were timed."""
-    made: dict[str, str] = {}
-    for row in rows:
-        if row.outcome is Outcome.FAILED:
-            made.setdefault(row.cell.spec.variant_id, f"failed when it was timed: {(row.reason or '-').rstrip('.')}")
-        elif any("golden pack" in warning for warning in row.warnings):
-            made.setdefault(row.cell.spec.variant_id, "answered otherwise than the golden pack when it was timed")
-    for (name, variant_id), (fraction, _) in judged.lost.items():
-        if name == bundle:
-            made[variant_id] = f"lost {100 * fraction:.1f} points of top-1"
-    return made | {variant_id: "failed verification" for name, variant_id in sorted(judged.failed) if name == bundle}
 
 
 def _line(known: _Known, platform: str, formats: tuple[str, ...]) -> _Line | None:
@@ -118,10 +112,10 @@ def _timed(known: _Known, platform: str, formats: tuple[str, ...]) -> _Line | No
     if not rows:
         return None
     chosen, ties = choose(known.measured, rows)
-    name = chosen.cell.spec.variant_id
-    tied = f"; tie with {', '.join(row.cell.spec.variant_id for row in ties)}" if ties else ""
+    name = chosen.cell.variant_id
+    tied = f"; tie with {', '.join(row.cell.variant_id for row in ties)}" if ties else ""
     doubt = "; NOISY" if chosen.noisy else ""
-    doubt += f"; in another setting it {known.against[name]}" if name in known.against else ""
+    doubt += f"; in another setting: {known.against[name]}" if name in known.against else ""
     return (
         known.name,
         platform,
@@ -129,7 +123,7 @@ def _timed(known: _Known, platform: str, formats: tuple[str, ...]) -> _Line | No
         megabytes(chosen.cell.file_bytes),
         percent(chosen.top1_fraction),
         f"{milliseconds(chosen.median_ms)}{_whose(known, platform)}",
-        f"{_proof(known, name)}, timed on {chosen.cell.spec.runner}{doubt}{tied}",
+        f"{_proof(known, name)}, timed on {chosen.cell.runner}{doubt}{tied}",
     )
 
 

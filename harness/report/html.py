@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable
 from importlib import resources
+from itertools import count
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from harness.report.blocks import Picture
+from harness.report.chapters.document import chapters
 from harness.report.collect import Evidence
-from harness.report.html.blocks import Chapter
 from harness.report.markdown import now_utc
+from harness.report.plots.svg import draw
 from harness.report.table import shortened, visible
 from udacisense import __version__
 
@@ -37,14 +39,19 @@ def to_html(evidence: Evidence, *, title: str, dataset: DataSet | None = None) -
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("harness.report.html"),
+        loader=PackageLoader("harness.report"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=True,
         finalize=_finalize,
     )
-    environment.filters |= {"prose": _prose, "cell": _cell, "heat": _heat, "tone": _tone}
+    numbers = count()
+
+    def drawn(picture: Picture) -> Markup:
+        return draw(picture.paint, height_in=picture.height_in, name=f"p{next(numbers)}", alt=picture.alt)
+
+    environment.filters |= {"prose": _prose, "cell": _cell, "heat": _heat, "tone": _tone, "drawn": drawn}
     script = _resource("sort.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = environment.get_template("report.html.j2").render(
@@ -59,28 +66,8 @@ def to_html(evidence: Evidence, *, title: str, dataset: DataSet | None = None) -
     return text.lstrip()  # the template opens with macros
 
 
-def chapters(evidence: Evidence, dataset: DataSet | None) -> list[Chapter]:
-    """Return the chapters in the order of the page; one without records is left out."""
-    from harness.report.html.chapters.latency import latency_chapter
-    from harness.report.html.chapters.pipelines import pipelines_chapter
-    from harness.report.html.chapters.provenance import provenance_chapter
-    from harness.report.html.chapters.summary import summary_chapter
-    from harness.report.html.chapters.techniques import techniques_chapter
-    from harness.report.html.chapters.variants import variants_chapter
-
-    makers: list[Callable[[], Chapter]] = [
-        lambda: summary_chapter(evidence),
-        lambda: pipelines_chapter(evidence),
-        lambda: techniques_chapter(evidence),
-        lambda: variants_chapter(evidence, dataset),
-        lambda: latency_chapter(evidence),
-        lambda: provenance_chapter(evidence),
-    ]
-    return [chapter for make in makers if (chapter := make()).blocks]
-
-
 def _resource(name: str) -> str:
-    return (resources.files("harness.report.html") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("harness.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _finalize(value: object) -> object:

@@ -12,7 +12,7 @@ import pytest
 from report_records import HOSTILE, write_records
 
 from harness.report.collect import collect
-from harness.report.html.page import to_html
+from harness.report.html import to_html
 
 pytestmark = pytest.mark.browser
 

@@ -6,26 +6,25 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from harness.report.html.blocks import Picture
-from harness.report.html.plots.axes import Line, bars, height_of
-from harness.report.html.plots.svg import SERIES, draw
+from harness.report.blocks import Picture
+from harness.report.plots.axes import Line, bars, height_of
+from harness.report.plots.svg import SERIES
 from harness.report.table import Table
 from udacisense.base.display import megabytes, milliseconds, percent
 from udacisense.base.records import StageRecord
 from udacisense.pipeline.run import RunRecord
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 _WHOLE, _WORSE, _BETTER = SERIES[0], SERIES[1], SERIES[2]
 
 
-def stage_pictures(run: RunRecord, *, name: str) -> tuple[Picture, ...]:
+def stage_pictures(run: RunRecord) -> tuple[Picture, ...]:
     """Return the waterfalls of size, latency and top-1."""
     return (
         _waterfall(
             run,
-            name=f"{name}-size",
             title="Size",
             unit="MB",
             value=lambda s: s.file_bytes / 1e6,
@@ -35,7 +34,6 @@ def stage_pictures(run: RunRecord, *, name: str) -> tuple[Picture, ...]:
         ),
         _waterfall(
             run,
-            name=f"{name}-latency",
             title="Latency of one image",
             unit="ms",
             value=lambda s: s.latency_ms,
@@ -45,7 +43,6 @@ def stage_pictures(run: RunRecord, *, name: str) -> tuple[Picture, ...]:
         ),
         _waterfall(
             run,
-            name=f"{name}-top1",
             title="Top-1 accuracy",
             unit="%",
             value=lambda s: 100 * s.top1_fraction,
@@ -59,7 +56,6 @@ def stage_pictures(run: RunRecord, *, name: str) -> tuple[Picture, ...]:
 def _waterfall(
     run: RunRecord,
     *,
-    name: str,
     title: str,
     unit: str,
     value: Callable[[StageRecord], float],
@@ -84,13 +80,12 @@ def _waterfall(
         for i, stage in enumerate(stages)
     ]
 
-    def paint(figure: Figure) -> None:
-        bars(figure.subplots(), lines, x_label=f"{title.lower()} ({unit})")
-
     path = "; ".join(f"{stage.stage} {text}" for stage, text in zip(stages, texts, strict=True))
     return Picture(
         title=title,
-        svg=draw(paint, height_in=height_of(len(lines)), name=name, alt=f"{title} by stage of {run.name}: {path}."),
+        paint=bars(lines, x_label=f"{title.lower()} ({unit})"),
+        height_in=height_of(len(lines)),
+        alt=f"{title} by stage of {run.name}: {path}.",
         says="The first bar is the baseline; each further one spans what its stage changed, and the dark tick is where "
         "it ended.",
         data=_data(title, stages, shown, changes),

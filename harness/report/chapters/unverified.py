@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.report.collect import Evidence, by_host
-from harness.report.html.blocks import Block, Grid, Part
-from harness.report.sections import host_name, notes_of, ranked
+from harness.bench.advice import cautions
+from harness.host import host_name
+from harness.report.blocks import Block, Part
+from harness.report.collect import Evidence
 from harness.report.table import Table
 from udacisense.base.records import Outcome
 
@@ -24,8 +25,9 @@ def unverified_blocks(evidence: Evidence) -> Iterator[Block]:
             title="Unverified, and why",
             columns=("what", "why", "how many", "which"),
             rows=tuple((what, why, str(len(names)), ", ".join(names)) for (what, why), names in rows.items()),
+            is_key=True,
         )
-        yield Part(title=f"What nobody has checked ({len(rows)} entries)", blocks=(Grid(table=table, is_key=True),))
+        yield Part(title=f"What nobody has checked ({len(rows)} entries)", blocks=(table,))
 
 
 def _exports(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
@@ -46,10 +48,10 @@ def _verifications(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
 
 
 def _times(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
-    for one in by_host(evidence):
-        for _, sweep in one.benches:
-            for cell in sweep.cells:
+    for one in evidence.machines:
+        for sweep in one.sweeps:
+            for cell in sweep.measured.cells:
                 if cell.skip_reason is not None:
-                    yield "not timed", cell.skip_reason, f"{cell.bundle or '-'}/{cell.spec.variant_id}"
-            for note in notes_of(sweep, ranked(evidence, sweep)):
-                yield "not measured, or in doubt", note, host_name(sweep.host)
+                    yield "not timed", cell.skip_reason, f"{cell.bundle or '-'}/{cell.variant_id}"
+            for note in cautions(sweep.measured, sweep.rows):
+                yield "not measured, or in doubt", note, host_name(one.host)

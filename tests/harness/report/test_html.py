@@ -14,7 +14,7 @@ from PIL import Image
 from report_records import HOSTILE, golden_pixels, stage, write_phone_verification, write_records
 
 from harness.report.collect import collect
-from harness.report.html.page import to_html
+from harness.report.html import to_html
 from harness.report.table import shortened, visible
 from udacisense.cli.main import run
 from udacisense.pipeline.requirements import check_requirements

@@ -1,0 +1,185 @@
+"""Is this a classifier that can be exported? Asked once, before anything is written: every cause has its own sentence.
+
+A file is proved by holding its answers against the model's, so the model's own answers have to stand still first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.export._unlift import _StatefulGraphModule
+
+from udacisense.errors import InputError, cause
+from udacisense.models.weights import plain_state, put_state
+from udacisense.stages.contract import Kind, kind_of
+from udacisense.stages.graph import decisions
+
+# Another batch size, or another thread, sums in another order; a neighbour's influence is far larger.
+_RELATIVE_LIMIT = 1e-3
+
+
+def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: Tensor) -> int:
+    """Return how many classes a model tells apart.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        build: makes the network once more, as every reader of the bundle will.
+        images: float32 (n, 3, H, W), normalised; two or more.
+
+    Raises:
+        InputError: it is no eager float32 classifier from (n, 3, H, W) to (n, C), or its answers depend on something
+            else than its weights and the image.
+    """
+    refuse_other_forms(model)
+    plain_state(model)  # refuses lazy and quantised weights
+    with torch.no_grad():
+        first = _answer(model, images[:1])
+        classes = _classes(first)
+        before = {name: value.clone() for name, value in _state(model)}
+        again = _answer(model, images[:1])
+        changed = [name for name, value in _state(model) if not _same(value, before.get(name))]
+        if changed:
+            raise InputError(
+                f"The model's forward changes its {changed[0]!r} with every call; a file's weights stay as they are. "
+                "Change it in training mode alone."
+            )
+        alone, repeated = (torch.cat([_answer(model, image) for image in torch.split(images, 1)]) for _ in range(2))
+        if moved := _moved(again, first) or _moved(repeated, alone):
+            raise InputError(
+                f"The model answers the same image differently from call to call ({moved}): dropout that stays on in "
+                "evaluation mode, or other noise. Use nn.Dropout, or pass training=self.training to F.dropout."
+            )
+        _refuse_neighbours(model, images, alone)
+        _refuse_another_network(model, build(), images, alone)
+    return classes
+
+
+def refuse_other_forms(model: nn.Module) -> None:
+    """Refuse what is no eager float32 network any more.
+
+    Raises:
+        InputError: with its form and what to give instead.
+    """
+    form = None
+    if isinstance(model, torch.jit.ScriptModule):
+        form = "traced or scripted already (TorchScript)"
+    elif isinstance(model, torch._dynamo.OptimizedModule):
+        form = "compiled (torch.compile)"
+    elif isinstance(model, _StatefulGraphModule):
+        form = "exported already (torch.export)"
+    elif kind_of(model) is Kind.EAGER_INT8:
+        form = "quantised already"
+    if form is not None:
+        raise InputError(
+            f"The model is {form}; give the eager float32 network that it was made from: each format traces, compiles "
+            "and quantises by itself."
+        )
+
+
+def _answer(model: nn.Module, images: Tensor) -> Tensor:
+    shape = f"({', '.join(map(str, images.shape))})"
+    try:
+        answered = model(images)
+    # Foreign code runs here: whatever it raises means that it does not take this input.
+    except Exception as exc:
+        raise InputError(f"The model does not take {shape}: {cause(exc)}.") from exc
+    count = len(images)
+    wanted = f"a classifier answers one tensor ({count}, C)"
+    if not isinstance(answered, Tensor):
+        raise InputError(f"The model answers {_kinds(answered)} to {shape}; {wanted}, alone or as its 'logits'.")
+    if answered.ndim != 2 or len(answered) != count:
+        raise InputError(f"The model answers {tuple(answered.shape)} to {count} image(s) of {shape}; {wanted}.")
+    return answered
+
+
+def _kinds(answered: object) -> str:
+    """Say what came instead of a tensor: a dictionary by its keys, a tuple by its parts."""
+    name = type(answered).__name__
+    if isinstance(answered, dict):
+        return f"{name} with {', '.join(map(str, answered)) or 'nothing'}"
+    if isinstance(answered, list | tuple):
+        return f"{name} of {', '.join(type(part).__name__ for part in answered) or 'nothing'}"
+    return name
+
+
+def _classes(answered: Tensor) -> int:
+    if answered.dtype is not torch.float32:
+        raise InputError(
+            f"The model answers {answered.dtype}".replace("torch.", "")
+            + "; a classifier answers logits in float32. Let it end with them, and have model.float() for its weights."
+        )
+    if answered.shape[1] < 2:
+        raise InputError(
+            f"The model answers {answered.shape[1]} value an image; one class is no classifier. Let it answer a "
+            "logit for each class: two for yes and no."
+        )
+    if not answered.isfinite().all():
+        raise InputError(
+            "The model answers NaN or infinity to an ordinary image; look at its weights, at divisions and logarithms."
+        )
+    return answered.shape[1]
+
+
+def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _same(value: Tensor, before: Tensor | None) -> bool:
+    return before is not None and torch.equal(value.nan_to_num(), before.nan_to_num())
+
+
+def _moved(answered: Tensor, expected: Tensor) -> str | None:
+    """Return how far answers moved, or None where it is rounding."""
+    difference, scale = (answered - expected).abs().max().item(), expected.abs().max().item()
+    return None if difference <= _RELATIVE_LIMIT * scale else f"max |Δ| {difference:.3g} of {scale:.3g}"
+
+
+def _refuse_neighbours(model: nn.Module, images: Tensor, alone: Tensor) -> None:
+    """Refuse answers that depend on the other images of a batch; a model for single images alone is fine."""
+    try:
+        together = model(images)
+    # Its code may be for one image: it is exported with that batch size.
+    except Exception:
+        return
+    if not isinstance(together, Tensor) or together.shape != alone.shape:
+        shape = tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__
+        raise InputError(f"The model answers {shape} to {len(images)} images; a classifier answers (n, C) to n.")
+    moved = _moved(together, alone)
+    if moved is None:
+        return
+    untracked = [
+        name for name, m in model.named_modules() if getattr(m, "track_running_stats", True) is False and _is_norm(m)
+    ]
+    found = decisions(model, images)
+    why = "something in it is computed over the whole batch"
+    if untracked:
+        why = f"{untracked[0]} is BatchNorm without running statistics (track_running_stats=False)"
+    elif found:
+        why = f"it takes a decision on the input's values for the whole batch, at {found[0]}"
+    raise InputError(
+        f"The model answers an image by itself otherwise than among {len(images)} ({moved}): {why}. A phone sees one "
+        "image at a time; let each answer depend on its own image."
+    )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _refuse_another_network(model: nn.Module, rebuilt: nn.Module, images: Tensor, alone: Tensor) -> None:
+    """Refuse a factory whose next network differs from this one by more than its weights."""
+    own, other = model.state_dict(), rebuilt.state_dict()
+    odd = sorted(own.keys() ^ other.keys()) or [key for key in own if own[key].shape != other[key].shape]
+    if odd:
+        raise InputError(
+            f"The factory builds another network each time: {odd[0]} is in one of two, or has another shape. Every "
+            "reader of the bundle builds it anew, so it must be the same; seed what it draws, or give it as an option."
+        )
+    put_state(rebuilt.eval(), own)
+    if moved := _moved(torch.cat([_answer(rebuilt, image) for image in torch.split(images, 1)]), alone):
+        raise InputError(
+            f"The factory builds another network each time: with the same weights the next one answers otherwise "
+            f"({moved}). Something that is drawn or counted is no parameter and no buffer; register it as one."
+        )

@@ -1,0 +1,167 @@
+"""What a user's own network may be, and one sentence for each that it may not be; before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from exporters.check import check_classifier
+from exporters.export import export_bundle
+from exporters.formats.contract import ExportOptions
+from exporters.source import source_from_factory
+from udacisense.base.records import ModelSpec, Outcome
+from udacisense.errors import InputError
+from udacisense.models.build import build_model
+
+SHAPE = (1, 3, 8, 8)
+MODULE = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 10)
+        {init}
+    def forward(self, x):
+        y = self.fc(5 * x.mean((2, 3)))
+        {forward}
+def build():
+    {build}
+"""
+
+
+def net(*, init: str = "pass", forward: str = "return y", build: str = "return Net()") -> str:
+    return MODULE.format(init=init, forward=forward, build=build)
+
+
+EXPORTED = "torch.export.export(Net(), (torch.zeros(1, 3, 8, 8),))"
+REFUSED = {
+    "one class": (net(forward="return y[:, :1].sigmoid()"), "answers 1 value an image; one class is no classifier"),
+    "whole numbers": (net(forward="return y.argmax(1, keepdim=True).repeat(1, 3)"), "answers int64; a classifier"),
+    "float64": (net(build="return Net().double()", forward="return y.double()"), "does not take|answers float64"),
+    "float64 answers": (net(forward="return y.double()"), "answers float64"),
+    "bfloat16": (net(forward="return y.bfloat16()"), "answers bfloat16"),
+    "not finite": (net(forward="return y / 0"), "NaN or infinity"),
+    "another shape": (net(forward="return y[:, :, None, None]"), r"answers \(1, 10, 1, 1\)"),
+    "two tensors": (net(forward="return y, x"), "answers tuple of Tensor, Tensor"),
+    "a text": (net(forward="return {'answer': 'cat'}"), "answers dict with answer"),
+    "dropout": (net(forward="return F.dropout(y, 0.5)"), "differently from call to call"),
+    "a buffer": (
+        net(init="self.register_buffer('calls', torch.zeros(1))", forward="self.calls += 1; return y + 0 * self.calls"),
+        "changes its 'calls' with every call",
+    ),
+    "its neighbours": (net(forward="return y - y.mean(0)"), "otherwise than among 3"),
+    "BatchNorm without statistics": (
+        net(
+            init="self.norm = nn.BatchNorm2d(3, track_running_stats=False)",
+            forward="return y + self.norm(x).amax((2, 3)) @ self.fc.weight.T",
+        ),
+        "norm is BatchNorm without running statistics",
+    ),
+    "a decision over the batch": (
+        net(forward="return -y if (x - x[:1]).any() else y"),
+        r"a decision on the input's values .*their_module_\d+\.py:12",
+    ),
+    "another network": (
+        net(build="import random; return nn.Sequential(nn.Flatten(), nn.Linear(192, random.randrange(2, 10**6)))"),
+        "another network each time: 1.weight",
+    ),
+    "another constant": (
+        net(init="import random; self.scale = random.random()", forward="return y * self.scale"),
+        "with the same weights the next one answers otherwise",
+    ),
+    "lazy": (net(build="return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))"), "1.weight has no shape yet"),
+    "scripted": (net(build="return torch.jit.script(nn.Linear(8, 10))"), "traced or scripted already"),
+    "traced": (net(build="return torch.jit.trace(Net(), torch.zeros(1, 3, 8, 8))"), "traced or scripted already"),
+    "compiled": (net(build="return torch.compile(Net())"), "compiled"),
+    "exported": (
+        net(build="return torch.export.export(Net(), (torch.zeros(1, 3, 8, 8),)).module()"),
+        "exported already",
+    ),
+    "an exported program": (net(build="return torch.export.export(Net(), (torch.zeros(1, 3, 8, 8),))"), "returned Exp"),
+    "quantised": (net(build="return torch.ao.quantization.quantize_dynamic(Net())"), "quantised already"),
+    "a shape error": (net(forward="return y @ x"), r"does not take \(1, 3, 8, 8\): RuntimeError"),
+    "a missing package": (net(build="import a_package_that_nobody_has"), "ModuleNotFoundError: No module named 'a_pac"),
+    "a missing key": (net(build="return {}['net']"), "could not be built .*KeyError: 'net'"),
+    "an assertion": (net(build="assert False, 'no'"), "AssertionError: no"),
+    "an exit": (net(build="raise SystemExit('good bye')"), "SystemExit: good bye"),
+    "a long cause": (net(build="raise ValueError('x' * 5000 + ' the end')"), "x … x.* the end"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_what_is_no_classifier_is_refused_with_its_cause(name: str, their: Callable[[str], str]) -> None:
+    code, message = REFUSED[name]
+    with pytest.raises(InputError, match=message):
+        source_from_factory(their(code), SHAPE, None)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "return {'features': 'none', 'logits': y, 'hidden': x}",
+        "return {'scores': y}",
+        "return y, None",
+        "return [y]",
+        "import types; return types.SimpleNamespace(logits=y)",
+    ],
+)
+def test_the_logits_are_taken_out_of_what_a_model_answers(forward: str, their: Callable[[str], str]) -> None:
+    factory = their(net(forward=forward))
+    assert len(source_from_factory(factory, SHAPE, None).signature.labels) == 10
+    model = build_model(ModelSpec(architecture=factory, options={}))
+    assert list(model.state_dict()) == ["fc.weight", "fc.bias"], "its weights keep their names"
+    assert type(model).__name__ == "Net"
+
+
+def test_a_map_that_a_first_call_computes_is_no_change(their: Callable[[str], str]) -> None:
+    code = net(
+        init="self.register_buffer('grid', None, persistent=False)",
+        forward="self.grid = torch.ones(1) if self.grid is None else self.grid; return y + self.grid",
+    )
+    assert source_from_factory(their(code), SHAPE, None).signature.output_shape == (1, 10)
+
+
+def test_a_network_for_single_images_is_fine(their: Callable[[str], str]) -> None:
+    code = net(forward="assert len(x) == 1; return y")
+    assert source_from_factory(their(code), SHAPE, None).signature.output_shape == (1, 10)
+
+
+def test_what_a_factory_prints_and_reads_is_not_ours(
+    their: Callable[[str], str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["udacisense", "export", "--json"])
+    code = "import argparse\nargparse.ArgumentParser().parse_args()\nprint('hello')\n" + net(
+        build="print('hi'); return Net()"
+    )
+    source_from_factory(their(code), SHAPE, None)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "hello" in told.err
+
+
+def test_a_frozen_decision_is_the_reason_of_every_variant(their: Callable[[str], str], tmp_path: Path) -> None:
+    """No image of the pack goes the other way, so nothing else would notice."""
+    source = source_from_factory(their(net(forward="return y if x.abs().max() < 100 else -y")), SHAPE, None)
+    options = ExportOptions(formats=("torchscript", "onnx"), precisions=("fp32",))
+    for variant in export_bundle(source, tmp_path / "bundle", options).variants:
+        assert variant.outcome is Outcome.FAILED
+        assert "The trace froze a decision on the input's values, at their_module_" in str(variant.reason)
+        assert "x.abs().max() < 100" in str(variant.reason)
+
+
+def test_a_check_leaves_the_model_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert check_classifier(model, lambda: build(model), torch.rand(3, *SHAPE[1:])) == 4
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def build(model: nn.Module) -> nn.Module:
+    import copy
+
+    return copy.deepcopy(model)
