@@ -83,5 +83,5 @@ def test_what_is_in_doubt_is_told_everywhere(records: Path, tmp_path: Path) -> N
     write_record(tmp_path / "host.bench.json", dataclasses.replace(made, notes=(told,)))
     evidence = collect([tmp_path])
     assert Page(to_html(evidence, title="T")).row("not measured, or in doubt", told)
-    assert f"\n- {told}" in to_markdown(evidence, title="T")
+    assert f"| not measured, or in doubt | {told} |" in to_markdown(evidence, title="T")
     assert told in json.loads(to_json_text(evidence, title="T"))["latencies"][0]["notes"]
