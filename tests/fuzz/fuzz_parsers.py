@@ -133,7 +133,13 @@ BUNDLES = (
         read.alone("bundle.zip", read.inspect),
     ),
     row("labels", "harness.verify.run", read.of_bundle(LABELS), damaged, LABELS_OF, examples=30),
-    row("reference", "exporters.bundle.open", read.of_bundle(REFERENCE), inside.records, REFERENCE_OF),
+    row(
+        "reference",
+        "exporters.bundle.open exporters.bundle.reference",
+        read.of_bundle(REFERENCE),
+        inside.records,
+        REFERENCE_OF,
+    ),
     row(
         "calibrated activations",
         "exporters.bundle.precision",
@@ -162,14 +168,14 @@ TRAINED = (
     ),
     row(
         "weights",
-        "udacisense.models.build",
+        "udacisense.models.weights",
         lambda seeds: (seeds.artifact / "model.safetensors").read_bytes(),
         inside.safetensors,
         read.alone("w.safetensors", read.weights),
     ),
     row(
         "weights of an artifact",
-        "udacisense.models.build udacisense.models.artifact",
+        "udacisense.models.weights udacisense.models.artifact",
         lambda seeds: (seeds.artifact / "model.safetensors").read_bytes(),
         inside.safetensors,
         read.in_artifact("model.safetensors", with_checksum=True),
@@ -202,7 +208,7 @@ PICTURES = (
 SETTINGS = (
     row(
         "requirements of the gate",
-        "harness.gate.config",
+        "harness.gate.config udacisense.base.files",
         lambda _: read.TOML,
         toml_texts,
         read.gate_config,
@@ -385,6 +391,7 @@ OWN: dict[str, str] = {
     "udacisense.cli.export": "reads an artifact's record for its size; the artifact is loaded afterwards",
     "udacisense.cli.preflight": _FRESH,
     "udacisense.base.tensors": _FRESH,
+    "udacisense.training": "reads the record of an artifact that this folder's finished training wrote",
     "udacisense.pipeline.run": "reads the figures of an equal run, and measures them again where it cannot",
     "udacisense.base.records": "reads records; each kind of record is fuzzed by itself",
 }

@@ -108,6 +108,8 @@ def test_onnx_files_are_counted_in_the_same_currency(
 
 @pytest.mark.parametrize("name", ["onnx-int8-static", "ort-fp32"])
 def test_what_is_counted_answers_as_here(onnxruntime_arm64: str, small_bundle: Path, name: str) -> None:
+    if "int8" in name and "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        pytest.skip("without VNNI, onnxruntime's int8 sums saturate on x86 and not on ARM")
     bundle = open_bundle(small_bundle)
     variant = next(v for v in bundle.manifest.variants if v.id == name)
     path, images = bundle.path(str(variant.path)), bundle.golden_inputs()[:4]
