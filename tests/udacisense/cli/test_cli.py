@@ -96,7 +96,7 @@ def test_verify_then_bench_then_report(
 
     assert run(["report", str(bundle), str(tmp_path), "-o", str(tmp_path / "report.md")]) == 0
     text = (tmp_path / "report.md").read_text()
-    for heading in ("## Formats", "## Verification", "## Latency", "## Provenance"):
+    for heading in ("## Summary", "## Exported files", "## Latency", "## Provenance"):
         assert heading in text
     figures = json.loads((tmp_path / "report.json").read_text())
     assert figures["latencies"][0]["rows"], "the JSON report has no latency"

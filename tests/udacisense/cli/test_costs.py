@@ -53,7 +53,7 @@ def test_techniques_cost_what_each_of_them_trains(shapes: DataSet, asked: list[t
 def test_a_technique_whose_engine_is_missing_costs_nothing(
     shapes: DataSet, asked: list[tuple[ModelSpec, int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("udacisense.stages.quantize.supported_engines", lambda: ("qnnpack",))
+    monkeypatch.setattr("udacisense.base.tensors.supported_engines", lambda: ("qnnpack",))
     spec = preset("tiny", resolution_px=32)
     rows = [TECHNIQUES["qat-fbgemm"], TECHNIQUES["qat-qnnpack"]]
     cost = costs.techniques_cost(rows, spec, build_model(spec), shapes, epochs=None)
