@@ -126,7 +126,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 2}, "another release .schema version 2"),
         ({"seed": None}, "seed"),
         ({"surprise": 1}, "surprise"),
         ({"path": "../model.safetensors"}, "must be a file beside it"),
