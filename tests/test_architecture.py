@@ -19,7 +19,7 @@ GUARDED = ("onnx", "onnxruntime", "coremltools", "executorch")
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "coremltools", "matplotlib", "scipy", "numpy")
 GROUPS = ("device", "runtime")
 MOST_ENTRIES = 12
-TO_BE_EMPTIED = ("training", "pipeline")
+TO_BE_EMPTIED = ("training",)
 FOLDERS_OF_COMMANDS = ("exporters/preflight", "harness/bench", "harness/gate", "harness/verify")
 # Their modules serve processes that have no use for PyTorch; those that hand on networks or batches need it anyway.
 LIGHT = (

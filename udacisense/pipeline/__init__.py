@@ -1,7 +1,5 @@
 """Pipelines by name, and what runs them."""
 
-from __future__ import annotations
-
 from udacisense.pipeline.plan import plan_pipeline
 from udacisense.pipeline.recipes import PIPELINES, PipelineRecipe, find_pipeline
 from udacisense.pipeline.requirements import Requirement, check_requirements

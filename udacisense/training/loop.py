@@ -30,6 +30,7 @@ from udacisense.training.checkpoint import (
     save_checkpoint,
 )
 from udacisense.training.compute import will_compile
+from udacisense.training.losses import EpochLosses
 from udacisense.training.objective import Student, loss_of
 from udacisense.training.optimizers import (
     Average,
@@ -64,7 +65,6 @@ log = logging.getLogger("udacisense")
 
 _ASK_AT_ONCE = 64  # images; a GPU is asked about many more
 _ASK_A_GPU_AT_ONCE = 1024
-_LOOK_EVERY = 100  # steps of a GPU after which it is asked whether the losses are finite: each time it has to wait
 
 
 class TrainingRun:
@@ -179,7 +179,7 @@ class TrainingRun:
         for teacher in (self.teacher, self.general):
             if isinstance(teacher, Answers):
                 teacher.prepare(advance)
-        losses = _Losses(self.device, epoch)
+        losses = EpochLosses(self.device, epoch)
         for step, given in enumerate(self.batches):
             self._set_lr(epoch, step)
             losses.add(self._step(given), len(given[1]), self._lr)
@@ -360,45 +360,3 @@ class TrainingRun:
         }
         save_checkpoint(keep.folder, state, groups)
         write_record(keep.folder / History.FILE_NAME, History(epochs=state.history, best_epoch=state.best_epoch))
-
-
-class _Losses:
-    """The losses of an epoch's steps. They stay on the device: reading each would make a GPU wait for the host."""
-
-    def __init__(self, device: torch.device, epoch: int) -> None:
-        self._every = 1 if device.type == "cpu" else _LOOK_EVERY
-        self._epoch, self._losses, self._rates, self._sizes = epoch, list[Tensor](), list[float](), list[int]()
-
-    def add(self, loss: Tensor, n_images: int, rate: float) -> None:
-        """Take in a step.
-
-        Raises:
-            TrainingError: a loss was not finite; it names the step.
-        """
-        self._losses.append(loss)
-        self._rates.append(rate)
-        self._sizes.append(n_images)
-        if len(self._losses) % self._every == 0:
-            self._look(self._losses[-self._every :])
-
-    def _look(self, last: list[Tensor]) -> list[float]:
-        values: list[float] = torch.stack(last).double().tolist() if last else []
-        for back, value in enumerate(values):
-            step = len(self._losses) - len(last) + back
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"The loss is {value} in epoch {self._epoch + 1}, step {step + 1}, at learning rate "
-                    f"{self._rates[step]:.3g}; lower the learning rate, or look for images or weights that are not "
-                    "finite."
-                )
-        return values
-
-    def mean(self, fabric: Fabric) -> float:
-        """Return the mean over the epoch's images, of all processes."""
-        values = self._look(self._losses)
-        total = sum(value * size for value, size in zip(values, self._sizes, strict=True))
-        figures = torch.tensor([total, sum(self._sizes)], dtype=torch.float64)
-        if fabric.world_size > 1:
-            figures = figures.to(fabric.device)
-            torch.distributed.all_reduce(figures)
-        return float(figures[0] / figures[1])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from udacisense.data.images import NO_LABEL
-from udacisense.errors import InputError
+from udacisense.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def check_distillation(*, temperature: float, alpha: float) -> None:
@@ -93,3 +99,48 @@ def blended_cross_entropy(logits: Tensor, labels: Tensor, shares: Tensor, *, lab
         for i in range(2)
     ]
     return (torch.stack(losses, 1) * weights).sum() / weights.sum().clamp(min=1e-6)
+
+
+_LOOK_EVERY = 100  # steps of a GPU after which it is asked whether the losses are finite: each time it has to wait
+
+
+class EpochLosses:
+    """The losses of an epoch's steps. They stay on the device: reading each would make a GPU wait for the host."""
+
+    def __init__(self, device: torch.device, epoch: int) -> None:
+        self._every = 1 if device.type == "cpu" else _LOOK_EVERY
+        self._epoch, self._losses, self._rates, self._sizes = epoch, list[Tensor](), list[float](), list[int]()
+
+    def add(self, loss: Tensor, n_images: int, rate: float) -> None:
+        """Take in a step.
+
+        Raises:
+            TrainingError: a loss was not finite; it names the step.
+        """
+        self._losses.append(loss)
+        self._rates.append(rate)
+        self._sizes.append(n_images)
+        if len(self._losses) % self._every == 0:
+            self._look(self._losses[-self._every :])
+
+    def _look(self, last: list[Tensor]) -> list[float]:
+        values: list[float] = torch.stack(last).double().tolist() if last else []
+        for back, value in enumerate(values):
+            step = len(self._losses) - len(last) + back
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"The loss is {value} in epoch {self._epoch + 1}, step {step + 1}, at learning rate "
+                    f"{self._rates[step]:.3g}; lower the learning rate, or look for images or weights that are not "
+                    "finite."
+                )
+        return values
+
+    def mean(self, fabric: Fabric) -> float:
+        """Return the mean over the epoch's images, of all processes."""
+        values = self._look(self._losses)
+        total = sum(value * size for value, size in zip(values, self._sizes, strict=True))
+        figures = torch.tensor([total, sum(self._sizes)], dtype=torch.float64)
+        if fabric.world_size > 1:
+            figures = figures.to(fabric.device)
+            torch.distributed.all_reduce(figures)
+        return float(figures[0] / figures[1])
