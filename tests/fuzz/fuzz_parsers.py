@@ -391,7 +391,7 @@ OWN: dict[str, str] = {
     "udacisense.cli.export": "reads an artifact's record for its size; the artifact is loaded afterwards",
     "udacisense.cli.preflight": _FRESH,
     "udacisense.base.tensors": _FRESH,
-    "udacisense.training": "reads the record of an artifact that this folder's finished training wrote",
+    "udacisense.training.run": "reads the record of an artifact that this folder's finished training wrote",
     "udacisense.pipeline.run": "reads the figures of an equal run, and measures them again where it cannot",
     "udacisense.base.records": "reads records; each kind of record is fuzzed by itself",
 }

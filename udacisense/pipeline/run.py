@@ -30,9 +30,9 @@ from udacisense.pipeline.requirements import Requirement, check_requirements
 from udacisense.pipeline.step import Step, failure, perform
 from udacisense.pipeline.store import KeptStep, StepStore, fingerprint_step, has_architecture, write_torchscript
 from udacisense.stages.contract import Batch, Kind, StepContext, StepFunction, StepResult, kind_of
-from udacisense.training import ARTIFACT_FOLDER
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.compute import Compute, is_leader, launch, meet
+from udacisense.training.run import ARTIFACT_FOLDER
 
 log = logging.getLogger("udacisense")
 

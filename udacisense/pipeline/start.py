@@ -14,7 +14,7 @@ from udacisense.data.images import DataSet, make_signature
 from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
 from udacisense.pipeline.run import OptimizationPipeline
-from udacisense.training import EVALUATION_BATCH, training_split
+from udacisense.training.run import EVALUATION_BATCH, training_split
 from udacisense.training.supervision import Sources, Supervision, load_supervision
 
 

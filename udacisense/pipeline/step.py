@@ -15,8 +15,8 @@ from udacisense.pipeline.store import StepStore
 from udacisense.stages.contract import Kind, Stage, StepContext, StepFunction, StepResult, kind_of
 from udacisense.stages.distill import apply_knowledge_distillation, learns_apart
 from udacisense.stages.table import STAGES
-from udacisense.training import spec_text
 from udacisense.training.checkpoint import state_sha256
+from udacisense.training.run import spec_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,6 +170,8 @@ class TrainingRun:
                 if before_epoch is not None:
                     before_epoch(self.model, epoch)
                 self._finish(self._epoch(epoch, advance))
+                if self.job.after_epoch is not None:
+                    self.job.after_epoch(self.history[-1])
 
     def _epoch(self, epoch: int, advance: Advance) -> EpochRecord:
         start, note = time.perf_counter(), describe(self.history[-1:])

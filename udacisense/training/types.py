@@ -151,6 +151,14 @@ class Job:
     auxiliary: Auxiliary | None = None
     keep: Keep | None = None
     before_epoch: Callable[[nn.Module, int], None] | None = None
+    after_epoch: Callable[[EpochRecord], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what there is nothing to train with."""
+        if self.config.early_stopping_patience is not None and self.validation is None:
+            raise InputError("early_stopping_patience needs validation batches; give some, or set it to None.")
+        if len(self.batches) == 0:
+            raise InputError("There are no training images.")
 
 
 def on_device(teacher: Teacher, device: torch.device) -> Teacher:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from udacisense.data.batches import Batches
 from udacisense.errors import InputError, TrainingError
 from udacisense.measure.metrics import evaluate
 from udacisense.models.artifact import load_artifact
-from udacisense.training import Compute, Distillation, TrainConfig, train, train_model, training_split
+from udacisense.training import Compute, Distillation, Keep, TrainConfig, train, train_model, training_split
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.losses import distillation_loss
 from udacisense.training.optimizers import cosine_rate
@@ -313,6 +314,25 @@ def test_before_epoch_can_freeze_batch_normalisation() -> None:
     means = [v for k, v in result.model.state_dict().items() if k.endswith("running_mean")]
     assert means
     assert all(torch.equal(v, torch.zeros_like(v)) for v in means)
+
+
+def test_after_epoch_sees_each_kept_epoch_and_can_end_the_run(tmp_path: Path) -> None:
+    seen: list[EpochRecord] = []
+
+    def after(epoch: EpochRecord) -> None:
+        assert (tmp_path / "checkpoint.safetensors").is_file()
+        seen.append(epoch)
+        if epoch.epoch == 2:
+            raise StopIteration
+
+    config, keep = TrainConfig(epochs=3, warmup_epochs=0), Keep(folder=tmp_path, resume=True)
+    with pytest.raises(StopIteration):
+        train(build(tiny_spec()), batches(), config=config, validation=held_back(), keep=keep, after_epoch=after)
+    assert [epoch.epoch for epoch in seen] == [1, 2]
+    whole = train(
+        build(tiny_spec()), batches(), config=config, validation=held_back(), keep=keep, after_epoch=seen.append
+    )
+    assert seen == list(whole.history.epochs), "a resumed run tells the epochs that it trained, each once"
 
 
 def test_a_torch_dataloader_serves_as_batches() -> None:

@@ -1,0 +1,262 @@
+"""A training run from its settings to its artifact: supervised, distilled, fine-tuning, quantisation-aware."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from udacisense.base.files import locked
+from udacisense.base.records import Artifact, ModelSpec, Scalar, read_json
+from udacisense.data.batches import Batches, normalise
+from udacisense.data.images import DataSet, Images, make_signature, stratified_split
+from udacisense.errors import InputError
+from udacisense.measure.recording import record_stage
+from udacisense.models.artifact import save_artifact
+from udacisense.models.build import build_model, preset
+from udacisense.models.weights import initialise
+from udacisense.training.checkpoint import state_sha256
+from udacisense.training.compute import is_leader, launch, meet, repeatable, together
+from udacisense.training.loop import TrainingRun
+from udacisense.training.supervision import Supervision, load_supervision
+from udacisense.training.types import (
+    AnyBatches,
+    Auxiliary,
+    Distillation,
+    EpochRecord,
+    Job,
+    Keep,
+    SizedBatches,
+    Teacher,
+    TrainConfig,
+    TrainResult,
+)
+
+ARTIFACT_FOLDER = "artifact"
+EVALUATION_BATCH = 100
+_SPLIT_SEED = 0
+_VALIDATION_FRACTION = 0.1
+
+
+def train(
+    model: nn.Module,
+    batches: SizedBatches,
+    *,
+    config: TrainConfig,
+    validation: AnyBatches | None = None,
+    distillation: Distillation | None = None,
+    auxiliary: Auxiliary | None = None,
+    keep: Keep | None = None,
+    before_epoch: Callable[[nn.Module, int], None] | None = None,
+    after_epoch: Callable[[EpochRecord], None] | None = None,
+) -> TrainResult:
+    """Train a copy of ``model`` and return it with the weights of its best epoch.
+
+    The best epoch is :func:`udacisense.training.types.best_epoch`; without ``validation`` it is the last. A run depends
+    on its arguments alone: on one device, in 32 bits, with the same number of threads, the same call gives the same
+    weights bit by bit, interrupted and resumed or not (as long as ``batches`` draws its random numbers from its own
+    ``set_epoch`` or from torch).
+
+    Args:
+        model: eager and float32; it stays as it is.
+        batches: the training batches; ``set_epoch(e)``, where it has one, is called with e = 0, 1, ....
+        config: the settings, and what to compute on.
+        validation: batches that select the best epoch, drive early stopping and the plateau schedule.
+        distillation: the teacher, or None for labels alone.
+        auxiliary: heads that train beside the model's own, or None.
+        keep: where the checkpoint and ``history.json`` are written after each epoch; None keeps nothing.
+        before_epoch: called with the model in training and the epoch (from 0) before each epoch, in train mode.
+        after_epoch: called after each epoch that was trained, when its checkpoint is kept; what it raises ends the run.
+
+    Raises:
+        InputError: a setting, the device, or the checkpoint's settings do not fit.
+        TrainingError: a loss was not finite (with the epoch, the step and the learning rate).
+        LoadError: the checkpoint cannot be read.
+    """
+    if keep is not None:
+        keep = replace(keep, identity={**_identity(model, config, distillation, auxiliary), **keep.identity})
+    job = Job(
+        batches=batches,
+        config=config,
+        validation=validation,
+        distillation=distillation,
+        auxiliary=auxiliary,
+        keep=keep,
+        before_epoch=before_epoch,
+        after_epoch=after_epoch,
+    )
+    fabric = launch(config.compute)
+    with repeatable(config.seed + fabric.global_rank, fabric.device, precision=config.compute.precision):
+        run = TrainingRun(model, job, fabric)
+        if keep is not None:
+            run.open(keep)
+        with together():
+            run.go()
+        return run.result()
+
+
+def _identity(
+    model: nn.Module, config: TrainConfig, distillation: Distillation | None, auxiliary: Auxiliary | None
+) -> dict[str, Scalar]:
+    found: dict[str, Scalar] = {**config.identity(), "initial_weights": state_sha256(model)}
+    if distillation is not None:
+        found["temperature"], found["alpha"] = distillation.temperature, distillation.alpha
+        found["teacher"] = _fingerprint(distillation.teacher)
+    if auxiliary is not None:
+        found["auxiliary"] = f"folders={auxiliary.folders} weight={auxiliary.weight}"
+        if auxiliary.teacher is not None:
+            found["auxiliary_teacher"] = _fingerprint(auxiliary.teacher)
+    return found
+
+
+def _fingerprint(teacher: Teacher) -> str | None:
+    return state_sha256(teacher) if isinstance(teacher, nn.Module) else getattr(teacher, "fingerprint", None)
+
+
+def training_split(dataset: DataSet) -> tuple[Images, Images]:
+    """Split the training images by class: (90 % to train on, 10 % to select models with).
+
+    The split is the same whatever the run's seed: a teacher must not have learnt the images that select its student.
+    """
+    return stratified_split(dataset.train, _VALIDATION_FRACTION, seed=_SPLIT_SEED)
+
+
+def fresh_model(spec: ModelSpec, *, init: str, seed: int) -> nn.Module:
+    """Build a model whose random weights depend on ``seed`` alone; see :func:`udacisense.models.initialise`."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = build_model(spec)
+        initialise(model, init)
+    return model
+
+
+def train_model(
+    model: str | ModelSpec,
+    dataset: DataSet,
+    *,
+    config: TrainConfig,
+    output_dir: Path,
+    init: str = "none",
+    batch_size: int = 64,
+    name: str | None = None,
+    resume: bool = False,
+    supervision: Supervision = Supervision(),  # noqa: B008 - frozen
+) -> Artifact:
+    """Train a model on labels and keep it as an artifact; one run at a time writes to an output folder.
+
+    ::
+
+        output_dir/artifact/        artifact.json, model.safetensors
+        output_dir/training/        checkpoint.safetensors (after each epoch), history.json
+
+    Args:
+        model: a preset's name, or a spec.
+        dataset: its training images are split 9 : 1 for selection; its test images give the record's figures.
+        config: the settings.
+        output_dir: where to keep all of it.
+        init: ``imagenet``, ``none`` or a path to safetensors.
+        batch_size: of training.
+        name: of the artifact; None takes the preset's or architecture's.
+        resume: go on from the checkpoint in ``output_dir``, if there is one.
+        supervision: what it learns from beside the labels.
+
+    Raises:
+        InputError, LoadError, TrainingError: as :func:`train`.
+    """
+    size_px = dataset.train.pixels.shape[-1]
+    spec = model if isinstance(model, ModelSpec) else _preset(model, dataset)
+    images, held_back = training_split(dataset)
+    untrained = fresh_model(spec, init=init, seed=config.seed)
+    _check_classes(untrained, dataset)
+    signature = make_signature(dataset.class_names, size_px=size_px)
+    sources = load_supervision(supervision, signature, is_taught=False)
+    identity: dict[str, Scalar] = {
+        "data": dataset.training_fingerprint + sources.identity,
+        "batch_size": batch_size,
+        "model": spec_text(spec),
+    }
+    former = {"data": dataset.fingerprint + sources.identity}
+    launch(config.compute)
+    with locked(output_dir) if is_leader() else nullcontext():
+        result = train(
+            untrained,
+            sources.batches(images, signature, batch_size=batch_size, seed=config.seed),
+            config=config,
+            validation=Batches(held_back, batch_size=EVALUATION_BATCH),
+            distillation=supervision.distilled_by(sources.teacher) if sources.teacher is not None else None,
+            auxiliary=sources.auxiliary,
+            keep=Keep(folder=output_dir / "training", identity=identity, former=former, resume=resume),
+        )
+        if is_leader():
+            notes = {
+                **config.described(),
+                **supervision.described(),
+                "batch_size": batch_size,
+                "init": init,
+                "best_epoch": result.history.best_epoch,
+            }
+            title = name or (model if isinstance(model, str) else model.architecture)
+            _save(result, dataset, title, spec, seed=config.seed, notes=notes, folder=output_dir / ARTIFACT_FOLDER)
+    meet()
+    return read_json(Artifact, output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME)
+
+
+def _save(
+    result: TrainResult,
+    dataset: DataSet,
+    name: str,
+    spec: ModelSpec,
+    *,
+    seed: int,
+    notes: Mapping[str, Scalar],
+    folder: Path,
+) -> None:
+    """Measure a trained model on the test images and write its artifact."""
+    signature = make_signature(dataset.class_names, size_px=dataset.train.pixels.shape[-1])
+    figures = record_stage(
+        result.model,
+        stage="baseline",
+        config=notes,
+        duration_s=sum(epoch.duration_s for epoch in result.history.epochs),
+        test=Batches(dataset.test, batch_size=EVALUATION_BATCH),
+        class_names=dataset.class_names,
+        input_shape=signature.input_shape,
+    )
+    save_artifact(
+        folder,
+        name=name,
+        model=result.model,
+        spec=spec,
+        signature=signature,
+        baseline=figures,
+        stages=(),
+        seed=seed,
+    )
+
+
+def _check_classes(model: nn.Module, dataset: DataSet) -> None:
+    """Ask one image before hours are spent: a class too many shows in no loss.
+
+    Raises:
+        InputError: the model answers another number of classes than the data has.
+    """
+    with torch.inference_mode():
+        answers = model.eval()(normalise(dataset.train.pixels[:1]))
+    if answers.shape[1:] != (len(dataset.class_names),):
+        raise InputError(
+            f"The model answers {tuple(answers.shape[1:])} for an image and the data has "
+            f"{len(dataset.class_names)} classes; build it with the data's number of classes."
+        )
+
+
+def spec_text(spec: ModelSpec) -> str:
+    """Return a spec in one line."""
+    return f"{spec.architecture}({', '.join(f'{key}={value}' for key, value in sorted(spec.options.items()))})"
+
+
+def _preset(name: str, dataset: DataSet) -> ModelSpec:
+    return preset(name, num_classes=len(dataset.class_names), size_px=dataset.train.pixels.shape[-1])
