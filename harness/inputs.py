@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from exporters.bundle.golden import read_floats
 from exporters.bundle.manifest import Manifest
+from udacisense.base.photos import fit_square
 from udacisense.base.records import Signature
 from udacisense.data.batches import normalise
-from udacisense.data.images import DataSet, fit_square
+from udacisense.data.images import DataSet
 from udacisense.errors import InputError, LoadError
 
 PixelArray = NDArray[np.uint8]

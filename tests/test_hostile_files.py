@@ -17,8 +17,9 @@ from PIL import Image
 from exporters.bundle.open import check_bundle, open_bundle
 from exporters.preflight.onnx_facts import load_model
 from udacisense.base.files import sha256_file
+from udacisense.base.photos import read_square
 from udacisense.base.records import Artifact, StageRecord
-from udacisense.data.images import make_signature, read_square
+from udacisense.data.images import make_signature
 from udacisense.errors import InputError, LoadError
 from udacisense.models.artifact import load_artifact, save_artifact
 from udacisense.models.build import build_model, preset

@@ -24,8 +24,9 @@ from exporters.bundle.manifest import Manifest
 from harness.records import Comparison
 from harness.verify.compare import compare, softmax
 from harness.verify.limits import LIMITS, judge
+from udacisense.base.photos import fit_square
 from udacisense.base.records import Artifact, read_json
-from udacisense.data.images import HOUSEHOLD_CLASSES, fit_square
+from udacisense.data.images import HOUSEHOLD_CLASSES
 from udacisense.data.shapes import draw_dataset
 from udacisense.measure.metrics import wilson_interval
 from udacisense.measure.stats import summarise

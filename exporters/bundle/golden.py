@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from exporters.bundle.manifest import Golden, GoldenImage
 from exporters.bundle.precision import deployed
 from exporters.source import ExportSource
+from udacisense.base.photos import fit_square
 from udacisense.base.records import Signature
 from udacisense.data.batches import normalise
-from udacisense.data.images import fit_square
 from udacisense.errors import LoadError
 from udacisense.measure.metrics import inference
 

@@ -23,8 +23,8 @@ from exporters.bundle.precision import load_activations
 from exporters.bundle.reference import REFERENCE, load_reference
 from harness.device.install import check_apk
 from harness.verify.run import _refuse_damage
+from udacisense.base.photos import read_square
 from udacisense.base.records import Artifact
-from udacisense.data.images import read_square
 from udacisense.training.checkpoint import CHECKPOINT_NAME
 
 

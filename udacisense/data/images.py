@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from udacisense.base.photos import fit_square, quiet_pillow, read_square
 from udacisense.base.progress import progress
 from udacisense.base.records import Resize, Signature
+from udacisense.data.folder import LAYOUT, SPLITS, Folder, list_folder
 from udacisense.errors import InputError
 
 HOUSEHOLD_CLASSES: tuple[str, ...] = (
@@ -35,11 +37,7 @@ CIFAR100_IDS = (22, 39, 40, 86, 87, 5, 20, 25, 84, 94)  # the household classes 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
-# Those alone, whatever a file is called: Pillow would start Ghostscript for PostScript that is named like a photo.
-_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 NO_LABEL = -100  # of an image that a teacher alone speaks about
-_LAYOUT = "{train,test}/<class>/*.png"
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,9 @@ def load_dataset(source: str, *, size_px: int = 32, cache_dir: Path | None = Non
         name, classes = "cifar100-household", HOUSEHOLD_CLASSES
         train, test = _load_cifar100(cache_dir or Path.home() / ".cache" / "udacisense", size_px)
     else:
-        root = Path(source)
-        classes = _folder_classes(root)
-        name = root.resolve().name
-        train, test = (_load_split(root / split, classes, size_px) for split in ("train", "test"))
+        folder = list_folder(Path(source))
+        name, classes = folder.root.resolve().name, _in_order(folder)
+        train, test = (_load_split(folder, split, classes, size_px) for split in SPLITS)
     return DataSet(name, classes, train, test, _fingerprint(classes, train, test))
 
 
@@ -107,7 +104,7 @@ def _load_cifar100(cache_dir: Path, size_px: int) -> tuple[Images, Images]:
     except (OSError, RuntimeError) as exc:
         raise InputError(
             f"CIFAR-100 could not be downloaded to {cache_dir} ({exc}); connect to the internet, or give"
-            f" --data DIR with a folder {_LAYOUT}."
+            f" --data DIR with a folder {LAYOUT}."
         ) from exc
     return tuple(_pick_household(part.data, np.asarray(part.targets), size_px) for part in parts)  # type: ignore[return-value]
 
@@ -120,42 +117,17 @@ def _pick_household(data: NDArray[np.uint8], targets: NDArray[np.int64], size_px
     return Images(torch.from_numpy(fitted).permute(0, 3, 1, 2).contiguous(), labels)
 
 
-def _folder_classes(root: Path) -> tuple[str, ...]:
-    if not root.exists():
-        raise InputError(f"{root} does not exist; give --data cifar100, or a folder {_LAYOUT}.")
-    if not root.is_dir():
-        raise InputError(f"{root} is a file; a data set is a folder {_LAYOUT}.")
-    names: dict[str, list[str]] = {}
-    for split in ("train", "test"):
-        folder = root / split
-        if not folder.is_dir():
-            raise InputError(f"{root} has no folder {split!r}; a data set is a folder {_LAYOUT}.")
-        names[split] = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    for split, other in (("train", "test"), ("test", "train")):
-        lone = [name for name in names[split] if name not in names[other]]
-        if lone:
-            raise InputError(f"The class {lone[0]!r} is in {root / split} and not in {root / other}; both need it.")
-    classes = names["train"]
-    if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no class folders"
-        raise InputError(f"{root / 'train'} has {found}; a classifier needs at least two, as in {_LAYOUT}.")
-    return HOUSEHOLD_CLASSES if set(classes) == set(HOUSEHOLD_CLASSES) else tuple(classes)
+def _in_order(folder: Folder) -> tuple[str, ...]:
+    """Return the classes in output order: sorted, but for the household task's own."""
+    return HOUSEHOLD_CLASSES if set(folder.class_names) == set(HOUSEHOLD_CLASSES) else folder.class_names
 
 
-def _load_split(folder: Path, classes: tuple[str, ...], size_px: int) -> Images:
-    # A validation split takes at least one training image of each class and must leave one.
-    least = 2 if folder.name == "train" else 1
-    files: list[Path] = []
-    counts: list[int] = []
-    for name in classes:
-        found = sorted(p for p in (folder / name).iterdir() if _is_image_file(p))
-        if len(found) < least:
-            raise InputError(f"{folder / name} has {len(found)} images; at least {least} are needed.")
-        files += found
-        counts.append(len(found))
-    pixels = read_squares(files, size_px, f"Reading {folder.name} images")
-    labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
-    return Images(pixels, labels)
+def _load_split(folder: Folder, split: str, classes: tuple[str, ...], size_px: int) -> Images:
+    by_class = dict(zip(folder.class_names, folder.files[split], strict=True))
+    files = [path for name in classes for path in by_class[name]]
+    pixels = read_squares(files, size_px, f"Reading {split} images")
+    counts = torch.tensor([len(by_class[name]) for name in classes])
+    return Images(pixels, torch.repeat_interleave(torch.arange(len(classes)), counts))
 
 
 def read_squares(files: Sequence[Path], size_px: int, description: str) -> Tensor:
@@ -170,57 +142,13 @@ def read_squares(files: Sequence[Path], size_px: int, description: str) -> Tenso
         pixels[index] = torch.from_numpy(read_square(files[index], size_px)).permute(2, 0, 1)
 
     with (
+        quiet_pillow(),
         ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool,
         progress(description, len(files)) as advance,
     ):
         for _ in pool.map(load, range(len(files))):
             advance(1)
     return pixels
-
-
-def _is_image_file(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def read_square(path: Path, size_px: int) -> NDArray[np.uint8]:
-    """Read an image file as :func:`fit_square` gives it.
-
-    Raises:
-        InputError: the file is no whole image (it is named).
-    """
-    try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as photo:
-            return fit_square(photo, size_px)
-    # Pillow tells of damage by whatever its decoders run into: OSError, SyntaxError, IndexError, struct.error, ...
-    except Exception as exc:
-        known = "it is no image that Pillow knows" if isinstance(exc, UnidentifiedImageError) else str(exc)
-        reason = known or type(exc).__name__
-        raise InputError(f"The image {path} cannot be read: {reason}; repair or remove it.") from exc
-
-
-def fit_square(photo: Image.Image, size_px: int) -> NDArray[np.uint8]:
-    """Turn a photo into the square that models are fed with: uint8 (size_px, size_px, 3), RGB.
-
-    The EXIF orientation is applied, the mode becomes 8-bit RGB (16-bit samples lose their low byte, transparency
-    is dropped), the centre square is cut out (offsets rounded down) and resized with Pillow's antialiased
-    ``BILINEAR`` filter.
-    """
-    rgb = _to_rgb(ImageOps.exif_transpose(photo))
-    edge = min(rgb.size)
-    left, top = (rgb.width - edge) // 2, (rgb.height - edge) // 2
-    square = rgb.crop((left, top, left + edge, top + edge))
-    return np.array(square.resize((size_px, size_px), Image.Resampling.BILINEAR))
-
-
-def _to_rgb(photo: Image.Image) -> Image.Image:
-    if photo.mode == "I" or photo.mode.startswith("I;16"):
-        # Pillow would clip 16-bit samples at 255 instead of scaling them.
-        samples = np.asarray(photo).astype(np.int64)
-        return Image.fromarray(np.clip(samples >> 8, 0, 255).astype(np.uint8)).convert("RGB")
-    if photo.mode == "P":
-        # By way of RGBA: Pillow warns of palettes with transparency otherwise.
-        return photo.convert("RGBA").convert("RGB")
-    return photo.convert("RGB")
 
 
 def _fingerprint(classes: Sequence[str], *splits: Images) -> str:

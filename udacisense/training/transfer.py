@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from udacisense.base.photos import IMAGE_SUFFIXES
 from udacisense.data.batches import Batches, Plan, draw_crops
-from udacisense.data.images import IMAGE_SUFFIXES, MEAN, NO_LABEL, STD, Images, read_squares
+from udacisense.data.images import MEAN, NO_LABEL, STD, Images, read_squares
 from udacisense.errors import InputError
 
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from exporters.bundle.golden import read_floats
 from exporters.source import drawn_images, source_from_factory
+from udacisense.base.photos import fit_square
 from udacisense.data.batches import normalise
-from udacisense.data.images import fit_square
 from udacisense.errors import InputError, LoadError
 
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as tv
 
+from udacisense.base.photos import fit_square
 from udacisense.data.batches import Batches, normalise
 from udacisense.data.images import (
     CIFAR100_IDS,
@@ -15,7 +16,6 @@ from udacisense.data.images import (
     STD,
     Images,
     _pick_household,
-    fit_square,
     load_dataset,
     make_signature,
     stratified_draw,
