@@ -55,7 +55,7 @@ def row(
 def picture(form: str, suffix: str, damage: Any = damaged, **options: Any) -> Parser:
     return row(
         " ".join((form, "picture", *options.values())),
-        "udacisense.data.images",
+        "udacisense.base.photos",
         lambda _: whole.picture(form, **options),
         damage,
         read.alone(f"photo{suffix}", lambda path: read_square(path, 8)),
@@ -391,6 +391,7 @@ OWN: dict[str, str] = {
     "udacisense.cli.export": "reads an artifact's record for its size; the artifact is loaded afterwards",
     "udacisense.cli.preflight": _FRESH,
     "udacisense.base.tensors": _FRESH,
+    "udacisense.data.folder": "reads the sizes of photos, which are read whole afterwards",
     "udacisense.training.run": "reads the record of an artifact that this folder's finished training wrote",
     "udacisense.pipeline.run": "reads the figures of an equal run, and measures them again where it cannot",
     "udacisense.base.records": "reads records; each kind of record is fuzzed by itself",

@@ -88,7 +88,7 @@ def command(
     from harness.report.tables import requirements_table, stages_table
     from udacisense.base.records import ModelSpec, read_json
     from udacisense.cli.costs import announce, compression_cost
-    from udacisense.data.images import load_dataset
+    from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
     from udacisense.pipeline.recipes import long_name
@@ -98,7 +98,7 @@ def command(
     recipe = find_pipeline(pipeline, preset=settings)
     kept, baseline_model = load_artifact(baseline, allow_factory=allow_factory)
     signature = kept.signature
-    dataset = load_dataset(data, size_px=signature.size_px)
+    dataset = load_data(data, size_px=signature.size_px)
     spec: ModelSpec | None = None
     if student is not None or resolution_px is not None:
         usual = recipe.steps[0].options

@@ -20,8 +20,8 @@ from udacisense.cli.output import Choice, emit_json, json_option, next_command, 
 @json_option
 def command(*, artifact: Path, data: str, device: str, allow_factory: str | None, as_json: bool) -> None:
     """Measure ARTIFACT (a folder that 'train' or 'compress' wrote): top-1, top-5, accuracy per class, confusion."""
+    from udacisense.cli.loading import load_data
     from udacisense.data.batches import Batches
-    from udacisense.data.images import load_dataset
     from udacisense.errors import InputError
     from udacisense.measure.metrics import evaluate
     from udacisense.models.artifact import load_artifact
@@ -29,7 +29,7 @@ def command(*, artifact: Path, data: str, device: str, allow_factory: str | None
 
     record, model = load_artifact(artifact, allow_factory=allow_factory)
     signature = record.signature
-    dataset = load_dataset(data, size_px=signature.size_px)
+    dataset = load_data(data, size_px=signature.size_px)
     if dataset.class_names != signature.labels:
         raise InputError(
             f"{data} has the classes {_few(dataset.class_names)}, but {artifact} was trained for "

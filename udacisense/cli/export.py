@@ -166,7 +166,7 @@ def _source(
     model: str, *, data: str | None, input_shape: str | None, init: str | None, allow_factory: str | None
 ) -> ExportSource:
     from exporters.source import source_from_artifact, source_from_factory
-    from udacisense.data.images import load_dataset
+    from udacisense.cli.loading import load_data
     from udacisense.errors import InputError
 
     folder = Path(model)
@@ -178,7 +178,7 @@ def _source(
             raise InputError(f"--input-shape is {input_shape!r}; give four numbers, for example 1,3,224,224.")
         search_working_folder()
         n, c, h, w = (int(part) for part in parts)
-        dataset = load_dataset(data, size_px=h) if data else None
+        dataset = load_data(data, size_px=h) if data else None
         return source_from_factory(model, (n, c, h, w), dataset=dataset, weights=Path(init) if init else None)
     if input_shape is not None or init is not None:
         raise InputError(
@@ -191,5 +191,5 @@ def _source(
     folder = resolve_artifact(folder)
     dataset = None
     if data:
-        dataset = load_dataset(data, size_px=read_json(Artifact, folder / Artifact.FILE_NAME).signature.size_px)
+        dataset = load_data(data, size_px=read_json(Artifact, folder / Artifact.FILE_NAME).signature.size_px)
     return source_from_artifact(folder, dataset=dataset, allow_factory=allow_factory)

@@ -55,14 +55,14 @@ def command(
     from harness.report.techniques import as_markdown, per_class_table, techniques_table
     from udacisense.base.files import write_text
     from udacisense.cli.costs import announce, techniques_cost
-    from udacisense.data.images import load_dataset
+    from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions
     from udacisense.pipeline.techniques import find_techniques, run_techniques
 
     chosen = find_techniques(names)
     kept, model = load_artifact(baseline, allow_factory=allow_factory)
-    dataset = load_dataset(data, size_px=kept.signature.size_px)
+    dataset = load_data(data, size_px=kept.signature.size_px)
     announce(techniques_cost(chosen, kept.model, model, dataset, epochs=epochs), output)
     if dry_run:
         return

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from udacisense.base.display import megabytes, milliseconds, percent
 from udacisense.cli.options import allow_factory_option, names_of
-from udacisense.cli.output import Choice, dry_run_option, duration, emit_json, json_option, next_command, say, table
-from udacisense.cli.training_options import compute_options, supervision_options
+from udacisense.cli.output import dry_run_option, duration, emit_json, json_option, next_command, say, table
+from udacisense.cli.training_options import compute_options, config_options, supervision_options
 
 if TYPE_CHECKING:
-    from udacisense.training import Compute, Supervision
+    from udacisense.base.records import Artifact, ModelSpec
+    from udacisense.data.images import DataSet
+    from udacisense.training import Compute, Supervision, TrainConfig
 
 
 @click.command("train", short_help="Train a model on labelled images.")
@@ -30,25 +32,17 @@ if TYPE_CHECKING:
 @click.option(
     "--init", default="none", show_default=True, help="'imagenet' (downloaded), 'none', or a .safetensors file."
 )
-@click.option("--epochs", default=30, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
-@click.option("--lr", "learning_rate", default=1e-3, show_default=True)
-@click.option("--optimizer", default="adamw", show_default=True, type=Choice(["adamw", "sgd"]))
-@click.option("--schedule", default="cosine", show_default=True, type=Choice(["cosine", "plateau", "constant"]))
-@click.option("--weight-decay", default=1e-2, show_default=True, help="With sgd take about 1e-4.")
-@click.option("--label-smoothing", default=0.0, show_default=True)
-@click.option("--patience", type=int, help="Stop after so many epochs without a better validation result.")
-@click.option(
-    "--select-by", default="top1", show_default=True, type=Choice(["top1", "loss"]), help="What chooses the best epoch."
-)
-@click.option("--warmup", "warmup_epochs", default=1.0, show_default=True, help="Epochs of rising learning rate.")
-@click.option("--ema", "ema_decay", type=float, help="Decay of averaged weights, e.g. 0.999.")
+@config_options
 @click.option("--resolution", "resolution_px", type=int, help="Edge that the network sees; its preset's by default.")
-@click.option("--image-size", "size_px", default=32, show_default=True, help="Edge of the images that are fed in.")
+@click.option(
+    "--image-size",
+    "size_px",
+    type=int,
+    help="Edge of the images that are fed in; by default small images' own, and for photos the network's resolution.",
+)
 @supervision_options
 @compute_options
-@click.option("--channels-last", is_flag=True, help="Train with channels-last tensors.")
-@click.option("--seed", default=0, show_default=True)
 @allow_factory_option
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last finished epoch.")
@@ -59,24 +53,13 @@ def command(
     data: str,
     preset: str,
     init: str,
-    epochs: int,
     batch_size: int,
-    learning_rate: float,
-    optimizer: str,
-    schedule: str,
-    label_smoothing: float,
-    patience: int | None,
-    select_by: str,
-    warmup_epochs: float,
-    weight_decay: float,
-    ema_decay: float | None,
     resolution_px: int | None,
-    size_px: int,
-    channels_last: bool,
-    seed: int,
+    size_px: int | None,
     allow_factory: str | None,
     output: Path,
     resume: bool,
+    config: TrainConfig,
     supervision: Supervision,
     compute: Compute,
     dry_run: bool,
@@ -88,51 +71,45 @@ def command(
     figures alone. A checkpoint is kept after each epoch: the same command goes on after Ctrl-C or a crash, and ends
     with the same weights as an uninterrupted run.
     """
-    from udacisense.cli.costs import announce, training_cost
-    from udacisense.data.batches import Batches
-    from udacisense.data.images import load_dataset
+    from udacisense.cli.loading import load_data
     from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
-    from udacisense.training import TrainConfig, train_model, training_split
+    from udacisense.training import train_model
 
-    config = TrainConfig(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        optimizer=optimizer,  # type: ignore[arg-type]  # Choice allows nothing else
-        schedule=schedule,  # type: ignore[arg-type]
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        early_stopping_patience=patience,
-        select_by=select_by,  # type: ignore[arg-type]
-        warmup_epochs=warmup_epochs,
-        ema_decay=ema_decay,
-        channels_last=channels_last,
-        compute=compute,
-        seed=seed,
-    )
-    dataset = load_dataset(data, size_px=size_px)
-    spec = make_spec(preset, num_classes=len(dataset.class_names), resolution_px=resolution_px, size_px=size_px)
+    own = make_spec(preset, resolution_px=resolution_px)
+    dataset = load_data(data, size_px=size_px, resolution_px=own.options.get("resolution_px"))
+    spec = make_spec(preset, num_classes=len(dataset.class_names), resolution_px=resolution_px, size_px=dataset.size_px)
     check_init(spec, init)
-    supervision = replace(supervision, allow_factory=allow_factory)
-    Batches(dataset.train, batch_size=batch_size)  # refused before the cost is told, as everything that can be
-    n_images = round(len(training_split(dataset)[0]) * supervision.images_for_each)
-    announce(training_cost(spec, n_images=n_images, epochs=epochs, channels_last=channels_last), output)
+    given: dict[str, Any] = {
+        "config": replace(config, compute=compute),
+        "batch_size": batch_size,
+        "supervision": replace(supervision, allow_factory=allow_factory),
+    }
+    _announce(spec, dataset, output, **given)
     if dry_run:
         return
-    artifact = train_model(
-        spec,
-        dataset,
-        config=config,
-        output_dir=output,
-        init=init,
-        batch_size=batch_size,
-        name=preset,
-        resume=resume,
-        supervision=supervision,
-    )
+    artifact = train_model(spec, dataset, output_dir=output, init=init, name=preset, resume=resume, **given)
     if as_json:
         emit_json(artifact)
-        return
+    else:
+        _show(artifact, dataset, data, output)
+
+
+def _announce(
+    spec: ModelSpec, dataset: DataSet, output: Path, *, config: TrainConfig, batch_size: int, supervision: Supervision
+) -> None:
+    """Say what the run costs, behind everything that can be refused."""
+    from udacisense.cli.costs import announce, training_cost
+    from udacisense.data.batches import Batches
+    from udacisense.training import training_split
+
+    Batches(dataset.train, batch_size=batch_size)
+    n_images = round(len(training_split(dataset)[0]) * supervision.images_for_each)
+    cost = training_cost(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
+    announce(cost, output)
+
+
+def _show(artifact: Artifact, dataset: DataSet, data: str, output: Path) -> None:
     figures = artifact.baseline
     took = duration(figures.duration_s)
     say(f"{artifact.name} on {figures.n_eval_images} test images of {dataset.name}, trained in {took}:")

@@ -50,6 +50,35 @@ _COMPUTE = {
         help="Compile the network; auto: where there is a C++ compiler and the run is long.",
     ),
 }
+_CONFIG = {
+    "epochs": click.option("--epochs", default=30, show_default=True),
+    "learning_rate": click.option("--lr", "learning_rate", default=1e-3, show_default=True),
+    "optimizer": click.option("--optimizer", default="adamw", show_default=True, type=Choice(["adamw", "sgd"])),
+    "schedule": click.option(
+        "--schedule", default="cosine", show_default=True, type=Choice(["cosine", "plateau", "constant"])
+    ),
+    "weight_decay": click.option("--weight-decay", default=1e-2, show_default=True, help="With sgd take about 1e-4."),
+    "label_smoothing": click.option("--label-smoothing", default=0.0, show_default=True),
+    "early_stopping_patience": click.option(
+        "--patience",
+        "early_stopping_patience",
+        type=int,
+        help="Stop after so many epochs without a better validation result.",
+    ),
+    "select_by": click.option(
+        "--select-by",
+        default="top1",
+        show_default=True,
+        type=Choice(["top1", "loss"]),
+        help="What chooses the best epoch.",
+    ),
+    "warmup_epochs": click.option(
+        "--warmup", "warmup_epochs", default=1.0, show_default=True, help="Epochs of rising learning rate."
+    ),
+    "ema_decay": click.option("--ema", "ema_decay", type=float, help="Decay of averaged weights, e.g. 0.999."),
+    "channels_last": click.option("--channels-last", is_flag=True, help="Train with channels-last tensors."),
+    "seed": click.option("--seed", default=0, show_default=True),
+}
 _SUPERVISION = {
     "teacher": click.option(
         "--teacher",
@@ -107,6 +136,17 @@ def compute_options(function: F) -> F:
         return made
 
     return _as_record(function, _COMPUTE, "compute", make)
+
+
+def config_options(function: F) -> F:
+    """Add the settings of a training run; the command gets them as ``config``, checked, to compute on the CPU."""
+
+    def make(given: dict[str, Any]) -> object:
+        from udacisense.training.types import TrainConfig
+
+        return TrainConfig(**given)
+
+    return _as_record(function, _CONFIG, "config", make)
 
 
 def supervision_options(function: F) -> F:

@@ -80,11 +80,11 @@ def command(
     from harness.verify.limits import LIMITS, read_limits
     from harness.verify.options import VerifyOptions
     from udacisense.cli.costs import announce, verification_cost
-    from udacisense.data.images import load_dataset
+    from udacisense.cli.loading import load_data
 
     with opened(bundle) as source:
         options = VerifyOptions(
-            dataset=load_dataset(data, size_px=source.manifest.signature.size_px) if data else None,
+            dataset=load_data(data, size_px=source.manifest.signature.size_px) if data else None,
             limits=read_limits(limits_path, source.manifest.variants) if limits_path else LIMITS,
             **given,
         )

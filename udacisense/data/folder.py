@@ -21,6 +21,7 @@ _UNREAD = {
     ".heif": "HEIF is not read; save it as JPEG",
     ".avif": "AVIF is not read; save it as JPEG",
 }
+CIFAR_PX = 32
 _LOOKED_AT = 32  # photos whose size stands for all
 
 
@@ -114,13 +115,10 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in _OF_THE_SYSTEM)
 
 
-def usual_size(folder: Folder) -> tuple[int, int]:
+def usual_size(folder: Folder) -> tuple[int, int] | None:
     """Return width and height of a photo in the middle, by its short edge, of a few that are spread over the classes.
 
-    Their headers alone are read; those that cannot be are left out.
-
-    Raises:
-        InputError: none of them can be read.
+    Their headers alone are read; those that cannot be are left out. None: none of them can be.
     """
     files = folder.flat("train")
     sizes: list[tuple[int, int]] = []
@@ -131,30 +129,17 @@ def usual_size(folder: Folder) -> tuple[int, int]:
                     sizes.append(photo.size)
             except Exception:  # noqa: S112 - reading it whole says which file, and why
                 continue
-    if not sizes:
-        raise InputError(f"No image that was looked at in {folder.root / 'train'} can be read; see 'data check'.")
-    return sorted(sizes, key=min)[len(sizes) // 2]
+    return sorted(sizes, key=min)[len(sizes) // 2] if sizes else None
 
 
-def fitting_px(folder: Folder, resolution_px: int) -> tuple[int, str]:
-    """Return the edge that images are fed at, and a sentence that says why.
+def fitting_px(short_px: int, resolution_px: int) -> int:
+    """Return the edge that images are fed at.
 
-    Small images, as CIFAR's, are fed as they are: a network enlarges them itself. Photos are fed at the network's own
+    Small images, as CIFAR's, are fed as they are: the network enlarges them itself. Photos are fed at the network's own
     resolution, never enlarged beforehand.
 
     Args:
-        folder: the photos.
+        short_px: short edge of the images.
         resolution_px: edge that the network computes at.
     """
-    width, height = usual_size(folder)
-    short = max(min(width, height), LEAST_PX)
-    size_px = min(short, resolution_px)
-    if size_px == short:
-        return size_px, f"The images, of about {width} × {height} px, are fed at {size_px} px; --image-size changes it."
-    return size_px, (
-        f"The photos, of about {width} × {height} px, are fed at {size_px} px, the network's own resolution: the short "
-        "edge is resized, the centre cut out; --image-size changes it."
-    )
-
-
-LEAST_PX = 32
+    return CIFAR_PX if short_px <= CIFAR_PX else min(short_px, resolution_px)

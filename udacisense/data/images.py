@@ -66,17 +66,22 @@ class DataSet:
     fingerprint: str  # hex SHA-256 of classes, pixels and labels
 
     @property
+    def size_px(self) -> int:
+        """Edge of the images: H = W."""
+        return int(self.train.pixels.shape[-1])
+
+    @property
     def training_fingerprint(self) -> str:
         """Hex SHA-256 of the classes and the training images: of what a model is trained on."""
         return _fingerprint(self.class_names, self.train)
 
 
-def load_dataset(source: str, *, size_px: int = 32, cache_dir: Path | None = None) -> DataSet:
+def load_dataset(source: str | Folder, *, size_px: int = 32, cache_dir: Path | None = None) -> DataSet:
     """Load a data set into memory.
 
     Args:
         source: ``cifar100`` (downloaded once; the ten household classes are picked out), or a folder
-            ``{train,test}/<class>/*`` of images in any size and mode.
+            ``{train,test}/<class>/*`` of images in any size and mode, by its path or as it was listed.
         size_px: edge of the square that every image is fitted to.
         cache_dir: where the download is kept; None is ``~/.cache/udacisense``.
 
@@ -89,7 +94,7 @@ def load_dataset(source: str, *, size_px: int = 32, cache_dir: Path | None = Non
         name, classes = "cifar100-household", HOUSEHOLD_CLASSES
         train, test = _load_cifar100(cache_dir or Path.home() / ".cache" / "udacisense", size_px)
     else:
-        folder = list_folder(Path(source))
+        folder = source if isinstance(source, Folder) else list_folder(Path(source))
         name, classes = folder.root.resolve().name, _in_order(folder)
         train, test = (_load_split(folder, split, classes, size_px) for split in SPLITS)
     return DataSet(name, classes, train, test, _fingerprint(classes, train, test))

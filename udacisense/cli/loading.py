@@ -1,0 +1,43 @@
+"""How commands load a data set: at which size, and what they say of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from udacisense.cli.output import say_cost
+
+if TYPE_CHECKING:
+    from udacisense.base.records import Scalar
+    from udacisense.data.images import DataSet
+
+USUAL_PX = 224  # of a network that does not say its own
+
+
+def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -> DataSet:
+    """Load a data set, and say on standard error at which size its photos are fed.
+
+    Args:
+        data: ``cifar100`` or a folder.
+        size_px: edge of the images; None chooses it by the data and the network.
+        resolution_px: edge that the network computes at.
+
+    Raises:
+        InputError: as :func:`udacisense.data.images.load_dataset`.
+    """
+    from udacisense.data.folder import CIFAR_PX, fitting_px, list_folder, usual_size
+    from udacisense.data.images import load_dataset
+
+    if data == "cifar100":
+        return load_dataset(data, size_px=size_px or CIFAR_PX)
+    folder = list_folder(Path(data))
+    usual = usual_size(folder) or (CIFAR_PX, CIFAR_PX)
+    own_px = resolution_px if isinstance(resolution_px, int) else USUAL_PX
+    fed_px = size_px or fitting_px(min(usual), own_px)
+    if usual != (fed_px, fed_px):
+        why = ", the network's own resolution (--image-size changes it)" if size_px is None and fed_px == own_px else ""
+        say_cost(
+            f"The images of {folder.root.resolve().name}, of about {usual[0]} × {usual[1]} px, are fed at {fed_px} px"
+            f"{why}: short edge resized, centre cut out."
+        )
+    return load_dataset(folder, size_px=fed_px)
