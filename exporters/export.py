@@ -16,7 +16,7 @@ from exporters.bundle.reference import ARTIFACT, REFERENCE, WEIGHTS, Reference, 
 from exporters.formats.contract import ExportOptions, Plan
 from exporters.formats.table import FORMATS
 from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, Job, VariantResult, result_path, started_path
-from udacisense.base.child import child_pool, run_child
+from udacisense.base.child import child_pool, run_child, warm_children
 from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
 from udacisense.base.progress import progress
 from udacisense.base.records import Outcome, read_json, write_record
@@ -166,7 +166,11 @@ def _run_formats(
 ) -> tuple[Variant, ...]:
     """Run every format in a process of its own, as many at once as there are cores."""
     total = sum(len(found) for found in plans.values())
-    with progress("exporting", total) as advance, child_pool(os.cpu_count() or 1) as pool:
+    with (
+        progress("exporting", total) as advance,
+        warm_children("exporters.worker"),
+        child_pool(os.cpu_count() or 1) as pool,
+    ):
         run = _Run(source, options, partial, lambda note: advance(1, note=note))
         made = pool.map(lambda name: _run_format(run, name, plans[name]), plans)
         return tuple(variant for found in made for variant in found)

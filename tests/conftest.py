@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from udacisense.base.child import warm_children
 
 pytest_plugins = ["own_home"]
 
@@ -27,6 +29,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not any(item.get_closest_marker(name) for name in (*APART, "xdist_group")):
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(REPOSITORY).as_posix()))
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in LONG))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_are_forked() -> Iterator[None]:
+    """One process loads what the tests' children need; how one starts afresh is tested with ``base/child.py``."""
+    with warm_children(
+        "exporters.worker",
+        "harness.cell.worker",
+        "harness.verify.inside.worker",
+        "harness.verify.locate.worker",
+        "harness.runners.mil.program",
+        "onnx",
+        "onnxruntime",
+        "coremltools",
+    ):
+        yield
 
 
 Once = Callable[[str, Callable[[Path], object]], Path]

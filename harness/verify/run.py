@@ -26,10 +26,13 @@ from harness.verify.judge import Answers, check_golden, judge_cell
 from harness.verify.options import VerifyOptions
 from harness.verify.plan import CellJob, CellKey, Feed, Planner, check_runners, check_variants, master_of, source_of
 from harness.verify.reference import reference_outputs
-from udacisense.base.child import child_pool
+from udacisense.base.child import child_pool, warm_children
 from udacisense.base.records import Outcome, read_json
 from udacisense.errors import InputError, LoadError
 
+_WORKERS = ("harness.cell.worker", "harness.verify.inside.worker")
+# What the cells of a format load beside PyTorch.
+_LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "ort": ("onnx", "onnxruntime"), "coreml": ("coremltools",)}
 OnProgress = Callable[[int, str], None]  # told as each cell ends: cells in all, which one
 
 
@@ -83,7 +86,8 @@ def _ask(planner: Planner, chosen: Sequence[Variant], on_progress: OnProgress | 
     if not jobs:
         raise InputError("No runner that was asked for opens any of the variants: nothing would be verified.")
     processes = options.processes or max(1, planner.cores // options.threads)
-    with child_pool(1) as beside:
+    libraries = {name for variant in chosen for name in _LIBRARIES.get(variant.format, ())}
+    with warm_children(*_WORKERS, *sorted(libraries)), child_pool(1) as beside:
         found = beside.submit(look_inside, planner.bundle, chosen, options)
         cells = _run_all([*references.values(), *jobs], processes, on_progress)
     return Answers(

@@ -38,7 +38,6 @@ from mutants import CONTROL, Mutant, all_mutants  # first: it makes the tests' m
 
 from bundle_damage import rehash  # isort: skip
 from small_bundle import make_small_bundle  # isort: skip
-from warm import fork_cells  # isort: skip
 
 from exporters.bundle.open import Bundle, check_files, open_bundle
 from exporters.formats.contract import ExportOptions
@@ -48,6 +47,7 @@ from harness.records import Measurement
 from harness.verify.options import VerifyOptions
 from harness.verify.plan import Feed, Planner
 from harness.verify.run import verify_bundle
+from udacisense.base.child import warm_children
 from udacisense.base.records import Outcome
 from udacisense.errors import UdacisenseError
 
@@ -252,7 +252,12 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    fork_cells()
+    with warm_children("harness.cell.worker", "harness.verify.inside.worker", "onnxruntime", "coremltools"):
+        return campaign(arguments)
+
+
+def campaign(arguments: argparse.Namespace) -> int:
+    """Try what is left of the mutants; 1 where one got through."""
     log = arguments.out / "outcomes.jsonl"
     bundle = whole_bundle(arguments.out / "whole")
     verdicts = read_outcomes(log)

@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from udacisense.base.forks import Forge, Fork, NotStartedError, can_fork, serve_forks
 from udacisense.base.records import read_json
 from udacisense.errors import LoadError, cause
 
@@ -37,7 +38,9 @@ _POLL_S = 0.1
 _ROOT = str(Path(__file__).resolve().parents[2])  # where this program itself is found
 # Before this line, the child's search path starts with the folder that it works in, which is empty of code.
 _PROGRAM = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from udacisense.base.child import serve; serve()"
+_SERVER = _PROGRAM.replace("serve", "serve_children")
 _LOCAL = threading.local()
+_forges: list[Forge] = []  # one while a block of warm_children runs
 _started_from: str | None = None  # in a child: the folder that its parent works in
 
 
@@ -88,7 +91,12 @@ def run_child(
     if stop.is_set():
         raise StoppedError
     folder = folder.absolute()
-    process = _start([module, str(folder), str(Path.cwd()), *arguments], folder, _environment(threads, shares_cores))
+    for left in (_DONE, _FAILED):
+        (folder / left).unlink(missing_ok=True)
+    words = [module, str(folder), str(Path.cwd()), *arguments]
+    env = _environment(threads, shares_cores)
+    fork = _fork(words, folder, env, stop) if shares_cores and threads == 1 else None
+    process = fork or _start(_PROGRAM, words, folder, env)
     deadline = time.monotonic() + timeout_s
     try:
         while (code := _wait(process)) is None:
@@ -107,18 +115,57 @@ def run_child(
     return _how_it_ended(folder, code)
 
 
-def _start(words: list[str], folder: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    for left in (_DONE, _FAILED):
-        (folder / left).unlink(missing_ok=True)
+@contextmanager
+def warm_children(*modules: str) -> Iterator[None]:
+    """In the block, start children that share the cores as forks of a process that has these modules loaded.
+
+    Each is a process of its own as ever, and sooner at its work. Within another such block, and where the system does
+    not fork safely, nothing changes.
+    """
+    if _forges or not can_fork():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="udacisense-forge-") as folder:
+
+        def start(descriptor: int) -> subprocess.Popen[bytes]:
+            words = [str(descriptor), *modules]
+            return _start(_SERVER, words, Path(folder), _environment(1, True), (descriptor,))
+
+        _forges.append(Forge(start))
+        try:
+            yield
+        finally:
+            _forges.pop().close()
+
+
+def _fork(words: list[str], folder: Path, env: dict[str, str], stop: threading.Event) -> Fork | None:
+    if not _forges:
+        return None
+    request = {"words": words, "log": str(folder / LOG), "env": env, "cwd": str(folder), "path": _search_path()}
+    try:
+        fork = _forges[0].fork(request)
+        while not fork.started(_POLL_S):
+            if stop.is_set():
+                fork.close()
+                raise StoppedError
+    except NotStartedError:  # what it loaded took it along: each child tells of that itself
+        return None
+    return fork
+
+
+def _start(
+    program: str, words: list[str], folder: Path, env: dict[str, str], keep: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
     with (folder / LOG).open("wb") as stream:
         return subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, "\n".join(_search_path()), *words],
+            [sys.executable, "-c", program, "\n".join(_search_path()), *words],
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,
             env=env,
             cwd=folder,
             start_new_session=True,
+            pass_fds=keep,
         )
 
 
@@ -165,7 +212,7 @@ def _environment(threads: int, shares_cores: bool) -> dict[str, str]:
     return env
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
+def _wait(process: subprocess.Popen[bytes] | Fork) -> int | None:
     try:
         return process.wait(timeout=_POLL_S)
     except subprocess.TimeoutExpired:
@@ -200,6 +247,21 @@ def serve() -> None:
         Path(name, _FAILED).write_text(cause(exc), encoding="utf-8")
         sys.exit(1)
     Path(name, _DONE).touch()
+
+
+def serve_children() -> None:
+    """Fork the children of a block of :func:`warm_children`; this is the process that does it."""
+    descriptor, *modules = sys.argv[1:]
+    serve_forks(int(descriptor), modules, _serve_request)
+
+
+def _serve_request(request: dict[str, Any]) -> int:
+    sys.argv = ["-c", *request["words"]]
+    try:
+        serve()
+    except SystemExit:
+        return 1
+    return 0
 
 
 def _end_with_parent() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from udacisense.base import child
-from udacisense.base.child import StoppedError, child_pool, read_in_child, run_child
+from udacisense.base.child import StoppedError, child_pool, read_in_child, run_child, warm_children
 from udacisense.base.records import ModelSpec
 from udacisense.errors import LoadError
 
@@ -89,6 +91,14 @@ def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return code
 
 
+@pytest.fixture(params=["afresh", "forked"], autouse=True)
+def warm(request: pytest.FixtureRequest, children: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A child behaves the same whichever way it is started."""
+    monkeypatch.setattr(child, "_forges", [])  # the run's own
+    with warm_children("json") if request.param == "forked" else contextlib.nullcontext():
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "own").mkdir()
@@ -141,16 +151,22 @@ def test_what_lies_in_the_users_folder_is_not_imported(
 
 
 @pytest.mark.parametrize("module", ["sleeps", "keeps_the_lock"])
-def test_a_child_ends_with_its_parent_whatever_it_is_at(module: str, children: Path, folder: Path) -> None:
+def test_a_child_ends_with_its_parent_whatever_it_is_at(
+    module: str, children: Path, folder: Path, request: pytest.FixtureRequest
+) -> None:
     code = "import sys\nfrom pathlib import Path\nfrom udacisense.base.child import run_child\n"
     code += f"run_child({module!r}, Path(sys.argv[1]), timeout_s=60)"
+    if request.node.callspec.params["warm"] == "forked":
+        code = code.replace("import run_child", "import run_child, warm_children")
+        code = code.replace("run_child(", "with warm_children(): run_child(")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(children), str(REPOSITORY)])}
     parent = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=env)
     _wait_for(folder / "began", parent)
-    (child,) = psutil.Process(parent.pid).children()
+    started = psutil.Process(parent.pid).children(recursive=True)
+    assert started
     os.kill(parent.pid, signal.SIGHUP)  # the terminal was closed
     parent.wait()
-    _, alive = psutil.wait_procs([child], timeout=30)
+    _, alive = psutil.wait_procs(started, timeout=30)
     assert not alive
 
 
@@ -177,7 +193,7 @@ def test_an_interrupt_ends_the_children_and_starts_no_other(children: Path, tmp_
     assert isinstance(futures[0].exception(), StoppedError)
     assert futures[2].cancelled()
     assert not [one for one in folders if (one / "said").exists()]
-    assert not [p for p in psutil.Process().children(recursive=True) if str(tmp_path) in " ".join(p.cmdline())]
+    assert not [p for p in psutil.Process().children(recursive=True) if Path(p.cwd()).parent == tmp_path]
 
 
 def test_a_thread_of_another_pool_is_not_stopped(children: Path, folder: Path) -> None:
