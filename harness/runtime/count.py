@@ -70,7 +70,6 @@ def count(
     """
     name = COUNTERS[path.suffix.removeprefix(".")]
     folder = folder_that_counts(name)
-    image = inputs[:batch_size]
     with tempfile.TemporaryDirectory(prefix="udacisense-count-") as scratch:
         counts = Path(scratch) / "counts"
         with LibrarySession(
@@ -83,27 +82,36 @@ def count(
             answer_timeout_s=timeout_s,
             count_to=counts,
         ) as session:
-            session.run(image, calls=_FEW)  # what the library does once, at the first calls
-            per_call: list[float] = []
-            while len(per_call) < _MAX_RUNS:
-                totals = [_total(counts)]
-                for calls in (_FEW, _MANY):
-                    session.run(image, calls=calls)
-                    totals.append(_total(counts))
-                few, many = totals[1] - totals[0], totals[2] - totals[1]
-                per_call.append((many - few) / (_MANY - _FEW))
-                if len(per_call) >= _MIN_RUNS and spread(per_call[-_MIN_RUNS:]) <= max_spread_fraction:
-                    return InstructionCount(
-                        instructions_per_call=median(per_call[-_MIN_RUNS:]),
-                        spread_fraction=spread(per_call[-_MIN_RUNS:]),
-                        runs=len(per_call),
-                        calls=_MANY - _FEW,
-                        threads=threads,
-                        library=str(session.actual["library"]),
-                        cpu=str(session.actual["cpu"]),
-                    )
+            runs, per_call = _settled(session, inputs[:batch_size], counts, max_spread_fraction, path.name)
+            return InstructionCount(
+                instructions_per_call=median(per_call),
+                spread_fraction=spread(per_call),
+                runs=runs,
+                calls=_MANY - _FEW,
+                threads=threads,
+                library=str(session.actual["library"]),
+                cpu=str(session.actual["cpu"]),
+            )
+
+
+def _settled(
+    session: LibrarySession, image: NDArray[np.float32], counts: Path, max_spread_fraction: float, name: str
+) -> tuple[int, list[float]]:
+    """Return how many runs it took, and the instructions of a call in the last ones, which agree."""
+    session.run(image, calls=_FEW)  # what the library does once, at the first calls
+    per_call: list[float] = []
+    while len(per_call) < _MAX_RUNS:
+        totals = [_total(counts)]
+        for calls in (_FEW, _MANY):
+            session.run(image, calls=calls)
+            totals.append(_total(counts))
+        few, many = totals[1] - totals[0], totals[2] - totals[1]
+        per_call.append((many - few) / (_MANY - _FEW))
+        last = per_call[-_MIN_RUNS:]
+        if len(last) == _MIN_RUNS and spread(last) <= max_spread_fraction:
+            return len(per_call), last
     raise InferenceError(
-        f"{path.name}: {_MAX_RUNS} counts did not settle; the last {_MIN_RUNS} still spread by "
+        f"{name}: {_MAX_RUNS} counts did not settle; the last {_MIN_RUNS} still spread by "
         f"{100 * spread(per_call[-_MIN_RUNS:]):.1f} %."
     )
 

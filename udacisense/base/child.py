@@ -91,12 +91,8 @@ def run_child(
     if stop.is_set():
         raise StoppedError
     folder = folder.absolute()
-    for left in (_DONE, _FAILED):
-        (folder / left).unlink(missing_ok=True)
     words = [module, str(folder), str(Path.cwd()), *arguments]
-    env = _environment(threads, shares_cores)
-    fork = _fork(words, folder, env, stop) if shares_cores and threads == 1 else None
-    process = fork or _start(_PROGRAM, words, folder, env)
+    process = _begin(words, folder, _environment(threads, shares_cores), stop, may_fork=shares_cores and threads == 1)
     deadline = time.monotonic() + timeout_s
     try:
         while (code := _wait(process)) is None:
@@ -136,6 +132,15 @@ def warm_children(*modules: str) -> Iterator[None]:
             yield
         finally:
             _forges.pop().close()
+
+
+def _begin(
+    words: list[str], folder: Path, env: dict[str, str], stop: threading.Event, *, may_fork: bool
+) -> subprocess.Popen[bytes] | Fork:
+    for left in (_DONE, _FAILED):
+        (folder / left).unlink(missing_ok=True)
+    fork = _fork(words, folder, env, stop) if may_fork else None
+    return fork or _start(_PROGRAM, words, folder, env)
 
 
 def _fork(words: list[str], folder: Path, env: dict[str, str], stop: threading.Event) -> Fork | None:

@@ -73,27 +73,22 @@ def apply_quantization_aware_training(
             "more epochs, and 0 or more blocks."
         )
     chosen = engine if engine is not None else next(iter(supported_engines()), "none")
-    settings = replace(config, epochs=epochs, learning_rate=learning_rate, compute=context.compute, seed=context.seed)
+    config = replace(config, epochs=epochs, learning_rate=learning_rate, compute=context.compute, seed=context.seed)
     images = first_images(context, _CALIBRATION_IMAGES)
     with quiet(), quantized_engine(chosen):
         kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks)
         trained = train(
             _prepare(model, chosen, images, kept),
             cast("SizedBatches", context.train),
-            config=settings,
+            config=config,
             validation=context.validation,
             distillation=Distillation(teacher=model, temperature=3.0, alpha=0.7),
             keep=context.keep,
             before_epoch=lambda training, epoch: _settle(training, fixed=epoch >= epochs // 2),
         )
         packed = resize_by_products(convert_fx(cast("fx.GraphModule", trained.model.eval())))
-    notes: dict[str, Scalar] = {
-        "engine": chosen,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "float32_blocks": " ".join(kept) or "none",
-        "best_epoch": trained.history.best_epoch,
-    }
+    notes: dict[str, Scalar] = {"engine": chosen, "epochs": epochs, "learning_rate": learning_rate}
+    notes |= {"float32_blocks": " ".join(kept) or "none", "best_epoch": trained.history.best_epoch}
     return StepResult(model=packed, notes=notes, documents={"history": trained.history})
 
 
