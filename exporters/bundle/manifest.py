@@ -17,6 +17,7 @@ A bundle is a folder::
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar, Literal
 
 from udacisense.base.records import Outcome, Scalar, Signature, record
@@ -66,28 +67,53 @@ class Golden:
 
 
 @record
-class Variant:
-    """One exported file (or folder) of the bundle."""
+class Loadable:
+    """What a runner needs to know of a file."""
 
     id: str  # <format>-<precision>[-<detail>], e.g. ptl-fp32, ptl-fp32-xnnpack, torchscript-int8-dynamic-qnnpack
     format: Format
     precision: Precision
     engine: str | None  # quantised engine that the packed weights need
-    path: str | None  # relative to the bundle; None unless passed
-    sha256: str | None
-    file_bytes: int | None
     input_kind: Literal["normalized", "pixels"]  # pixels: 0-255 RGB, normalisation inside
     output_kind: Literal["logits", "probabilities"]
     batch: int | None  # None: dynamic
+    options: dict[str, Scalar]
+
+
+def plain(name: str, format_name: Format) -> Loadable:
+    """Return a float32 model as the runners want it: normalised images to logits, any batch."""
+    return Loadable(
+        id=name,
+        format=format_name,
+        precision="fp32",
+        engine=None,
+        input_kind="normalized",
+        output_kind="logits",
+        batch=None,
+        options={},
+    )
+
+
+@record
+class Variant(Loadable):
+    """One exported file (or folder) of the bundle."""
+
+    path: str | None  # relative to the bundle; None unless passed
+    sha256: str | None
+    file_bytes: int | None
     coverage: Coverage | None
     precision_note: str  # what was lost on purpose, in words
     golden_logits_path: str | None  # None: golden.logits_path holds what this variant should answer
-    options: dict[str, Scalar]
     toolchain: dict[str, str]  # package -> version
     deterministic: bool  # the same input gives the same bytes
     outcome: Outcome
     reason: str | None
     duration_s: float
+
+    @property
+    def loadable(self) -> Loadable:
+        """What a runner needs to know of it, alone."""
+        return Loadable(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Loadable)})
 
 
 @record

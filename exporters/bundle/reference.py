@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Loadable
 from exporters.bundle.open import Bundle, _check_file
 from udacisense.base.records import ModelSpec, Signature, read_json, record
 from udacisense.errors import InputError, LoadError
@@ -65,7 +65,7 @@ def activations_path(variant_id: str) -> str:
     return f"reference/{variant_id}.safetensors"
 
 
-def eager_source(bundle: Bundle, variant: Variant, *, allow_factory: str | None = None) -> nn.Module:
+def eager_source(bundle: Bundle, variant: Loadable, *, allow_factory: str | None = None) -> nn.Module:
     """Rebuild the eager model that a variant was made from, in its own precision, as it is fed and answers.
 
     PyTorch int8 is quantised again from the float32 master, static int8 with the calibration that the bundle keeps:
@@ -101,6 +101,6 @@ def eager_source(bundle: Bundle, variant: Variant, *, allow_factory: str | None 
     )
 
 
-def has_own_source(variant: Variant) -> bool:
+def has_own_source(variant: Loadable) -> bool:
     """Tell whether a variant's own precision has an eager PyTorch model, other than the float32 master."""
     return variant.format in {"torchscript", "ptl"} and variant.precision in {"int8-dynamic", "int8-static"}

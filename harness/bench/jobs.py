@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from exporters.bundle.manifest import Variant
-
-if TYPE_CHECKING:
-    import torch
-
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bundle.manifest import Manifest
+from exporters.bundle.manifest import Loadable, plain
 from exporters.bundle.open import Bundle, bundle_sha256, open_bundle
 from exporters.preflight.onnx_facts import load_model
 from harness.bench.rounds import EAGER, FLOOR, Plan
-from harness.cell.run import Job, Task, bare_variant
+from harness.cell.run import Job, Task
 from harness.inputs import GoldenPack, golden_pack, normalized
 from harness.records import BenchCell, BenchedBundle, RunSpec
 from harness.runners.table import FloatArray
 from harness.runners.torch import ALLOW_FACTORY
 from udacisense.base.records import Scalar
 from udacisense.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ class Jobs:
         self._folder, self._budget, self._seed = folder, plan.budget, plan.seed
         self._eager_options: dict[str, Scalar] = {ALLOW_FACTORY: plan.allow_factory}
         self._opened = {bundle.name: _open(bundle, folder) for bundle in plan.bundles}
-        self._floors: dict[str, tuple[Variant, Path]] = {}
+        self._floors: dict[str, tuple[Loadable, Path]] = {}
         self._read: set[Path] = set()  # .onnx files that name no other file
 
     def make(self, cell: BenchCell, *, task: Task) -> Job:
@@ -91,13 +88,13 @@ class Jobs:
         expected = _expected(opened, cell)[np.arange(len(outputs)) % len(opened.golden.logits)].argmax(axis=1)
         return int((~np.isfinite(outputs).all(axis=1) | (outputs.argmax(axis=1) != expected)).sum())
 
-    def _file(self, cell: BenchCell, opened: _Opened) -> tuple[Variant, Path]:
+    def _file(self, cell: BenchCell, opened: _Opened) -> tuple[Loadable, Path]:
         if cell.bundle is None:
             return self._floor(cell, opened)
         if cell.format == EAGER:
             # The runner opens the bundle itself; the record says which eager model: the float32 master.
-            variant = bare_variant(EAGER, "torchscript", opened.bundle.root / Manifest.FILE_NAME)
-            return dataclasses.replace(variant, options=self._eager_options), opened.bundle.root
+            eager = dataclasses.replace(plain(EAGER, "torchscript"), options=self._eager_options)
+            return eager, opened.bundle.root
         variant = next(v for v in opened.bundle.manifest.variants if v.id == cell.variant_id)
         if variant.path is None:
             raise InputError(f"{variant.id} of {opened.bundle.root} has no file, although it was exported.")
@@ -106,15 +103,15 @@ class Jobs:
             # onnxruntime follows the names of other files, wherever they lie; this raises before it can.
             load_model(path)
             self._read.add(path)
-        return variant, path
+        return variant.loadable, path
 
-    def _floor(self, cell: BenchCell, opened: _Opened) -> tuple[Variant, Path]:
+    def _floor(self, cell: BenchCell, opened: _Opened) -> tuple[Loadable, Path]:
         if cell.format not in self._floors:
             signature = opened.bundle.manifest.signature
             path = write_floor(
                 cell.format, self._folder, shape=signature.input_shape, classes=signature.output_shape[1]
             )
-            self._floors[cell.format] = bare_variant(f"{FLOOR}-{cell.format}", cell.format, path), path
+            self._floors[cell.format] = plain(f"{FLOOR}-{cell.format}", cell.format), path  # type: ignore[arg-type]  # of FLOOR_FORMATS
         return self._floors[cell.format]
 
 

@@ -9,10 +9,10 @@ from exporters.bundle.metadata import KEY, Metadata, read_extra_file
 from udacisense.base.records import Signature, from_json, to_json
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable, Variant
 
 
-def read_identity(variant: Variant, path: Path) -> str | None:
+def read_identity(variant: Loadable, path: Path) -> str | None:
     """Return a file's own metadata as JSON; None where it has none, or is the eager reference.
 
     Raises:

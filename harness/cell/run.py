@@ -16,10 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Loadable
 from harness.records import RunSpec
 from udacisense.base.child import RESULT, run_child
-from udacisense.base.files import sha256_path, size_bytes
 from udacisense.base.records import Outcome, Scalar, from_json, record, write_record
 
 Task = Literal["outputs", "time", "memory"]
@@ -42,7 +41,7 @@ class Job:
 
     task: Task
     spec: RunSpec
-    variant: Variant
+    variant: Loadable
     model_path: str  # absolute
     inputs_path: str  # absolute, .npy, float32 (n, 3, H, W) as the variant takes it
     others: tuple[Setting, ...]  # of the task "outputs": run afterwards, one after the other
@@ -124,28 +123,3 @@ def _present(path: Path) -> NDArray[np.float32]:
 
 def _failed(reason: str, exit_code: int) -> CellResult:
     return CellResult(outcome=Outcome.FAILED, reason=reason, exit_code=exit_code, actual={}, values={})
-
-
-def bare_variant(variant_id: str, format_name: str, path: Path) -> Variant:
-    """Describe a float32 file as the runners want it: normalised images to logits, any batch."""
-    return Variant(
-        id=variant_id,
-        format=format_name,  # type: ignore[arg-type]  # one of FLOOR_FORMATS
-        precision="fp32",
-        engine=None,
-        path=path.name,
-        sha256=sha256_path(path),
-        file_bytes=size_bytes(path),
-        input_kind="normalized",
-        output_kind="logits",
-        batch=None,
-        coverage=None,
-        precision_note="",
-        golden_logits_path=None,
-        options={},
-        toolchain={},
-        deterministic=True,
-        outcome=Outcome.PASSED,
-        reason=None,
-        duration_s=0.0,
-    )

@@ -17,7 +17,7 @@ from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.errors import UdacisenseError
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 
 def measure_outputs(job: Job, session: Session, folder: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def measure_outputs(job: Job, session: Session, folder: Path) -> dict[str, Any]:
     return {"metadata": read_identity(job.variant, Path(job.model_path)), "others": reasons}
 
 
-def _answers(session: Session, variant: Variant, inputs_path: str, batch_size: int) -> FloatArray:
+def _answers(session: Session, variant: Loadable, inputs_path: str, batch_size: int) -> FloatArray:
     """Answer every input; a fixed batch is filled up with the last input, and what answers that is dropped."""
     inputs = np.load(inputs_path, mmap_mode="r", allow_pickle=False)
     outputs = []

@@ -18,13 +18,13 @@ from udacisense.base.records import Scalar
 from udacisense.errors import LoadError
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 
 class VariantSession:
     """A variant's file in the Android library."""
 
-    def __init__(self, session: LibrarySession, variant: Variant) -> None:
+    def __init__(self, session: LibrarySession, variant: Loadable) -> None:
         self._session = session
         self._variant = variant
 
@@ -49,7 +49,7 @@ def unavailable(runner: str) -> str | None:
     return unusable(runner)
 
 
-def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threads: int) -> VariantSession:
+def load(runner: str, path: Path, variant: Loadable, *, engine: str | None, threads: int) -> VariantSession:
     """Load a ``.ptl`` in the Android library of the runtime ``runner``.
 
     Raises:

@@ -14,7 +14,7 @@ from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError, LoadError, cause
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 
 def unavailable(runner: str) -> str | None:  # noqa: ARG001 - the seam
@@ -25,7 +25,7 @@ def unavailable(runner: str) -> str | None:  # noqa: ARG001 - the seam
 class CoreMLSession:
     """A compiled model; pixel inputs are handed over as images, one at a time."""
 
-    def __init__(self, model: Any, variant: Variant, threads: int) -> None:
+    def __init__(self, model: Any, variant: Loadable, threads: int) -> None:
         description = model.get_spec().description
         self._model = model
         self._variant = variant
@@ -74,7 +74,7 @@ def _operations(spec: Any) -> list[Any]:
     return [op for f in functions.values() for block in f.block_specializations.values() for op in block.operations]
 
 
-def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threads: int) -> CoreMLSession:  # noqa: ARG001 - the seam
+def load(runner: str, path: Path, variant: Loadable, *, engine: str | None, threads: int) -> CoreMLSession:  # noqa: ARG001 - the seam
     """Compile and load a package."""
     import coremltools as ct
 

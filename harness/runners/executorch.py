@@ -12,7 +12,7 @@ from harness.runners.torch import TorchSession, configure
 from udacisense.errors import LoadError, cause
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 
 def unavailable(runner: str) -> str | None:  # noqa: ARG001 - the seam
@@ -25,7 +25,7 @@ def unavailable(runner: str) -> str | None:  # noqa: ARG001 - the seam
 def load(
     runner: str,  # noqa: ARG001 - the seam
     path: Path,
-    variant: Variant,
+    variant: Loadable,
     *,
     engine: str | None,
     threads: int,

@@ -15,7 +15,7 @@ from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError, InputError, LoadError, cause
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 CPU = "CPUExecutionProvider"
 XNNPACK = "XnnpackExecutionProvider"
@@ -44,7 +44,7 @@ def unavailable(runner: str) -> str | None:
 class OrtSession:
     """An onnxruntime session with one input and one output."""
 
-    def __init__(self, session: Any, variant: Variant, threads: int, engine: str | None) -> None:
+    def __init__(self, session: Any, variant: Loadable, threads: int, engine: str | None) -> None:
         self._session = session
         self._variant = variant
         self._input = session.get_inputs()[0].name
@@ -64,7 +64,9 @@ class OrtSession:
         return checked_output(outputs[0], batch, self._variant)
 
 
-def open_session(path: Path, variant: Variant, *, providers: list[Any], threads: int, engine: str | None) -> OrtSession:
+def open_session(
+    path: Path, variant: Loadable, *, providers: list[Any], threads: int, engine: str | None
+) -> OrtSession:
     """Open a file with the providers in order, on ``threads`` intra-op threads; ``engine`` is a key of LEVELS or None.
 
     Raises:
@@ -91,7 +93,7 @@ def open_session(path: Path, variant: Variant, *, providers: list[Any], threads:
     return OrtSession(session, variant, threads, engine)
 
 
-def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threads: int) -> OrtSession:
+def load(runner: str, path: Path, variant: Loadable, *, engine: str | None, threads: int) -> OrtSession:
     """Load on the provider that the runner names; ``engine`` is a graph optimisation level, or None.
 
     XNNPACK has a thread pool of its own, and the CPU provider behind it for what it lacks.

@@ -19,7 +19,7 @@ from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 FloatArray = NDArray[np.float32]
 
@@ -61,7 +61,7 @@ class Runner:
         """Return why this host cannot run it (and what would help), or None where it can."""
         return cast("Callable[[str], str | None]", importlib.import_module(self.module).unavailable)(self.name)
 
-    def load(self, path: Path, variant: Variant, *, engine: str | None, threads: int) -> Session:
+    def load(self, path: Path, variant: Loadable, *, engine: str | None, threads: int) -> Session:
         """Load one file in this process.
 
         ``engine`` and ``threads`` are set before the runtime's first operation.
@@ -166,7 +166,7 @@ RUNNERS: dict[str, Runner] = {
 }
 
 
-def checked_input(batch: FloatArray, variant: Variant) -> FloatArray:
+def checked_input(batch: FloatArray, variant: Loadable) -> FloatArray:
     """Return the batch, contiguous.
 
     Raises:
@@ -179,7 +179,7 @@ def checked_input(batch: FloatArray, variant: Variant) -> FloatArray:
     return np.ascontiguousarray(batch)
 
 
-def checked_output(output: object, batch: FloatArray, variant: Variant) -> FloatArray:
+def checked_output(output: object, batch: FloatArray, variant: Loadable) -> FloatArray:
     """Return what a runtime gave.
 
     Raises:

@@ -19,7 +19,7 @@ from udacisense.base.tensors import supported_engines
 from udacisense.errors import InferenceError, InputError, LoadError, cause
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 # Option of the reference's variant: the one ``package.module:factory`` that may be imported to build the model.
 ALLOW_FACTORY = "allow_factory"
@@ -63,7 +63,7 @@ class TorchSession:
     training mode must show here.
     """
 
-    def __init__(self, call: Callable[[Tensor], object], variant: Variant, engine: str | None) -> None:
+    def __init__(self, call: Callable[[Tensor], object], variant: Loadable, engine: str | None) -> None:
         self._call = call
         self._variant = variant
         self.actual: Mapping[str, Scalar] = {
@@ -83,7 +83,7 @@ class TorchSession:
         return checked_output(value, batch, self._variant)
 
 
-def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threads: int) -> TorchSession:
+def load(runner: str, path: Path, variant: Loadable, *, engine: str | None, threads: int) -> TorchSession:
     """Load what a row of the table opens; for ``eager``, ``path`` is the bundle's folder.
 
     Raises:
@@ -120,7 +120,7 @@ def _open(runner: str, path: Path, device: str) -> Callable[[Tensor], Tensor]:
     return torch.jit.load(str(path), map_location=device)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _rebuilt(root: Path, variant: Variant) -> torch.nn.Module:
+def _rebuilt(root: Path, variant: Loadable) -> torch.nn.Module:
     """Rebuild a variant's eager source from its bundle, in the variant's own precision."""
     from exporters.bundle.open import open_bundle
     from exporters.bundle.reference import eager_source

@@ -59,13 +59,13 @@ class Answers:
         """Return the classes, in output order."""
         return self.bundle.manifest.signature.labels
 
-    def master(self, variant: Variant) -> FloatArray:
+    def master(self) -> FloatArray:
         """Return the float32 master's logits.
 
         Raises:
             InferenceError: it did not answer.
         """
-        found = self.references[master_of(variant, self.allow_factory).id]
+        found = self.references[master_of(self.allow_factory).id]
         if isinstance(found, str):
             raise InferenceError(f"The float32 master did not answer: {found}.")
         return found
@@ -106,13 +106,13 @@ def own_engine(job: CellJob) -> str | None:
     return job.variant.engine if RUNNERS[job.spec.runner].quantized_engines else None
 
 
-def check_golden(answers: Answers, variant: Variant, logits: FloatArray) -> None:
+def check_golden(answers: Answers, logits: FloatArray) -> None:
     """Hold the golden pack's logits against the float32 master of today.
 
     Raises:
         LoadError: they are not its answers.
     """
-    master = answers.master(variant)[answers.feed.golden]
+    master = answers.master()[answers.feed.golden]
     if not np.allclose(master, logits, rtol=1e-3, atol=1e-3):
         raise LoadError(
             f"The golden pack's logits are not the float32 master's (max |Δ| {np.abs(master - logits).max():.3g}): "
@@ -227,7 +227,7 @@ def _compare(answers: Answers, job: CellJob, outputs: FloatArray, limit: Limit) 
     return compare(
         outputs[: len(rows)],
         answers.source(job.variant)[rows],
-        answers.master(job.variant)[rows],
+        answers.master()[rows],
         labels=feed.labels_of(job.rows),
         class_names=answers.labels,
         rtol=limit.rtol,
@@ -289,7 +289,7 @@ def _emulated_notes(answers: Answers, job: CellJob) -> list[str]:
 def _probes(answers: Answers, variant: Variant, outputs: FloatArray, limit: Limit) -> tuple[list[str], list[str]]:
     """Judge the answers to inputs that no photo is; a decision counts there only where the master is sure."""
     rows, names = answers.feed.probes, answers.feed.probe_names
-    got, wanted, master = outputs[rows], answers.source(variant)[rows], answers.master(variant)[rows]
+    got, wanted, master = outputs[rows], answers.source(variant)[rows], answers.master()[rows]
     infinite = [names[i] for i in np.flatnonzero(~np.isfinite(got).all(axis=1))]
     if infinite:
         return [f"NaN or infinite answers to: {', '.join(infinite)}"], []

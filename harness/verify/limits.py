@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Loadable, Variant
 from harness.records import Comparison
 from udacisense.base.files import parse_toml, read_toml
 from udacisense.base.records import from_json, record
@@ -69,7 +69,7 @@ LIMITS: dict[str, Limit] = {
 _PSNR_DB = {("onnx", "int8-dynamic"): 40.0, ("onnx", "int8-static"): None, ("ort", "int8-static"): 50.0}
 
 
-def limit_for(limits: Mapping[str, Limit], variant: Variant) -> Limit:
+def limit_for(limits: Mapping[str, Limit], variant: Loadable) -> Limit:
     """Return a variant's own row where ``limits`` has one, else its precision's, else the table's.
 
     int8 in ``.onnx`` has no eager source of its precision: the float32 model stands in, and the noise between them

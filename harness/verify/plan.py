@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Loadable, Variant, plain
 from exporters.bundle.open import Bundle
 from exporters.bundle.reference import has_own_source
 from harness.cell.run import Job, Setting
@@ -20,16 +20,16 @@ from harness.records import RunSpec
 from harness.runners.table import RUNNERS, Runner, verifiers_for
 from harness.runners.torch import ALLOW_FACTORY
 from harness.verify.options import VerifyOptions
-from udacisense.base.records import Outcome, Signature
+from udacisense.base.records import Outcome, Scalar, Signature
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, did_you_mean
 
 X86_ANDROID = "android-x86_64"  # the runner with the kernels of the emulator on a PC
 
 # own: the variant as it ships. engine: the same file under another quantised engine, in the same process.
-Role = Literal["reference", "own", "engine"]
+Role = Literal["own", "engine"]
 SETTINGS = "settings"  # name of the setting with other batches and other threads
-CellKey = tuple[str, str, str, str | None]  # role, variant id, runner, engine
+CellKey = tuple[str, str, str, str | None]  # role or "reference", variant id, runner, engine
 Rows = Literal["all", "golden", "some", "few", "alone"]
 ALONE = "alone"  # name of the reference's setting that answers image by image, and twice
 
@@ -91,7 +91,7 @@ class Feed:
             return self.golden_labels
         return None if self.labels is None else self.labels[self.judged(rows)]
 
-    def path(self, rows: Rows, variant: Variant) -> Path:
+    def path(self, rows: Rows, variant: Loadable) -> Path:
         """Return the file that a variant is fed."""
         return self.folder / f"{rows}-{variant.input_kind}.npy"
 
@@ -120,6 +120,24 @@ class CellJob:
         return f"{self.spec.variant_id} in {self.spec.runner}{engine}"
 
 
+@dataclass(frozen=True)
+class ReferenceJob:
+    """The cell of an eager source, which others are held against."""
+
+    source: Loadable
+    job: Job
+
+    @property
+    def key(self) -> CellKey:
+        """What no two cells of a run share."""
+        return "reference", self.source.id, self.job.spec.runner, self.job.spec.engine
+
+    @property
+    def name(self) -> str:
+        """What to call it where a person reads."""
+        return f"{self.source.id} in {self.job.spec.runner}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planner:
     """Makes cells of one bundle and one run."""
@@ -129,22 +147,19 @@ class Planner:
     options: VerifyOptions
     cores: int
 
-    def reference(self, variant: Variant) -> CellJob:
+    def reference(self, source: Loadable) -> ReferenceJob:
         """Return the cell that computes an eager source; the float32 master answers some images alone, too."""
-        cell = self._cell(
-            "reference", variant, RUNNERS["eager"], engine=variant.engine, batch_size=_own_batch(variant), rows="all"
-        )
-        if variant != master_of(variant, self.options.allow_factory):
-            return cell
-        assert cell.job is not None
-        alone = Setting(
-            name=ALONE,
-            engine=None,
-            threads=self.options.threads,
-            batch_size=1,
-            inputs_path=str(self.feed.path("alone", variant).absolute()),
-        )
-        return dataclasses.replace(cell, job=dataclasses.replace(cell.job, others=(alone,)))
+        job = self._job(source, RUNNERS["eager"], engine=source.engine, batch_size=_own_batch(source), rows="all")
+        if source == master_of(self.options.allow_factory):
+            alone = Setting(
+                name=ALONE,
+                engine=None,
+                threads=self.options.threads,
+                batch_size=1,
+                inputs_path=str(self.feed.path("alone", source).absolute()),
+            )
+            job = dataclasses.replace(job, others=(alone,))
+        return ReferenceJob(source, job)
 
     def variant(self, variant: Variant) -> list[CellJob]:
         """Return every cell of a variant: its own by runner, then other settings and other engines."""
@@ -208,20 +223,26 @@ class Planner:
         )
 
     def _cell(
+        self, role: Role, variant: Variant, runner: Runner, *, engine: str | None, batch_size: int, rows: Rows
+    ) -> CellJob:
+        job = self._job(variant.loadable, runner, engine=engine, batch_size=batch_size, rows=rows, path=variant.path)
+        return CellJob(role=role, variant=variant, spec=job.spec, rows=rows, job=job)
+
+    def _job(
         self,
-        role: Role,
-        variant: Variant,
+        loadable: Loadable,
         runner: Runner,
         *,
         engine: str | None,
         batch_size: int,
         rows: Rows,
-    ) -> CellJob:
+        path: str | None = None,  # None: it opens the bundle
+    ) -> Job:
         # Emulated cells are as slow as their images are many; a hang still ends.
         share = len(self.feed.rows[rows]) / len(self.feed.rows["golden"]) if runner.is_emulated else 1.0
         timeout_s = self.options.timeout_s * max(1.0, share)
         spec = RunSpec(
-            variant_id=variant.id,
+            variant_id=loadable.id,
             runner=runner.name,
             engine=engine,
             threads=self.options.threads,
@@ -233,16 +254,14 @@ class Planner:
             timeout_s=timeout_s,
             seed=0,
         )
-        path = self.bundle.root / (variant.path or "")  # a reference has none: it opens the bundle
-        job = Job(
+        return Job(
             task="outputs",
             spec=spec,
-            variant=variant,
-            model_path=str(path.absolute()),
-            inputs_path=str(self.feed.path(rows, variant).absolute()),
+            variant=loadable,
+            model_path=str((self.bundle.root / (path or "")).absolute()),
+            inputs_path=str(self.feed.path(rows, loadable).absolute()),
             others=(),
         )
-        return CellJob(role=role, variant=variant, spec=spec, rows=rows, job=job)
 
 
 def engine_setting(engine: str) -> str:
@@ -250,7 +269,7 @@ def engine_setting(engine: str) -> str:
     return f"engine-{engine}"
 
 
-def _own_batch(variant: Variant) -> int:
+def _own_batch(variant: Loadable) -> int:
     """Dynamic int8 measures its activations over the whole batch: a phone's batch of one is what counts."""
     if variant.precision == "int8-dynamic":
         return variant.batch or 1
@@ -263,12 +282,12 @@ def _not_run(variant: Variant) -> str | None:
     return f"not exported: {variant.reason or 'no reason was given'}"
 
 
-def source_of(variant: Variant, allow_factory: str | None) -> Variant:
-    """Return the eager source of a variant as a variant; one id, one source.
+def source_of(variant: Variant, allow_factory: str | None) -> Loadable:
+    """Return the eager source of a variant; one id, one source.
 
     Where PyTorch quantised nothing it is the float32 model, with what ships around it.
     """
-    master = master_of(variant, allow_factory)
+    master = master_of(allow_factory)
     kinds = f"{variant.input_kind} to {variant.output_kind}"
     if not has_own_source(variant):
         if kinds == "normalized to logits":
@@ -278,42 +297,19 @@ def source_of(variant: Variant, allow_factory: str | None) -> Variant:
         )
     is_static = variant.precision == "int8-static"
     return dataclasses.replace(
-        master,
+        variant.loadable,
         # Calibrated activations are kept by the id of their variant.
         id=variant.id if is_static else f"eager {variant.precision} {variant.engine}, {kinds}",
         format=variant.format if is_static else "torchscript",
-        precision=variant.precision,
-        engine=variant.engine,
-        input_kind=variant.input_kind,
-        output_kind=variant.output_kind,
         batch=_own_batch(variant),
+        options=master.options,
     )
 
 
-def master_of(variant: Variant, allow_factory: str | None) -> Variant:
-    """Return the float32 master as a variant: normalised images to logits; the same for all of a bundle."""
-    return dataclasses.replace(
-        variant,
-        id="eager fp32",
-        format="torchscript",
-        precision="fp32",
-        engine=None,
-        path=None,
-        sha256=None,
-        file_bytes=None,
-        input_kind="normalized",
-        output_kind="logits",
-        batch=None,
-        coverage=None,
-        precision_note="",
-        golden_logits_path=None,
-        options={} if allow_factory is None else {ALLOW_FACTORY: allow_factory},
-        toolchain={},
-        deterministic=True,
-        outcome=Outcome.PASSED,
-        reason=None,
-        duration_s=0.0,
-    )
+def master_of(allow_factory: str | None) -> Loadable:
+    """Return the float32 master: normalised images to logits; the same for all variants."""
+    options: dict[str, Scalar] = {} if allow_factory is None else {ALLOW_FACTORY: allow_factory}
+    return dataclasses.replace(plain("eager fp32", "torchscript"), options=options)
 
 
 def check_runners(names: Sequence[str] | None) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Loadable, plain
 from exporters.bundle.metadata import Metadata, read_extra_file
 from exporters.preflight.lite_facts import read_lite
 from exporters.source import drawn_images
-from harness.cell.run import Cell, Job, bare_variant, run_cell
+from harness.cell.run import Cell, Job, run_cell
 from harness.records import RunSpec
 from harness.runtime.catalogue import RUNTIMES
 from harness.runtime.setup import unusable
@@ -64,7 +64,7 @@ def prove(path: Path, *, size_px: int | None = None) -> tuple[Proof, ...]:
     metadata = read_extra_file(path)
     images = _inputs(path, metadata, size_px)
     read_lite(path)
-    variant = _variant(path, metadata)
+    variant = _loadable(path, metadata)
     with tempfile.TemporaryDirectory(prefix="udacisense-prove-") as folder:
         inputs = Path(folder) / "inputs.npy"
         np.save(inputs, images)
@@ -108,8 +108,8 @@ def _inputs(path: Path, metadata: Metadata | None, size_px: int | None) -> Float
     return values
 
 
-def _variant(path: Path, metadata: Metadata | None) -> Variant:
-    bare = bare_variant(path.stem, "ptl", path)
+def _loadable(path: Path, metadata: Metadata | None) -> Loadable:
+    bare = plain(path.stem, "ptl")
     if metadata is None:
         return bare
     return dataclasses.replace(
@@ -122,7 +122,7 @@ def _variant(path: Path, metadata: Metadata | None) -> Variant:
     )
 
 
-def _job(runner: str, path: Path, inputs: Path, variant: Variant) -> Job:
+def _job(runner: str, path: Path, inputs: Path, variant: Loadable) -> Job:
     spec = RunSpec(
         variant_id=variant.id,
         runner=runner,

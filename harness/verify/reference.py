@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from harness.cell.run import Cell
 from harness.verify.compare import FloatArray, difference
-from harness.verify.plan import ALONE, CellJob, Feed
+from harness.verify.plan import ALONE, Feed, ReferenceJob
 from udacisense.errors import InferenceError
 
 
-def reference_outputs(job: CellJob, cell: Cell, feed: Feed) -> FloatArray | str:
+def reference_outputs(job: ReferenceJob, cell: Cell, feed: Feed) -> FloatArray | str:
     """Return a reference's answers, or why it gave none.
 
     Raises:
@@ -21,12 +21,12 @@ def reference_outputs(job: CellJob, cell: Cell, feed: Feed) -> FloatArray | str:
     if cell.outputs is None:
         return str(cell.result.reason).rstrip(".")
     if not np.isfinite(cell.outputs).all():
-        raise InferenceError(f"The reference ({job.variant.id}) answers NaN or infinite values; train the model again.")
+        raise InferenceError(f"The reference ({job.source.id}) answers NaN or infinite values; train the model again.")
     alone = cell.others.get(ALONE)
     if isinstance(alone, str):
         raise InferenceError(f"The model does not answer an image alone, as a phone asks: {alone.rstrip('.')}.")
     if alone is not None:
-        _check_alone(cell.outputs, alone, feed.rows["alone"], job.spec.batch_size)
+        _check_alone(cell.outputs, alone, feed.rows["alone"], job.job.spec.batch_size)
     return cell.outputs
 
 

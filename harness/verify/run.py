@@ -14,7 +14,7 @@ from concurrent.futures import as_completed
 from datetime import datetime, timezone
 from pathlib import Path
 
-from exporters.bundle.manifest import Manifest, Variant
+from exporters.bundle.manifest import Loadable, Manifest, Variant
 from exporters.bundle.open import LABELS, Bundle, bundle_sha256, check_files
 from exporters.bundle.reference import REFERENCE, Reference
 from harness.cell.run import Cell, run_cell
@@ -24,7 +24,17 @@ from harness.records import MeasurementSet
 from harness.verify.inside.run import look_inside
 from harness.verify.judge import Answers, check_golden, judge_cell
 from harness.verify.options import VerifyOptions
-from harness.verify.plan import CellJob, CellKey, Feed, Planner, check_runners, check_variants, master_of, source_of
+from harness.verify.plan import (
+    CellJob,
+    CellKey,
+    Feed,
+    Planner,
+    ReferenceJob,
+    check_runners,
+    check_variants,
+    master_of,
+    source_of,
+)
 from harness.verify.reference import reference_outputs
 from udacisense.base.child import child_pool, warm_children
 from udacisense.base.records import Outcome, read_json
@@ -64,7 +74,7 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
         feed = Feed.write(Path(name), signature, inputs, golden.inputs, probe_images(signature.size_px))
         planner = Planner(bundle=bundle, feed=feed, options=options, cores=cores)
         answers = _ask(planner, chosen, on_progress)
-    check_golden(answers, chosen[0], golden.logits)
+    check_golden(answers, golden.logits)
     return MeasurementSet(
         schema_version=1,
         kind="verify",
@@ -131,14 +141,16 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _sources(variants: Sequence[Variant], allow_factory: str | None) -> list[Variant]:
+def _sources(variants: Sequence[Variant], allow_factory: str | None) -> list[Loadable]:
     """Return the float32 master and every eager source that a variant needs, each once."""
     exported = [v for v in variants if v.outcome is Outcome.PASSED]
-    sources = [master_of(variants[0], allow_factory), *(source_of(v, allow_factory) for v in exported)]
+    sources = [master_of(allow_factory), *(source_of(v, allow_factory) for v in exported)]
     return list({source.id: source for source in sources}.values())
 
 
-def _run_all(jobs: Sequence[CellJob], processes: int, on_progress: OnProgress | None) -> dict[CellKey, Cell]:
+def _run_all(
+    jobs: Sequence[CellJob | ReferenceJob], processes: int, on_progress: OnProgress | None
+) -> dict[CellKey, Cell]:
     """Run every job that is to be run, so many processes at a time; an interrupt ends them all."""
     cells: dict[CellKey, Cell] = {}
     with child_pool(processes) as pool:

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.cell.run import Job, bare_variant, run_cell
+from exporters.bundle.manifest import plain
+from harness.cell.run import Job, run_cell
 from harness.host import read_host, usable_cores
 from harness.records import Host, RunSpec
 from udacisense.base.records import Outcome, record, write_record
@@ -110,7 +111,7 @@ def make_job(path: Path, inputs: Path, *, threads: int, min_s: float) -> Job:
     return Job(
         task="time",
         spec=spec,
-        variant=bare_variant(path.stem, "onnx", path),
+        variant=plain(path.stem, "onnx"),
         model_path=str(path),
         inputs_path=str(inputs),
         others=(),

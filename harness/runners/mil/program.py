@@ -27,7 +27,7 @@ from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError, LoadError, cause
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 # Told of every value on the way: its name, its operator, the operator's arguments, and the value.
 Visitor = Callable[[str, str, Mapping[str, Value], Tensor], None]
@@ -217,7 +217,7 @@ def _torch_dtype(mil_type: Any) -> torch.dtype | None:
 class MilSession:
     """A program ready to answer."""
 
-    def __init__(self, program: Program, variant: Variant, threads: int) -> None:
+    def __init__(self, program: Program, variant: Loadable, threads: int) -> None:
         self.program = program
         self._variant = variant
         actual: dict[str, Scalar] = {"engine": None, "threads": threads, "provider": "MIL in torch (reference)"}
@@ -238,7 +238,7 @@ class MilSession:
         return checked_output(output.to(torch.float32).numpy(), batch, self._variant)
 
 
-def load(runner: str, path: Path, variant: Variant, *, engine: str | None, threads: int) -> MilSession:  # noqa: ARG001 - the seam
+def load(runner: str, path: Path, variant: Loadable, *, engine: str | None, threads: int) -> MilSession:  # noqa: ARG001 - the seam
     """Read a package."""
     torch.set_num_threads(threads)
     return MilSession(read_program(path), variant, threads)

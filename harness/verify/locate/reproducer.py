@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Loadable
 from harness.verify.locate import reproduce
 from harness.verify.locate.job import Found
 from harness.verify.locate.rungs import STEPS
@@ -22,7 +22,7 @@ from udacisense.errors import InputError
 _SUFFIXES = {"torchscript": ".pt", "coreml": ".mlpackage", "executorch": ".pte"}  # others: the format's own name
 
 
-def write_reproducer(out: Path, work: Path, found: Found, variant: Variant, path: Path) -> None:
+def write_reproducer(out: Path, work: Path, found: Found, variant: Loadable, path: Path) -> None:
     """Write the folder.
 
     Args:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import harness.cell.run
-from exporters.bundle.manifest import Variant
-from harness.cell.run import Cell, Job, Setting, bare_variant, run_cell
+from exporters.bundle.manifest import Loadable, plain
+from harness.cell.run import Cell, Job, Setting, run_cell
 from harness.records import RunSpec
 from udacisense.base.child import StoppedError, child_pool, run_child
 from udacisense.base.records import Outcome
@@ -57,8 +57,8 @@ def saved(module: nn.Module, folder: Path) -> Path:
     return path
 
 
-def lite_variant(path: Path, *, batch: int | None = None) -> Variant:
-    return dataclasses.replace(bare_variant("ptl-fp32", "ptl", path), batch=batch)
+def lite_variant(*, batch: int | None = None) -> Loadable:
+    return dataclasses.replace(plain("ptl-fp32", "ptl"), batch=batch)
 
 
 def job_for(
@@ -82,7 +82,7 @@ def job_for(
     return Job(
         task="outputs",
         spec=spec,
-        variant=lite_variant(path, batch=batch),
+        variant=lite_variant(batch=batch),
         model_path=str(path),
         inputs_path=str(folder / "inputs.npy"),
         others=(),

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exporters.bundle.manifest import plain
 from harness.bench.jobs import write_floor
 from harness.cell.measure import _waited_ns, measure_memory, measure_time, peak_rss_bytes, take_batch
-from harness.cell.run import Job, bare_variant, run_cell
+from harness.cell.run import Job, run_cell
 from harness.records import RunSpec, Timing
 from harness.runners.table import FloatArray
 from udacisense.base.records import Outcome, from_json
@@ -60,7 +61,7 @@ def make_job(folder: Path, *, format_name: str = "onnx", runner: str = "onnxrunt
     return Job(
         task=task,  # type: ignore[arg-type]
         spec=spec,
-        variant=bare_variant("floor", format_name, path),
+        variant=plain("floor", format_name),
         model_path=str(path),
         inputs_path=str(folder / "inputs.npy"),
         others=(),

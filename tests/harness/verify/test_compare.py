@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.bundle.manifest import Variant
-from harness.cell.run import bare_variant
+from exporters.bundle.manifest import Loadable, plain
 from harness.records import Comparison
 from harness.verify.compare import FloatArray, compare, margins, softmax
 from harness.verify.limits import LIMITS, Limit, judge, limit_for, read_limits
@@ -185,8 +184,8 @@ def test_a_gain_never_fails() -> None:
     assert judge(held(outputs), limit) == ()
 
 
-def variant(**changes: object) -> Variant:
-    base = dataclasses.replace(bare_variant("v", "onnx", Path(__file__)), precision="int8-static")
+def variant(**changes: object) -> Loadable:
+    base = dataclasses.replace(plain("v", "onnx"), precision="int8-static")
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 

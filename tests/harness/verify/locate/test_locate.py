@@ -29,10 +29,9 @@ from exporter_faults import (
 )
 from torch import nn
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Variant, plain
 from exporters.bundle.open import Bundle, open_bundle
 from exporters.bundle.reference import eager_source
-from harness.cell.run import bare_variant
 from harness.verify.locate import worker
 from harness.verify.locate.first_difference import first_difference
 from harness.verify.locate.job import Found, LocateJob
@@ -261,7 +260,7 @@ def test_a_name_out_of_a_bundle_is_never_run(tmp_path: Path) -> None:
         np.save(work / f"{name}.npy", np.zeros((1, 3, 8, 8), np.float32))
     file = tmp_path / "numpy.py"
     file.write_text("open('ran', 'w')")
-    variant = dataclasses.replace(bare_variant(HOSTILE, "onnx", file), engine=HOSTILE)
+    variant = dataclasses.replace(plain(HOSTILE, "onnx"), engine=HOSTILE)
     found = Found(
         schema_version=1,
         variant_id=HOSTILE,
