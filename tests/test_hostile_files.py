@@ -99,7 +99,7 @@ def test_a_pickle_is_no_checkpoint(bomb: Path, tmp_path: Path, crater: Path) -> 
 def test_a_pickle_is_no_weights(bomb: Path, artifact: Path, crater: Path) -> None:
     model = build_model(SPEC)
     with pytest.raises(LoadError, match="safetensors"):
-        initialise(model, str(bomb))
+        initialise(model, str(bomb), SPEC)
     with pytest.raises(LoadError, match="safetensors"):
         load_state(model, bomb)
     bomb.replace(artifact / "model.safetensors")

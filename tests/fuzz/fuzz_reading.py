@@ -115,7 +115,7 @@ def in_artifact(name: str, *, with_checksum: bool = False) -> Parse:
 
 
 def weights(path: Path) -> None:
-    initialise(build_model(whole.spec()), str(path))
+    initialise(build_model(whole.spec()), str(path), whole.spec())
     load_state(build_model(whole.spec()), path)
 
 

@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from exporters.bundle.open import Bundle
+    from udacisense.base.records import Scalar
 
 F = TypeVar("F", bound=Callable[..., Any])
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -132,3 +133,32 @@ def allowing_bundle(bundle: Bundle) -> list[str]:
 
     place = bundle.root / REFERENCE
     return allowing(read_json(Reference, place).model.architecture) if place.is_file() else []
+
+
+def model_options(name: str = "--option") -> Callable[[F], F]:
+    """Add an option that may be repeated, ``KEY=VALUE``, for the function that builds a network."""
+    return click.option(
+        name,
+        "model_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_key_values,
+        help="Of the function that builds the network, e.g. drop_rate=0.2; may be repeated.",
+    )
+
+
+def _key_values(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, Scalar]:
+    pairs = [text.partition("=") for text in value]
+    for key, is_there, _ in pairs:
+        if not is_there or not key.isidentifier():
+            raise click.BadParameter(f"{key!r} is no KEY=VALUE, such as drop_rate=0.2.", ctx, param)
+    return {key: _scalar(text) for key, _, text in pairs}
+
+
+def _scalar(text: str) -> Scalar:
+    """Read what is written as JSON (a number, true, false, null) or as Python writes it; anything else is text."""
+    try:
+        value = json.loads(text.lower() if text in ("True", "False") else "null" if text == "None" else text)
+    except ValueError:
+        return text
+    return value if value is None or isinstance(value, int | float) else text

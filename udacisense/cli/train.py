@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from udacisense.base.display import megabytes, milliseconds, percent
-from udacisense.cli.options import allow_factory_option, names_of
+from udacisense.cli.options import allow_factory_option, model_options, names_of, search_working_folder
 from udacisense.cli.output import dry_run_option, duration, emit_json, json_option, next_command, say, table
 from udacisense.cli.training_options import compute_options, config_options, supervision_options
 
 if TYPE_CHECKING:
-    from udacisense.base.records import Artifact, ModelSpec
+    from udacisense.base.records import Artifact, ModelSpec, Scalar
     from udacisense.data.images import DataSet
     from udacisense.training import Compute, Supervision, TrainConfig
 
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     "preset",
     default="baseline",
     show_default=True,
-    help="baseline, p1-student, p1-slim, tiny or p2-student.",
+    help="baseline, p1-student, p1-slim, tiny, p2-student, torchvision/NAME, timm/NAME or package.module:factory.",
     shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
+@model_options()
 @click.option(
-    "--init", default="none", show_default=True, help="'imagenet' (downloaded), 'none', or a .safetensors file."
+    "--init", default="none", show_default=True, help="'pretrained' (downloaded), 'none', or a .safetensors file."
 )
 @click.option("--batch-size", default=64, show_default=True)
 @config_options
@@ -52,6 +54,7 @@ def command(
     *,
     data: str,
     preset: str,
+    model_options: dict[str, Scalar],
     init: str,
     batch_size: int,
     resolution_px: int | None,
@@ -76,9 +79,11 @@ def command(
     from udacisense.pipeline.initial import check_init
     from udacisense.training import train_model
 
-    own = make_spec(preset, resolution_px=resolution_px)
-    dataset = load_data(data, size_px=size_px, resolution_px=own.options.get("resolution_px"))
-    spec = make_spec(preset, num_classes=len(dataset.class_names), resolution_px=resolution_px, size_px=dataset.size_px)
+    if ":" in preset:
+        search_working_folder()
+    named = partial(make_spec, preset, resolution_px=resolution_px, options=model_options)
+    dataset = load_data(data, size_px=size_px, resolution_px=named().options.get("resolution_px"))
+    spec = named(num_classes=len(dataset.class_names), size_px=dataset.size_px)
     check_init(spec, init)
     given: dict[str, Any] = {
         "config": replace(config, compute=compute),

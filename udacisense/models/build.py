@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from udacisense.base.child import where_the_user_stands
 from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError, cause, did_you_mean
 from udacisense.models.blocks import build_blocks
-from udacisense.models.layers import MOST_PX, ConvClassifier, conv_bn_relu, init_convolutions, init_linear
+from udacisense.models.layers import MOST_PX, ConvClassifier, Resize, conv_bn_relu, init_convolutions, init_linear
+from udacisense.models.libraries import LIBRARIES, build_library_model, is_library, library_spec
 
 
 def build_mobilenet_v3_small(
@@ -140,47 +142,64 @@ def preset(
     resolution_px: int | None = None,
     size_px: int = 32,
     width_mult: float | None = None,
+    options: Mapping[str, Scalar] = MappingProxyType({}),
 ) -> ModelSpec:
     """Return the spec of a named model, fitted to a data set.
 
     Args:
-        name: row of :data:`PRESETS`.
+        name: row of :data:`PRESETS`, ``torchvision/NAME``, ``timm/NAME``, or ``package.module:factory``, which is
+            called with ``options`` alone.
         num_classes: C of the logits.
-        resolution_px: edge that the network itself computes at; None keeps the preset's.
+        resolution_px: edge that the network itself computes at; None keeps its own.
         size_px: edge of the images fed in.
         width_mult: of the features' channels, 0.1 to 2; None keeps the preset's.
+        options: of the function that builds it, instead of its own.
 
     Raises:
-        InputError: the name is unknown, a number is out of range, or the network has no width multiplier.
+        InputError: the name is unknown, a number is out of range, or the network has no such option.
     """
-    if name not in PRESETS:
-        hint = did_you_mean(name, PRESETS)
-        raise InputError(f"There is no model preset {name!r}; choose one of {', '.join(PRESETS)}.{hint}")
     if num_classes < 2:
         raise InputError(f"A classifier needs at least 2 classes, got {num_classes}.")
+    given = dict(options) if width_mult is None else {**options, "width_mult": width_mult}
+    if ":" in name:
+        return ModelSpec(architecture=name, options=given)
+    if is_library(name):
+        spec = library_spec(name, num_classes=num_classes, resolution_px=resolution_px, size_px=size_px, options=given)
+        return _in_range(spec)
+    if name not in PRESETS:
+        hint = did_you_mean(name, PRESETS)
+        raise InputError(
+            f"There is no model preset {name!r}; choose one of {', '.join(PRESETS)}, "
+            f"{', '.join(f'{library}/NAME' for library in LIBRARIES)}, or package.module:factory.{hint}"
+        )
     spec = PRESETS[name]
-    options = {**spec.options, "num_classes": num_classes, "size_px": size_px}
+    usual = {**spec.options, "num_classes": num_classes, "size_px": size_px}
     if resolution_px is not None:
-        options["resolution_px"] = resolution_px
-    if width_mult is not None:
-        if "width_mult" not in options:
-            raise InputError(f"The preset {name!r} has no width multiplier; MobileNetV3-Small's have one.")
-        if not 0.1 <= width_mult <= 2:
-            raise InputError(f"The width multiplier is {width_mult}; allowed is 0.1 to 2.")
-        options["width_mult"] = width_mult
+        usual["resolution_px"] = resolution_px
+    for key in given:
+        if key not in usual:
+            what = "width multiplier; MobileNetV3-Small's have one" if key == "width_mult" else f"option {key!r}"
+            raise InputError(f"The preset {name!r} has no {what}.")
+    return _in_range(ModelSpec(architecture=spec.architecture, options={**usual, **given}))
+
+
+def _in_range(spec: ModelSpec) -> ModelSpec:
+    width_mult = spec.options.get("width_mult")
+    if width_mult is not None and not (isinstance(width_mult, int | float) and 0.1 <= width_mult <= 2):
+        raise InputError(f"The width multiplier is {width_mult}; allowed is 0.1 to 2.")
     # Every network here halves its input five times at most.
     for option in ("resolution_px", "size_px"):
-        value = options[option]
+        value = spec.options[option]
         if not isinstance(value, int) or not 8 <= value <= MOST_PX:
             raise InputError(f"{option} is {value}; allowed is 8 to {MOST_PX}.")
-    return ModelSpec(architecture=spec.architecture, options=options)
+    return spec
 
 
 def build_model(spec: ModelSpec) -> nn.Module:
     """Build the eager float32 network of a spec, freshly initialised from torch's global generator.
 
-    An architecture with a colon, ``package.module:factory``, is imported and ``factory(**options)`` is called:
-    that runs the code of that module.
+    ``torchvision/NAME`` and ``timm/NAME`` are built by their library. An architecture with a colon,
+    ``package.module:factory``, is imported and ``factory(**options)`` is called: that runs the code of that module.
 
     Raises:
         InputError: the architecture is unknown, cannot be imported, or refuses its options.
@@ -191,13 +210,21 @@ def build_model(spec: ModelSpec) -> nn.Module:
             return _answering_one_tensor(_call(_import_factory(name), spec), name)
     if name in MODELS:
         return _call(MODELS[name], spec)
+    if is_library(name):
+        size_px, seen_px = (spec.options.get(key) for key in ("size_px", "resolution_px"))
+        resize = Resize(seen_px).forward if isinstance(seen_px, int) and seen_px != size_px else None
+        return _answering_one_tensor(build_library_model(spec), name, resize)
     raise InputError(
-        f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write package.module:factory."
+        f"There is no architecture {name!r}; choose one of {', '.join(MODELS)}, or write torchvision/NAME, "
+        "timm/NAME or package.module:factory."
     )
 
 
-def _answering_one_tensor(model: nn.Module, name: str) -> nn.Module:
-    """Let a model take images alone and answer its logits alone, in place; its weights keep their names."""
+def _answering_one_tensor(model: nn.Module, name: str, resize: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+    """Let a model take images alone and answer its logits alone, in place; its weights keep their names.
+
+    With ``resize`` the images are resized first.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returned {type(model).__name__}; a factory must return a torch.nn.Module.")
     kind = type(model)
@@ -206,7 +233,7 @@ def _answering_one_tensor(model: nn.Module, name: str) -> nn.Module:
 
     class Classifier(kind):  # type: ignore[valid-type, misc]
         def forward(self, images: Tensor) -> Any:
-            return logits_of(super().forward(images))
+            return logits_of(super().forward(images if resize is None else resize(images)))
 
     Classifier.__name__, Classifier.__qualname__, Classifier.__module__ = kind.__name__, kind.__qualname__, __name__
     model.__class__ = Classifier

@@ -13,21 +13,26 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from udacisense.base.files import what_it_is
+from udacisense.base.records import ModelSpec
 from udacisense.base.tensors import TENSOR_ERRORS
 from udacisense.errors import InputError, LoadError, first_line
+from udacisense.models.libraries import is_library, trained_state
 
+TRAINED = ("pretrained", "imagenet")  # what --init calls a library's own weights
 log = logging.getLogger("udacisense")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))_orig_mod\.")  # that torch.compile puts into the names
 
 
-def initialise(model: nn.Module, init: str) -> None:
+def initialise(model: nn.Module, init: str, spec: ModelSpec) -> None:
     """Give a freshly built model its initial weights, in place.
 
     Args:
         model: as :func:`build_model` returned it.
-        init: ``none`` (leave it as built), ``imagenet`` (torchvision's IMAGENET1K_V1 features, downloaded once;
-            the classifier stays fresh; MobileNetV3-Small at ``width_mult`` 1.0 only), or the path of a safetensors
-            file that holds every key of the model, or exactly its ``features.*`` keys (the rest stays fresh).
+        init: ``none`` (leave it as built), ``pretrained`` or ``imagenet`` (those of the network's library, downloaded
+            once; the classifier stays fresh, but for that library's own classes; of the presets, MobileNetV3-Small at
+            ``width_mult`` 1.0 has them), or the path of a safetensors file that holds every key of the model, or
+            exactly its ``features.*`` keys (the rest stays fresh).
+        spec: that built it.
 
     Raises:
         InputError: the file is missing, the download failed, or no such weights exist for this model.
@@ -35,12 +40,16 @@ def initialise(model: nn.Module, init: str) -> None:
     """
     if init == "none":
         return
-    if init == "imagenet":
+    if init in TRAINED and is_library(spec.architecture):
+        trained, own = trained_state(spec), model.state_dict()
+        put_state(model, {k: v for k, v in trained.items() if k in own and v.shape == own[k].shape})
+        return
+    if init in TRAINED:
         load_features(model, _imagenet_features(model), source="torchvision's IMAGENET1K_V1")
         return
     path = Path(init)
     if not path.exists():
-        raise InputError(f"{init!r} is no file; initial weights are imagenet, none, or a path to a safetensors file.")
+        raise InputError(f"{init!r} is no file; initial weights are pretrained, none, or a path to a safetensors file.")
     state = read_state(path)
     if all(key.startswith("features.") for key in state):
         load_features(model, state, source=str(path))

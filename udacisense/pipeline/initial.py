@@ -9,7 +9,8 @@ from torch import nn
 
 from udacisense.base.records import ModelSpec
 from udacisense.models.build import preset
-from udacisense.models.weights import initialise
+from udacisense.models.libraries import is_library, refuse_untrained
+from udacisense.models.weights import TRAINED, initialise
 from udacisense.stages.distill import student_from_file
 from udacisense.training import fresh_model
 
@@ -21,9 +22,12 @@ def check_init(spec: ModelSpec, init: str) -> None:
         InputError, LoadError: as there.
     """
     model = fresh_model(spec, init="none", seed=0)
-    if init == "imagenet" and _features(model) == _features(fresh_model(preset("baseline"), init="none", seed=0)):
+    if init in TRAINED and is_library(spec.architecture):
+        refuse_untrained(spec)
+        return
+    if init in TRAINED and _features(model) == _features(fresh_model(preset("baseline"), init="none", seed=0)):
         return  # what is left is the download
-    initialise(model, init)
+    initialise(model, init, spec)
 
 
 def check_student_init(spec: ModelSpec, init: str) -> None:
@@ -39,7 +43,7 @@ def check_student_init(spec: ModelSpec, init: str) -> None:
     """
     if init == "auto":
         return
-    if init in ("none", "imagenet"):
+    if init in ("none", *TRAINED):
         check_init(spec, init)
         return
     student_from_file(spec, Path(init), seed=0)

@@ -15,7 +15,7 @@ from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.models.build import preset
-from udacisense.models.weights import load_features, read_state
+from udacisense.models.weights import TRAINED, load_features, read_state
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.training import fresh_model, train
 from udacisense.training.types import Auxiliary, Distillation, SizedBatches, Teacher, TrainConfig
@@ -57,7 +57,7 @@ def apply_knowledge_distillation(
         student_init: ``auto`` starts from ``model``'s features where the student has the same ones, from a selection of
             their channels where it has the same layers and is narrower (:func:`select_weights`), else from random
             weights; a safetensors file with another classifier, from its features; or as
-            :func:`udacisense.models.initialise` takes it.
+            :func:`udacisense.models.weights.initialise` takes it.
         teacher: any callable from images (b, 3, H, W) to logits (b, C), for a teacher that is no step of this
             pipeline. A callable that is no module needs an attribute ``fingerprint`` (text).
         remember: ask the teacher once about each view, where views come round again
@@ -134,7 +134,7 @@ def _student(
     if isinstance(student, nn.Module):
         return None, copy.deepcopy(student), "as given"
     spec = student_spec(options, num_classes=len(context.class_names), size_px=context.input_shape[-1])
-    if init not in ("auto", "none", "imagenet"):
+    if init not in ("auto", "none", *TRAINED):
         return spec, student_from_file(spec, Path(init), seed=context.seed), f"the weights of {Path(init).name}"
     if init != "auto":
         return spec, fresh_model(spec, init=init, seed=context.seed), init

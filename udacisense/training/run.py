@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from udacisense.base.files import locked
-from udacisense.base.records import Artifact, ModelSpec, Scalar, read_json
+from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, read_json
 from udacisense.data.batches import Batches, normalise
 from udacisense.data.images import DataSet, Images, make_signature, stratified_split
 from udacisense.errors import InputError
 from udacisense.measure.recording import record_stage
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
-from udacisense.models.weights import initialise
+from udacisense.models.libraries import network_facts
+from udacisense.models.weights import TRAINED, initialise
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.compute import is_leader, launch, meet, repeatable, together
 from udacisense.training.loop import TrainingRun
@@ -126,11 +127,11 @@ def training_split(dataset: DataSet) -> tuple[Images, Images]:
 
 
 def fresh_model(spec: ModelSpec, *, init: str, seed: int) -> nn.Module:
-    """Build a model whose random weights depend on ``seed`` alone; see :func:`udacisense.models.initialise`."""
+    """Build a model whose random weights depend on ``seed`` alone; see :func:`udacisense.models.weights.initialise`."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = build_model(spec)
-        initialise(model, init)
+        initialise(model, init, spec)
     return model
 
 
@@ -158,7 +159,7 @@ def train_model(
         dataset: its training images are split 9 : 1 for selection; its test images give the record's figures.
         config: the settings.
         output_dir: where to keep all of it.
-        init: ``imagenet``, ``none`` or a path to safetensors.
+        init: ``pretrained``, ``none`` or a path to a file of weights.
         batch_size: of training.
         name: of the artifact; None takes the preset's or architecture's.
         resume: go on from the checkpoint in ``output_dir``, if there is one.
@@ -167,12 +168,11 @@ def train_model(
     Raises:
         InputError, LoadError, TrainingError: as :func:`train`.
     """
-    size_px = dataset.train.pixels.shape[-1]
     spec = model if isinstance(model, ModelSpec) else _preset(model, dataset)
     images, held_back = training_split(dataset)
     untrained = fresh_model(spec, init=init, seed=config.seed)
     _check_classes(untrained, dataset)
-    signature = make_signature(dataset.class_names, size_px=size_px)
+    signature = _signature(spec, dataset)
     sources = load_supervision(supervision, signature, is_taught=False)
     identity: dict[str, Scalar] = {
         "data": dataset.training_fingerprint + sources.identity,
@@ -186,7 +186,7 @@ def train_model(
             untrained,
             sources.batches(images, signature, batch_size=batch_size, seed=config.seed),
             config=config,
-            validation=Batches(held_back, batch_size=EVALUATION_BATCH),
+            validation=Batches(held_back, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
             distillation=supervision.distilled_by(sources.teacher) if sources.teacher is not None else None,
             auxiliary=sources.auxiliary,
             keep=Keep(folder=output_dir / "training", identity=identity, former=former, resume=resume),
@@ -197,6 +197,7 @@ def train_model(
                 **supervision.described(),
                 "batch_size": batch_size,
                 "init": init,
+                **(network_facts(spec).card() if init in TRAINED else {}),
                 "best_epoch": result.history.best_epoch,
             }
             title = name or (model if isinstance(model, str) else model.architecture)
@@ -216,13 +217,13 @@ def _save(
     folder: Path,
 ) -> None:
     """Measure a trained model on the test images and write its artifact."""
-    signature = make_signature(dataset.class_names, size_px=dataset.train.pixels.shape[-1])
+    signature = _signature(spec, dataset)
     figures = record_stage(
         result.model,
         stage="baseline",
         config=notes,
         duration_s=sum(epoch.duration_s for epoch in result.history.epochs),
-        test=Batches(dataset.test, batch_size=EVALUATION_BATCH),
+        test=Batches(dataset.test, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
         class_names=dataset.class_names,
         input_shape=signature.input_shape,
     )
@@ -236,6 +237,12 @@ def _save(
         stages=(),
         seed=seed,
     )
+
+
+def _signature(spec: ModelSpec, dataset: DataSet) -> Signature:
+    facts = network_facts(spec)
+    size_px = dataset.train.pixels.shape[-1]
+    return make_signature(dataset.class_names, size_px=size_px, mean=facts.mean, std=facts.std)
 
 
 def _check_classes(model: nn.Module, dataset: DataSet) -> None:

@@ -217,7 +217,7 @@ def saved(tmp_path, state):
 def test_whole_weights_are_loaded(tmp_path, tiny, images):
     path = saved(tmp_path, tiny.state_dict())
     by_init, by_state = build_model(preset("tiny")), build_model(preset("tiny"))
-    initialise(by_init, str(path))
+    initialise(by_init, str(path), preset("baseline"))
     load_state(by_state, path)
     for other in (by_init, by_state):
         torch.testing.assert_close(other.eval()(images), tiny.eval()(images), rtol=0, atol=0)
@@ -227,7 +227,7 @@ def test_features_alone_leave_the_classifier_fresh(tmp_path, tiny):
     path = saved(tmp_path, {k: v for k, v in tiny.state_dict().items() if k.startswith("features.")})
     other = build_model(preset("tiny", num_classes=3))
     fresh = other.classifier[1].weight.clone()
-    initialise(other, str(path))
+    initialise(other, str(path), preset("baseline"))
     torch.testing.assert_close(other.features[0][0].weight, tiny.features[0][0].weight, rtol=0, atol=0)
     torch.testing.assert_close(other.classifier[1].weight, fresh, rtol=0, atol=0)
     with pytest.raises(LoadError, match=r"classifier\.1\.weight is missing; classifier\.1\.bias is missing"):
@@ -236,7 +236,7 @@ def test_features_alone_leave_the_classifier_fresh(tmp_path, tiny):
 
 def test_none_changes_nothing(tiny):
     before = {key: value.clone() for key, value in tiny.state_dict().items()}
-    initialise(tiny, "none")
+    initialise(tiny, "none", preset("tiny"))
     assert all(torch.equal(value, before[key]) for key, value in tiny.state_dict().items())
 
 
@@ -244,7 +244,7 @@ def test_a_different_shape_names_the_key_and_both_shapes(tmp_path, tiny):
     path = saved(tmp_path, tiny.state_dict())
     expected = "classifier.1.weight is (10, 128) and should be (3, 128); classifier.1.bias is (10,) and should be (3,)."
     with pytest.raises(LoadError, match=re.escape(expected)):
-        initialise(build_model(preset("tiny", num_classes=3)), str(path))
+        initialise(build_model(preset("tiny", num_classes=3)), str(path), preset("tiny"))
 
 
 def test_other_keys_are_named_first_three_and_counted(tmp_path, tiny):
@@ -323,7 +323,7 @@ def test_a_failed_load_changes_nothing(tmp_path, tiny):
 def test_a_file_that_is_no_safetensors_is_one_sentence(tmp_path, tiny, content):
     path = tmp_path / "weights.txt"
     path.write_bytes(content)
-    for load in (lambda: load_state(tiny, path), lambda: initialise(tiny, str(path))):
+    for load in (lambda: load_state(tiny, path), lambda: initialise(tiny, str(path), preset("tiny"))):
         with pytest.raises(LoadError, match=r"weights\.txt is not a readable safetensors file") as caught:
             load()
         assert "\n" not in str(caught.value)
@@ -337,21 +337,21 @@ def test_a_truncated_safetensors_file_is_one_sentence(tmp_path, tiny):
 
 
 def test_missing_weights_and_folders_are_named(tmp_path, tiny):
-    with pytest.raises(InputError, match="initial weights are imagenet, none, or a path"):
-        initialise(tiny, str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="initial weights are pretrained, none, or a path"):
+        initialise(tiny, str(tmp_path / "absent"), preset("tiny"))
     with pytest.raises(InputError, match="is no file"):
-        initialise(tiny, str(tmp_path))
+        initialise(tiny, str(tmp_path), preset("tiny"))
 
 
 def test_imagenet_weights_are_refused_for_other_networks(tiny):
     for model in (tiny, build_model(preset("p1-slim"))):
         with pytest.raises(InputError, match=r"width_mult 1\.0 only"):
-            initialise(model, "imagenet")
+            initialise(model, "imagenet", preset("tiny"))
 
 
 def test_an_offline_download_names_the_alternatives(no_network):
     with pytest.raises(InputError, match=r"could not be downloaded .*--init PATH .*--init none"):
-        initialise(build_model(preset("baseline")), "imagenet")
+        initialise(build_model(preset("baseline")), "imagenet", preset("baseline"))
 
 
 def test_short_training_leaves_usable_running_statistics() -> None:
