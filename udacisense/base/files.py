@@ -40,7 +40,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     On any exception (Ctrl-C too) what was written is removed and ``target`` stays as it was. What a killed
     process left beside ``target`` is cleared up by the next writer.
+
+    Raises:
+        InputError: ``target`` is the folder that the user stands in, or holds it.
     """
+    if target.is_dir() and Path.cwd().is_relative_to(target.resolve()):
+        raise InputError(
+            f"The output {target} is the folder that you stand in, or holds it, and would be replaced as a whole; "
+            "give a new name, such as result."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     _clear_up(target)
     partial = target.parent / f".{target.name}{_PARTIAL}{os.getpid()}"

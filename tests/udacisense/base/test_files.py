@@ -226,3 +226,14 @@ def test_of_many_writers_one_at_a_time_gets_the_lock(tmp_path):
     assert most
     assert max(most) == 1
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", [".", "..", "./"])
+def test_the_folder_that_the_user_stands_in_is_not_replaced(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    with pytest.raises(InputError, match="is the folder that you stand in, or holds it"), atomic_path(Path(target)):
+        pytest.fail("the work must not begin")
+    assert (tmp_path / "inner").is_dir()
