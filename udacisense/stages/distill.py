@@ -15,7 +15,7 @@ from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.models.build import preset
-from udacisense.models.weights import TRAINED, load_features, read_state
+from udacisense.models.weights import TRAINED, load_features, put_state, read_state
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.training import fresh_model, train
 from udacisense.training.types import Auxiliary, Distillation, SizedBatches, Teacher, TrainConfig
@@ -144,7 +144,7 @@ def _student(
     selected = select_weights(features, wanted) if wanted else None
     if selected is None:
         return spec, built, "none"
-    built.load_state_dict(selected, strict=False)
+    put_state(built, selected)
     is_whole = {k: v.shape for k, v in features.items()} == wanted
     return spec, built, "the teacher's features" if is_whole else "a selection of the teacher's channels"
 
@@ -186,7 +186,7 @@ def student_from_file(spec: ModelSpec, path: Path, *, seed: int) -> nn.Module:
     state = read_state(path)
     fits_whole = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in built.state_dict().items()}
     if fits_whole:
-        built.load_state_dict(state)
+        put_state(built, state)
     else:
         load_features(built, {k: v for k, v in state.items() if k.startswith("features.")}, source=str(path))
     return built

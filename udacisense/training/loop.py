@@ -21,7 +21,7 @@ from udacisense.data.batches import Batch, Batches, normalise
 from udacisense.errors import InputError, LoadError, TrainingError
 from udacisense.measure.counts import count_macs
 from udacisense.measure.metrics import inference
-from udacisense.models.weights import refuse_difference
+from udacisense.models.weights import put_state, refuse_difference
 from udacisense.training.checkpoint import (
     CHECKPOINT_NAME,
     Checkpoint,
@@ -302,7 +302,7 @@ class TrainingRun:
     def result(self) -> TrainResult:
         """Return the best weights in a copy of the model that was given, on the CPU."""
         trained = copy.deepcopy(self.original).cpu().eval()
-        trained.load_state_dict(self.best)
+        put_state(trained, self.best)
         return TrainResult(trained, History(epochs=tuple(self.history), best_epoch=self._best_epoch))
 
     # ---- checkpoints
@@ -329,8 +329,8 @@ class TrainingRun:
     def _take_up(self, found: Checkpoint) -> None:
         for name in ("model", "best"):  # the best weights are loaded at the end, too late to say that they do not fit
             refuse_difference(found.group(name), self.model.state_dict(), source=f"the checkpoint ({name})")
-        self.model.load_state_dict(found.group("model"))
-        self.student.heads.load_state_dict(found.group("heads"))
+        put_state(self.model, found.group("model"))
+        put_state(self.student.heads, found.group("heads"))
         self.best = found.group("best")
         self.history = list(found.state.history)
         if self.average is not None:

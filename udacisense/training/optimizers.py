@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from udacisense.errors import InputError
+from udacisense.models.weights import put_state
 from udacisense.training.types import TrainConfig
 
 
@@ -107,7 +108,7 @@ class Average:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Put back what :meth:`state` returned."""
         self._n = int(state["n_averaged"])
-        self.module.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k != "n_averaged"})
+        put_state(self.module, {k.removeprefix("module."): v for k, v in state.items() if k != "n_averaged"})
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

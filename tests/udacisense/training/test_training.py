@@ -180,6 +180,35 @@ def test_the_best_epoch_is_returned_and_not_the_last() -> None:
     assert result.history.epochs[-1].validation_top1_fraction < kept
 
 
+class ReadsItsVersion(torch.nn.Linear):
+    """As torchvision's MNASNet: a state that does not name its release is taken for one of the first."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest) -> None:
+        if metadata.get("version") != 2:
+            raise AssertionError("the state has lost its version")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_a_network_whose_modules_read_their_version_is_averaged_and_resumed(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), ReadsItsVersion(3 * SIZE_PX**2, 3))
+    config = dataclasses.replace(FAST, ema_decay=0.5)
+
+    class Interrupted(Batches):
+        def __iter__(self):
+            if self.epoch == 1:
+                raise KeyboardInterrupt
+            return super().__iter__()
+
+    stopped = Interrupted(coloured(48, seed=1), batch_size=16, shuffle=True, augment=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, stopped, config=config, validation=held_back(), keep=Keep(folder=tmp_path))
+    keep = Keep(folder=tmp_path, resume=True)
+    resumed = train(model, batches(), config=config, validation=held_back(), keep=keep)
+    assert len(resumed.history.epochs) == 2
+
+
 def test_early_stopping_ends_after_the_patience() -> None:
     # A learning rate of nearly nothing improves nothing after the first epoch.
     config = TrainConfig(
