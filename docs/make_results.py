@@ -99,6 +99,9 @@ class SeedRuns:
 def main(folders: Sequence[Path]) -> None:
     """Write every table whose record is there, and say which."""
     tables = _run_tables(folders) | _file_tables(folders) | _technique_tables(folders)
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    if lost := [name for name in tables if f"<!-- {name}: begin -->" not in pages]:
+        sys.exit(f"No page has the marks of {', '.join(lost)}.")
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for name, table in tables.items():

@@ -54,7 +54,7 @@ class HostState:
 
 @record
 class Flip:
-    """An image whose top-1 label differs from the float32 master's."""
+    """An image whose top-1 label differs from the float32 master's, or whose answer is not finite."""
 
     index: int
     reference_label: int

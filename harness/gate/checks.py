@@ -1,4 +1,4 @@
-"""The requirements: one function each, what was measured against its limit."""
+"""The requirements, a function a section: what was measured against its limits."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The runners: one file a runtime, and the table of them."""
+"""The runners, which open files: one file a runtime, and the table of them."""

@@ -13,7 +13,8 @@ onnxruntime's own build for Linux on arm64 runs the same way, to count its instr
 ``shim``           the stand-in for bionic: generator and build
 ``build``          what a runtime is made of, put together and proved
 ``session``        one JVM with one loaded file, answering batches
-``runner``         the common half of the two rows in ``harness.runners.table``
-``instructions``   ARM instructions per call, counted by a qemu plugin
+``count``          ARM instructions per call, counted by a qemu plugin
 =================  ====================================================================================
+
+What opens a file in one of them stands with the other runners, in ``harness/runners/android.py``.
 """

@@ -20,7 +20,7 @@ from harness.records import Comparison, Measurement
 from harness.runners.table import RUNNERS
 from harness.verify.compare import FloatArray, compare, difference, margins
 from harness.verify.inside.job import Inside
-from harness.verify.limits import Limit, judge, limit_for
+from harness.verify.limits import Limit, limit_for, out_of_limits
 from harness.verify.plan import (
     SETTINGS,
     X86_ANDROID,
@@ -242,7 +242,7 @@ def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, compariso
     apart = difference(outputs, own[answers.feed.rows[job.rows]])
     notes = [f"against the same file under {job.variant.engine}: {apart}"]
     # Each engine rounds in its own places: across engines, decisions count.
-    text = "; ".join(judge(comparison, dataclasses.replace(limit, min_psnr_db=None)))
+    text = "; ".join(out_of_limits(comparison, dataclasses.replace(limit, min_psnr_db=None)))
     if not text:
         return Verdict(Outcome.PASSED, None, notes)
     if job.spec.engine == PHONE_ENGINE:
@@ -253,7 +253,7 @@ def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, compariso
 
 def _judge_own(answers: Answers, job: CellJob, outputs: FloatArray, comparison: Comparison, limit: Limit) -> Verdict:
     """Judge a variant as it ships: real images, probes, other settings, its golden logits."""
-    problems, notes = [*judge(comparison, limit)], [*_engine_notes(job), *_emulated_notes(answers, job)]
+    problems, notes = [*out_of_limits(comparison, limit)], [*_engine_notes(job), *_emulated_notes(answers, job)]
     inside = answers.inside.get(job.variant.id, Inside())
     more = f" (and {len(inside.problems) - 2} more)" if len(inside.problems) > 2 else ""
     if problems and job.spec.runner == X86_ANDROID and is_plain_ptl(job.variant):
@@ -287,7 +287,7 @@ def _emulated_notes(answers: Answers, job: CellJob) -> list[str]:
 
 
 def _probes(answers: Answers, variant: Variant, outputs: FloatArray, limit: Limit) -> tuple[list[str], list[str]]:
-    """Judge the answers to inputs that no photo is; a decision counts there only where the master is sure."""
+    """Judge the answers to inputs that no photo is; a flip counts there above the limits' `max_flip_margin` alone."""
     rows, names = answers.feed.probes, answers.feed.probe_names
     got, wanted, master = outputs[rows], answers.source(variant)[rows], answers.master()[rows]
     infinite = [names[i] for i in np.flatnonzero(~np.isfinite(got).all(axis=1))]

@@ -29,7 +29,7 @@ class Limit:
     min_agreement_fraction: float  # top-1, with the float32 master
     max_class_drop_points: float | None  # accuracy of any class below the master's
     tie_margin: float  # the master's margin up to which it has not decided: such a flip is told, and not counted
-    max_flip_margin: float | None  # the master's margin on an image that flips
+    max_flip_margin: float | None  # the largest of the master's margins at which an image may flip; None: any
 
 
 # fp32            the same arithmetic in another order: equal to 1e-3, and every decision the same, but where two logits
@@ -115,7 +115,7 @@ def read_limits(path: Path, variants: Sequence[Variant]) -> dict[str, Limit]:
     return limits
 
 
-def judge(comparison: Comparison, limit: Limit) -> tuple[str, ...]:
+def out_of_limits(comparison: Comparison, limit: Limit) -> tuple[str, ...]:
     """Return what is out of limits, each in words; nothing where all is within."""
     c = comparison
     if c.nonfinite:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -35,6 +36,8 @@ READ_S = 120.0  # that reading one file may take
 _DONE = "done"  # left in a child's folder when its work is done
 _FAILED = "failed.txt"  # or this: the exception that ended it
 _POLL_S = 0.1
+log = logging.getLogger(__name__)
+_MOST_TOLD = 8_000  # characters of a child's output
 _ROOT = str(Path(__file__).resolve().parents[2])  # where this program itself is found
 # Before this line, the child's search path starts with the folder that it works in, which is empty of code.
 _PROGRAM = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from udacisense.base.child import serve; serve()"
@@ -82,7 +85,7 @@ def run_child(
         progressed: asked ten times a second; an answer of True starts the time limit anew.
 
     Returns:
-        Why ``main`` did not come to its end, in words; None where it did.
+        Why ``main`` did not come to its end, in words, and its output is logged at DEBUG; None where it did.
 
     Raises:
         StoppedError: the block of :func:`child_pool`, of whose threads this is one, was left early.
@@ -227,11 +230,13 @@ def _wait(process: subprocess.Popen[bytes] | Fork) -> int | None:
 def _how_it_ended(folder: Path, code: int) -> str | None:
     if (folder / _DONE).exists():
         return None  # whatever the interpreter ran into at its end
+    said = (folder / LOG).read_text(errors="replace")
+    log.debug("What the process said in %s:\n%s", folder, said[-_MOST_TOLD:])
     failed = folder / _FAILED
     if failed.exists() and (reason := failed.read_text(encoding="utf-8")):
         return reason
     how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-    lines = [line.strip() for line in (folder / LOG).read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     # What C++ and the interpreter say of their own end, before the addresses and frames that follow.
     telling = [line for line in lines if line.startswith(("what():", "Fatal Python error:"))]
     words = f"; its last words: {(telling or lines)[-1][:300]}" if lines else ""

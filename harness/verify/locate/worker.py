@@ -18,7 +18,7 @@ from exporters.bundle.reference import has_own_source
 from harness.runners.table import RUNNERS, CannotJudgeError, Session
 from harness.runners.torch import configure
 from harness.verify.compare import compare
-from harness.verify.limits import judge, limit_for
+from harness.verify.limits import limit_for, out_of_limits
 from harness.verify.locate.first_difference import Suspect, first_difference, relative_error
 from harness.verify.locate.job import RUNG_FILE, Found, LocateJob, RungError
 from harness.verify.locate.rungs import SHIPPED, Context, Rung, climb
@@ -116,7 +116,7 @@ def _problems(name: str, outputs: FloatArray, below: FloatArray, variant: Varian
         limit_row = dataclasses.replace(limit_row, min_psnr_db=None)
     names = [str(i) for i in range(below.shape[1])]
     found = compare(outputs, below, below, labels=None, class_names=names, rtol=limit_row.rtol, atol=limit_row.atol)
-    return judge(found, limit_row)
+    return out_of_limits(found, limit_row)
 
 
 def _is_lossy(name: str, variant: Variant) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from exporters.bundle.manifest import Loadable, plain
 from harness.records import Comparison
 from harness.verify.compare import FloatArray, compare, margins, softmax
-from harness.verify.limits import LIMITS, Limit, judge, limit_for, read_limits
+from harness.verify.limits import LIMITS, Limit, limit_for, out_of_limits, read_limits
 from udacisense.errors import InputError
 
 NAMES = ("a", "b", "c")
@@ -79,7 +79,7 @@ def test_values_that_are_not_finite_count_as_wrong(value: float) -> None:
     assert not found.allclose
     assert [flip.index for flip in found.flips] == [2]
     assert found.top1_fraction == 0.5
-    assert "NaN or infinite" in judge(found, LIMITS["palette4"])[0]
+    assert "NaN or infinite" in out_of_limits(found, LIMITS["palette4"])[0]
 
 
 def test_without_labels_there_is_no_accuracy() -> None:
@@ -116,7 +116,7 @@ def many(flips: int, n: int, *, margin: float = 0.1, limit: Limit) -> tuple[str,
     found = compare(
         outputs, outputs, master, labels=np.zeros(n, dtype=np.int64), class_names=NAMES, rtol=1e-3, atol=1e-3
     )
-    return judge(found, limit)
+    return out_of_limits(found, limit)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_gain_never_fails() -> None:
     outputs = MASTER.copy()
     outputs[3] = (0, 4, 0)  # the master is wrong there
     limit = dataclasses.replace(LIMITS["int8-static"], min_agreement_fraction=0.5, min_psnr_db=None)
-    assert judge(held(outputs), limit) == ()
+    assert out_of_limits(held(outputs), limit) == ()
 
 
 def variant(**changes: object) -> Loadable:
