@@ -237,6 +237,7 @@ def _save(
         baseline=figures,
         stages=(),
         seed=seed,
+        confidence=confidence_of(result.model, Batches(training_split(dataset)[1], batch_size=EVALUATION_BATCH)),
     )
 
 
