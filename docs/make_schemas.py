@@ -16,6 +16,7 @@ from harness.gate.run import GateReport
 from harness.records import BenchSet, MeasurementSet
 from harness.verify.locate.job import Found
 from udacisense.base.records import Artifact
+from udacisense.measure.cascade import Cascade
 from udacisense.measure.metrics import Evaluation
 from udacisense.pipeline.run import RunRecord
 from udacisense.pipeline.techniques import TechniquesRecord
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).parent / "schemas"
 RECORDS = {
     "artifact": Artifact,
     "bench": BenchSet,
+    "cascade": Cascade,
     "evaluation": Evaluation,
     "gate": GateReport,
     "located": Found,

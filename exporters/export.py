@@ -75,6 +75,7 @@ def export_bundle(
             golden=golden,
             variants=variants,
             files=_records(partial),
+            confidence=source.confidence,
         )
         write_record(partial / Manifest.FILE_NAME, manifest)
     if zip:
@@ -193,6 +194,7 @@ def _run_format(run: _Run, name: str, plans: tuple[Plan, ...]) -> list[Variant]:
             name=run.source.name,
             model=run.source.spec,
             signature=run.source.signature,
+            temperature=1.0 if run.source.confidence is None else run.source.confidence.temperature,
             artifact_sha256=run.source.artifact_sha256,
             shared=str((run.partial / _WORK).resolve()),
         )

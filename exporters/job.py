@@ -26,6 +26,7 @@ class Job:
     name: str
     model: ModelSpec
     signature: Signature
+    temperature: float
     artifact_sha256: str
     shared: str  # absolute folder with MODEL and IMAGES
 

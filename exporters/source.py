@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from exporters.check import check_classifier, refuse_other_forms
 from udacisense.base.files import sha256_file
-from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature
+from udacisense.base.records import Artifact, Confidence, ModelSpec, Scalar, Signature
 from udacisense.data.batches import normalise
 from udacisense.data.images import MEAN, STD, Images, make_signature, stratified_draw
 from udacisense.errors import InputError
@@ -50,6 +50,7 @@ class ExportSource:
     golden_is_drawn: bool  # pictures made by this program: their labels mean nothing
     artifact_sha256: str  # of the weights
     artifact_folder: Path | None
+    confidence: Confidence | None = None
 
     def weights(self) -> dict[str, Tensor]:
         """Return the state that ``spec`` builds a model for, each tensor with memory of its own."""
@@ -78,7 +79,12 @@ def source_from_artifact(folder: Path, dataset: DataSet | None, *, allow_factory
         signature=artifact.signature,
         dataset=dataset,
     )
-    return replace(source, artifact_folder=folder, artifact_sha256=sha256_file(folder / artifact.path))
+    return replace(
+        source,
+        artifact_folder=folder,
+        artifact_sha256=sha256_file(folder / artifact.path),
+        confidence=artifact.confidence,
+    )
 
 
 def source_from_factory(

@@ -45,6 +45,7 @@ def _workbench(job: Job, folder: Path) -> Workbench:
         name=job.name,
         model=model.eval().requires_grad_(False),
         signature=job.signature,
+        temperature=job.temperature,
         artifact_sha256=job.artifact_sha256,
         options=job.options,
         calibration=images.get("calibration"),
@@ -90,7 +91,12 @@ def _write_own_golden(plan: Plan, product: Product, bench: Workbench, folder: Pa
         return False
     classifier = bench.classifier(plan) if is_own else bench.model
     with quantized_engine(plan.engine or torch.backends.quantized.engine):
-        answers = expected(classifier, bench.golden_inputs, bench.signature, softmax=is_probability)
+        answers = expected(
+            classifier,
+            bench.golden_inputs,
+            bench.signature,
+            temperature=bench.temperature if is_probability else None,
+        )
     write_floats(folder / GOLDEN / f"{plan.id}.f32", answers)
     if plan.engine is not None and plan.precision == "int8-static":
         save_activations(bench.activations(plan.engine), folder / REFERENCE / f"{plan.id}.safetensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from udacisense.base.records import Count, Outcome, Positive, Scalar, record
+from udacisense.base.records import Count, Fraction, Outcome, Positive, Scalar, record
 
 
 @record
@@ -63,6 +63,24 @@ class Flip:
 
 
 @record
+class Certainty:
+    """How sure a variant is of its answers, beside the float32 master: probabilities at the manifest's temperature."""
+
+    temperature: Positive  # 1 where none was fitted
+    threshold: Fraction  # margin of the best two probabilities below which nothing is answered; 0: all is
+    mean_moved: Fraction  # mean over the images of |p - the master's p| of the class that the master answers
+    most_moved: Fraction
+    answered_fraction: Fraction
+    reference_answered_fraction: Fraction
+    answered_top1_fraction: Fraction | None  # of the answered; None without labels, or where nothing was answered
+    reference_answered_top1_fraction: Fraction | None
+    calibration_error: Fraction | None  # expected calibration error, 15 bins; None without labels
+    reference_calibration_error: Fraction | None
+    log_loss: float | None  # mean negative log-likelihood of the true class; None without labels
+    reference_log_loss: float | None
+
+
+@record
 class Comparison:
     """A variant's outputs held against the eager source of its precision and against the float32 master."""
 
@@ -85,6 +103,7 @@ class Comparison:
     per_class: dict[str, float] | None
     reference_per_class: dict[str, float] | None
     mcnemar_p: float | None
+    certainty: Certainty | None = None  # None: some answers are not finite, or an earlier release compared
 
 
 @record

@@ -66,9 +66,9 @@ def answer(model: nn.Module, inputs: Tensor) -> Tensor:
         return torch.cat([model(image) for image in torch.split(inputs, 1)])
 
 
-def expected(classifier: nn.Module, inputs: Tensor, signature: Signature, *, softmax: bool) -> Tensor:
+def expected(classifier: nn.Module, inputs: Tensor, signature: Signature, *, temperature: float | None) -> Tensor:
     """Return what a variant should answer to normalised inputs (pixels are those inputs before normalisation)."""
-    return answer(deployed(classifier, signature, normalize=False, softmax=softmax), inputs)
+    return answer(deployed(classifier, signature, normalize=False, temperature=temperature), inputs)
 
 
 def write_floats(path: Path, values: Tensor) -> None:

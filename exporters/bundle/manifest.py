@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-from udacisense.base.records import Outcome, Scalar, Signature, record
+from udacisense.base.records import Confidence, Outcome, Scalar, Signature, record
 
 Format = Literal["torchscript", "ptl", "onnx", "ort", "coreml", "executorch"]
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "palette6", "palette4"]
@@ -128,6 +128,12 @@ class Manifest:
     golden: Golden
     variants: tuple[Variant, ...]
     files: tuple[FileRecord, ...]  # every file of the bundle but the manifest itself
+    confidence: Confidence | None = None  # of the model; None: no images were held back
 
     FILE_NAME: ClassVar[str] = "manifest.json"
     FORMER: ClassVar[frozenset[str]] = frozenset({"recommended"})  # of 0.1.0, which wrote a sweep's setting into it
+
+    @property
+    def temperature(self) -> float:
+        """Return what logits are divided by before the softmax."""
+        return 1.0 if self.confidence is None else self.confidence.temperature

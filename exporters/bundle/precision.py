@@ -21,18 +21,20 @@ from udacisense.stages.static import static_int8
 class Deployed(nn.Module):
     """A classifier as it ships: normalisation before it and softmax behind it, where asked for.
 
-    float32 (N, 3, H, W) in: normalised, or 0-255 RGB where ``normalize``; float32 (N, C) out: logits, or probabilities
-    where ``softmax``.
+    float32 (N, 3, H, W) in: normalised, or 0-255 RGB where ``normalize``; float32 (N, C) out: logits, or
+    softmax(logits / temperature) where there is a temperature.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, classifier: nn.Module, signature: Signature, *, normalize: bool, softmax: bool) -> None:
+    def __init__(
+        self, classifier: nn.Module, signature: Signature, *, normalize: bool, temperature: float | None
+    ) -> None:
         super().__init__()
         self.classifier = classifier
         self.normalize = normalize
-        self.softmax = softmax
+        self.temperature = temperature
         # Of 0-255 values: one subtraction and one division, no scaling by 255 first.
         self.register_buffer("mean", torch.tensor(signature.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(signature.std).view(1, 3, 1, 1) * 255)
@@ -43,14 +45,16 @@ class Deployed(nn.Module):
         if self.normalize:
             images = (images - self.mean) / self.std
         outputs: Tensor = self.classifier(images)
-        return F.softmax(outputs, dim=1) if self.softmax else outputs
+        if self.temperature is None:
+            return outputs
+        return F.softmax(outputs if self.temperature == 1.0 else outputs / self.temperature, dim=1)
 
 
-def deployed(classifier: nn.Module, signature: Signature, *, normalize: bool, softmax: bool) -> nn.Module:
+def deployed(classifier: nn.Module, signature: Signature, *, normalize: bool, temperature: float | None) -> nn.Module:
     """Return the classifier itself where nothing is put around it, else a :class:`Deployed` one."""
-    if not normalize and not softmax:
+    if not normalize and temperature is None:
         return classifier
-    return Deployed(classifier, signature, normalize=normalize, softmax=softmax)
+    return Deployed(classifier, signature, normalize=normalize, temperature=temperature)
 
 
 def engine_unavailable(engine: str) -> str | None:

@@ -97,7 +97,7 @@ def eager_source(bundle: Bundle, variant: Loadable, *, allow_factory: str | None
         model,
         signature,
         normalize=variant.input_kind == "pixels",
-        softmax=variant.output_kind == "probabilities",
+        temperature=bundle.manifest.temperature if variant.output_kind == "probabilities" else None,
     )
 
 

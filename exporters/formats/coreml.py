@@ -166,7 +166,7 @@ class _FromImage(nn.Module):
 
     def __init__(self, bench: Workbench) -> None:
         super().__init__()
-        self.classifier = deployed(bench.model, bench.signature, normalize=False, softmax=True)
+        self.classifier = deployed(bench.model, bench.signature, normalize=False, temperature=bench.temperature)
         # An image input has one scale for all channels, so the std of each has to be inside the graph.
         self.register_buffer("mean", torch.tensor(bench.signature.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(bench.signature.std).view(1, 3, 1, 1))

@@ -30,6 +30,7 @@ class Workbench:
     name: str
     model: nn.Module  # float32, evaluation mode: normalised images to logits
     signature: Signature
+    temperature: float  # that probabilities are made at
     artifact_sha256: str
     options: ExportOptions
     calibration: Tensor | None  # uint8 (n, 3, H, W)
@@ -111,7 +112,8 @@ class Workbench:
 
     def deployed(self, classifier: nn.Module) -> nn.Module:
         """Return a classifier as it ships, with normalisation and softmax where they were asked for."""
-        return deployed(classifier, self.signature, normalize=self.options.normalize, softmax=self.options.softmax)
+        temperature = self.temperature if self.options.softmax else None
+        return deployed(classifier, self.signature, normalize=self.options.normalize, temperature=temperature)
 
     def metadata(self, plan: Plan, *, batch: int | None) -> Metadata:
         """Return what the exported file says about itself."""

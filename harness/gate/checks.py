@@ -31,6 +31,7 @@ def check_variant(variant: Variant, cells: Sequence[Measurement], standard: Stan
         return
     rules, own, timed = standard.config.rules(variant.id), standard.figures[variant.id], standard.timed
     yield from _accuracy(own, rules)
+    yield from _confidence(own, rules)
     yield from _size(own, rules, standard.figures)
     if timed is not None:
         yield from _speed(own, rules, timed.reason(variant.id))
@@ -77,6 +78,19 @@ def _accuracy(own: Figures, rules: Rules) -> Iterator[Check]:
         yield _at_most("top-1 lost to the float32 master", lost, rules.accuracy.max_drop_points, "points", _NO_LABELS)
     if rules.accuracy.min_top1_fraction is not None:
         yield _at_least("top-1", own.top1_fraction, rules.accuracy.min_top1_fraction, "fraction", _NO_LABELS)
+
+
+def _confidence(own: Figures, rules: Rules) -> Iterator[Check]:
+    limits, found = rules.confidence, own.certainty
+    if limits.max_moved is not None:
+        moved = None if found is None else found.mean_moved
+        yield _at_most("confidence moved from the float32 master's", moved, limits.max_moved, "", _NOT_COMPARED)
+    if limits.max_calibration_error is not None:
+        error = None if found is None else found.calibration_error
+        yield _at_most("expected calibration error", error, limits.max_calibration_error, "", _NO_LABELS)
+    if limits.min_answered_top1_fraction is not None:
+        right = None if found is None else found.answered_top1_fraction
+        yield _at_least("top-1 of the answered", right, limits.min_answered_top1_fraction, "fraction", _NO_LABELS)
 
 
 def _size(own: Figures, rules: Rules, figures: Mapping[str, Figures]) -> Iterator[Check]:
@@ -142,6 +156,7 @@ def _slower(own: Figures, old: Figures, rules: Rules, absent: str) -> Iterator[C
 
 
 _NO_LABELS = "no labelled images were verified on; give verify --data"
+_NOT_COMPARED = "no finite answers were compared; verify the bundle again"
 _NEW = "the baseline does not have it"
 _NOISE = "NOISY: measure again on a quiet host"
 

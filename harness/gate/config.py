@@ -9,6 +9,11 @@ required = ["ptl-*"]            # variants that must have passed here: for these
 max_drop_points = 5.0           # top-1, below the float32 master
 min_top1_fraction = 0.8
 
+[confidence]                    # at the temperature and the threshold of the manifest
+max_moved = 0.05                # mean |p - the float32 master's p|
+max_calibration_error = 0.05    # expected calibration error, 0..1
+min_answered_top1_fraction = 0.9
+
 [size]
 max_bytes = 5_000_000
 min_reduction_percent = 30.0    # against the file of the reference variant
@@ -57,6 +62,15 @@ class Accuracy:
 
 
 @record
+class Belief:
+    """Limits on probabilities."""
+
+    max_moved: float | None
+    max_calibration_error: float | None
+    min_answered_top1_fraction: float | None
+
+
+@record
 class Size:
     """Limits on the file."""
 
@@ -88,6 +102,7 @@ class Rules:
 
     consistency: Consistency
     accuracy: Accuracy
+    confidence: Belief
     size: Size
     speed: Speed
     regression: Regression
@@ -97,6 +112,7 @@ class Rules:
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "consistency": {"required": []},
     "accuracy": {"max_drop_points": 5.0, "min_top1_fraction": None},
+    "confidence": {"max_moved": None, "max_calibration_error": None, "min_answered_top1_fraction": None},
     "size": {"max_bytes": None, "min_reduction_percent": None, "reference": None},
     "speed": {"max_median_ms": None, "min_speedup": None},
     "regression": {"max_accuracy_drop_points": 1.0, "max_size_growth_percent": 5.0, "max_slowdown_percent": 10.0},

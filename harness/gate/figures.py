@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.bench.advice import eligible, objection, verdicts
 from harness.bench.ranking import Row, rank, reported_medians
-from harness.records import BenchSet, Measurement, MeasurementSet
+from harness.records import BenchSet, Certainty, Measurement, MeasurementSet
 from udacisense.base.records import Count, Outcome, Positive, record
 from udacisense.errors import InputError
 
@@ -26,6 +26,7 @@ class Figures:
     speedup: float | None
     noisy: bool
     medians_ms: tuple[Positive, ...] = ()  # of the processes behind it, by which a later run is judged
+    certainty: Certainty | None = None  # of the cell that moved most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ def join_figures(variant_id: str, cells: Sequence[Measurement], file_bytes: int 
     widest = max((c.n_inputs for c in compared), default=0)
     judged = [c for c in compared if c.n_inputs == widest and c.top1_fraction is not None]
     worst = min(judged, key=lambda c: c.top1_fraction or 0.0, default=None)
+    sure = [c.certainty for c in compared if c.n_inputs == widest and c.certainty is not None]
     row = None if timed is None else timed.best.get(variant_id)
     medians = () if timed is None or row is None else reported_medians(timed.bench, row.cell.id).by_round.values()
     return Figures(
@@ -84,4 +86,5 @@ def join_figures(variant_id: str, cells: Sequence[Measurement], file_bytes: int 
         speedup=None if row is None or row.speedup is None else row.speedup.value,
         noisy=row is not None and row.noisy,
         medians_ms=tuple(medians),
+        certainty=max(sure, key=lambda found: found.mean_moved, default=None),
     )

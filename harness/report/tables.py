@@ -136,6 +136,43 @@ def verification_table(measured: MeasurementSet, *, title: str = "Verification")
     return Table(title=title, columns=columns, rows=tuple(rows), notes=grouped(notes))
 
 
+def certainty_table(measured: MeasurementSet, *, title: str = "Confidence") -> Table | None:
+    """One row a cell: how sure it is beside the float32 master, and how right where it answers; None without any."""
+    found = [(m.spec, m.comparison.certainty) for m in measured.measurements if m.comparison and m.comparison.certainty]
+    if not found:
+        return None
+    rows = tuple(
+        (
+            spec.variant_id,
+            spec.runner,
+            spec.engine,
+            f"{sure.mean_moved:.2g}",
+            f"{sure.most_moved:.2g}",
+            _beside(percent(sure.calibration_error), percent(sure.reference_calibration_error)),
+            _beside(_three(sure.log_loss), _three(sure.reference_log_loss)),
+            percent(sure.answered_fraction),
+            _beside(percent(sure.answered_top1_fraction), percent(sure.reference_answered_top1_fraction)),
+        )
+        for spec, sure in found
+    )
+    first = found[0][1]
+    notes = (
+        f"Probabilities at temperature {first.temperature:.3g}; answered where the best two are at least "
+        f"{first.threshold:.3g} apart. In brackets: the float32 master. Moved: |p - its p| of the class that it "
+        "answers, mean and most. ECE: expected calibration error. Log loss: of the true class.",
+    )
+    columns = ("variant", "runner", "engine", "moved", "most", "ECE", "log loss", "answered", "top-1 of the answered")
+    return Table(title=title, columns=columns, rows=rows, notes=notes)
+
+
+def _beside(own: str | None, reference: str | None) -> str | None:
+    return None if own is None else f"{own} ({reference})"
+
+
+def _three(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
+
+
 def latency_table(ranked: Sequence[Row], *, title: str = "Latency", with_limits: bool = False) -> Table:
     """One row a measured or failed cell, from fast to slow; below, why others were skipped.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from harness.records import Comparison, Flip
 from udacisense.errors import InputError
+from udacisense.measure.confidence import margins
 from udacisense.measure.metrics import mcnemar_p, wilson_interval
 
 FloatArray = NDArray[np.float32]
@@ -63,21 +64,6 @@ def compare(
         flips=_flips(np.flatnonzero(~agrees), predicted, master),
         **_accuracy(finite, predicted, expected, labels, class_names),
     )
-
-
-def margins(logits: FloatArray) -> FloatArray:
-    """Return top-1 minus top-2 of each row: float32 (n,)."""
-    ordered = np.sort(logits, axis=1)
-    result: FloatArray = ordered[:, -1] - ordered[:, -2]
-    return result
-
-
-def softmax(logits: FloatArray) -> FloatArray:
-    """Return the probabilities of logits (n, C), float32."""
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    result: FloatArray = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    return result
 
 
 def difference(outputs: FloatArray, other: FloatArray) -> str:

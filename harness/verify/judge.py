@@ -18,7 +18,8 @@ from harness.cell.identity import differences
 from harness.cell.run import Cell
 from harness.records import Comparison, Measurement
 from harness.runners.table import RUNNERS
-from harness.verify.compare import FloatArray, compare, difference, margins
+from harness.verify.beyond.certainty import certainty
+from harness.verify.compare import FloatArray, compare, difference
 from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, limit_for, out_of_limits
 from harness.verify.plan import (
@@ -33,6 +34,7 @@ from harness.verify.plan import (
 )
 from udacisense.base.records import Outcome, Scalar
 from udacisense.errors import InferenceError, LoadError
+from udacisense.measure.confidence import margins
 
 _GOLDEN_PSNR_DB = 40.0
 
@@ -224,15 +226,18 @@ def _foreign(answers: Answers, job: CellJob, own: Cell, outputs: FloatArray) -> 
 def _compare(answers: Answers, job: CellJob, outputs: FloatArray, limit: Limit) -> Comparison:
     feed = answers.feed
     rows = feed.judged(job.rows)
-    return compare(
-        outputs[: len(rows)],
+    own, master, labels = outputs[: len(rows)], answers.master()[rows], feed.labels_of(job.rows)
+    found = compare(
+        own,
         answers.source(job.variant)[rows],
-        answers.master()[rows],
-        labels=feed.labels_of(job.rows),
+        master,
+        labels=labels,
         class_names=answers.labels,
         rtol=limit.rtol,
         atol=limit.atol,
     )
+    sure = certainty(own, master, labels, output_kind=job.variant.output_kind, fitted=answers.manifest.confidence)
+    return dataclasses.replace(found, certainty=sure)
 
 
 def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, comparison: Comparison, limit: Limit) -> Verdict:

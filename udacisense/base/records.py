@@ -171,6 +171,16 @@ class StageRecord:
 
 
 @record
+class Confidence:
+    """What turns a model's logits into probabilities that may be believed, and when it had better not answer."""
+
+    temperature: Positive  # logits are divided by it before the softmax (Guo et al. 2017)
+    rule: Literal["margin"]  # what is held against a threshold: the best probability minus the second best
+    unsure_below: Fraction  # an answer with less is "none of these"
+    n_images: Count  # held back from the training, that both were fitted on
+
+
+@record
 class Artifact:
     """A trained model on disk: ``artifact.json`` beside its float32 weights (safetensors)."""
 
@@ -184,5 +194,6 @@ class Artifact:
     signature: Signature
     baseline: StageRecord
     stages: tuple[StageRecord, ...]
+    confidence: Confidence | None = None  # None: no images were held back
 
     FILE_NAME: ClassVar[str] = "artifact.json"

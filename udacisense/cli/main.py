@@ -38,6 +38,7 @@ HEADINGS: dict[str, dict[str, str]] = {
         "evaluate": "Measure a trained model on the test images.",
         "compress": "Run a compression pipeline on a trained baseline.",
         "techniques": "Measure every compression technique on the same baseline.",
+        "cascade": "Let a small model answer, and a larger one where it is not sure.",
     },
     "Export": {
         "export": "Write a model in the formats that phones run, as one bundle.",

@@ -110,7 +110,7 @@ def _locate(
 
 
 def _verify(source: Bundle, options: VerifyOptions, path: Path, *, as_json: bool) -> None:
-    from harness.report.tables import verification_table
+    from harness.report.tables import certainty_table, verification_table
     from harness.verify.run import exit_code, verify_bundle
     from udacisense.base.files import locked
     from udacisense.base.progress import progress
@@ -124,6 +124,9 @@ def _verify(source: Bundle, options: VerifyOptions, path: Path, *, as_json: bool
     else:
         say(f"{measured.bundle} on {measured.inputs}:\n")
         show(verification_table(measured))
+        if (sure := certainty_table(measured)) is not None:
+            say()
+            show(sure)
         say(f"\nKept in {path}.")
         next_command("udacisense", "bench", source.given, *allowing(options.allow_factory))
     if code := exit_code(measured):

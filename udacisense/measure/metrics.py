@@ -12,9 +12,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from udacisense.base.records import record
+from udacisense.base.records import Confidence, record
 from udacisense.base.tensors import torchscript_bytes
 from udacisense.errors import InputError
+from udacisense.measure.confidence import fit_confidence
 from udacisense.measure.timing import collect_samples
 
 
@@ -111,6 +112,16 @@ def score(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> Evaluat
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         n_images=len(labels),
     )
+
+
+def confidence_of(model: nn.Module, held_back: Iterable[tuple[Tensor, Tensor]]) -> Confidence:
+    """Fit a model's temperature and threshold on batches that were held back from its training; see there.
+
+    Raises:
+        InputError: there are no images.
+    """
+    logits, labels = predict(model, held_back)
+    return fit_confidence(logits.numpy(), labels.numpy())
 
 
 def state_bytes(module: nn.Module) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from udacisense.base.files import atomic_path, sha256_file
-from udacisense.base.records import Artifact, ModelSpec, Signature, StageRecord, read_json, write_record
+from udacisense.base.records import Artifact, Confidence, ModelSpec, Signature, StageRecord, read_json, write_record
 from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, LoadError, did_you_mean
 from udacisense.models.build import build_model
@@ -29,6 +29,7 @@ def save_artifact(
     baseline: StageRecord,
     stages: tuple[StageRecord, ...],
     seed: int,
+    confidence: Confidence | None = None,
 ) -> Artifact:
     """Write a model and its record as one folder, which appears whole or not at all.
 
@@ -43,6 +44,7 @@ def save_artifact(
         baseline: figures of the model that compression started from.
         stages: figures after each stage, in order; empty for a baseline.
         seed: of the run that made it.
+        confidence: fitted on images that were held back; None where there were none.
 
     Raises:
         InputError: the model has weights that are no tensors (a quantised one), or the folder holds other files.
@@ -63,6 +65,7 @@ def save_artifact(
             signature=signature,
             baseline=baseline,
             stages=stages,
+            confidence=confidence,
         )
         write_record(partial / Artifact.FILE_NAME, artifact)
     return artifact
@@ -87,6 +90,8 @@ def load_artifact(folder: Path, *, allow_factory: str | None = None) -> tuple[Ar
             f"{folder} is no folder; give an artifact's folder, with {Artifact.FILE_NAME} in it, or the name of a "
             f"model that ships: {', '.join(ZOO)}.{did_you_mean(str(folder), ZOO)}"
         )
+    if (folder / "cascade.json").is_file():
+        raise InputError(f"{folder} is a cascade of several models; give one model: {', '.join(ZOO)}, or a folder.")
     if not (folder / Artifact.FILE_NAME).is_file():
         raise InputError(f"{folder} holds no {Artifact.FILE_NAME}; give the folder that train or compress wrote.")
     artifact = read_json(Artifact, folder / Artifact.FILE_NAME)

@@ -21,6 +21,7 @@ from udacisense.base.files import atomic_path, locked, remove
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, StageRecord, read_json, record, write_record
 from udacisense.data.images import edge_px, make_signature
 from udacisense.errors import InputError
+from udacisense.measure.metrics import confidence_of
 from udacisense.measure.recording import latencies_by_turns, record_stage
 from udacisense.measure.stats import Interval, ratio
 from udacisense.models.artifact import save_artifact
@@ -394,4 +395,5 @@ class OptimizationPipeline:
             baseline=figures.baseline,
             stages=figures.stages,
             seed=self.seed,
+            confidence=None if self.validation_loader is None else confidence_of(master, self.validation_loader),
         )

@@ -15,6 +15,7 @@ from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, read
 from udacisense.data.batches import Batches, normalise
 from udacisense.data.images import DataSet, Images, make_signature, stratified_split
 from udacisense.errors import InputError
+from udacisense.measure.metrics import confidence_of
 from udacisense.measure.recording import record_stage
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
@@ -236,6 +237,7 @@ def _save(
         baseline=figures,
         stages=(),
         seed=seed,
+        confidence=confidence_of(result.model, Batches(training_split(dataset)[1], batch_size=EVALUATION_BATCH)),
     )
 
 

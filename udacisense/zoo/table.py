@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from udacisense.base.records import Artifact
-
 ZOO: dict[str, str] = {
     "baseline": "MobileNetV3-Small, 224 px",
     "p1": "the same features at 128 px with a smaller classifier: pipeline p1 without its int8 step",
@@ -23,10 +21,10 @@ def zoo_folder(name: str) -> Path:
 
 
 def resolve_artifact(folder: Path) -> Path:
-    """Return an artifact's folder: what was given, or the shipped model of that name.
+    """Return an artifact's or a cascade's folder: what was given, or what ships under that name.
 
     A folder of the user's own is never hidden by a model that ships.
     """
-    if not folder.exists() and str(folder) in ZOO and (zoo_folder(str(folder)) / Artifact.FILE_NAME).is_file():
+    if not folder.exists() and str(folder) in ZOO and zoo_folder(str(folder)).is_dir():
         return zoo_folder(str(folder))
     return folder

@@ -12,7 +12,7 @@ from harness.report.chapters.flips import flip_blocks
 from harness.report.collect import Evidence
 from harness.report.gate import open_checks_table
 from harness.report.plots.accuracy import agreement_picture, class_heat, size_picture
-from harness.report.tables import variants_table, verification_table
+from harness.report.tables import certainty_table, variants_table, verification_table
 from udacisense.data.images import DataSet
 
 _TEXT = (
@@ -52,8 +52,10 @@ def _bundle_part(evidence: Evidence, path: Path, manifest: Manifest, dataset: Da
 
 def _verified(made: MeasurementSet, bundle: tuple[Path, Manifest] | None, dataset: DataSet | None) -> tuple[Block, ...]:
     heat = class_heat(made, title=f"Accuracy per class ({made.inputs})")
+    sure = certainty_table(made, title=f"Confidence on {made.inputs}")
     return (
         verification_table(made, title=f"Verification on {made.inputs} ({host_name(made.host)})"),
+        *(() if sure is None else (sure,)),
         *(() if heat is None else (heat,)),
         *flip_blocks(made, bundle, dataset),
     )

@@ -16,14 +16,17 @@ def test_deployed_takes_pixels_and_answers_probabilities(source) -> None:
     pixels = source.golden.pixels[:4]
     with torch.no_grad():
         expected = torch.softmax(source.model(normalise(pixels)), dim=1)
-        module = deployed(source.model, source.signature, normalize=True, softmax=True)
+        module = deployed(source.model, source.signature, normalize=True, temperature=1.0)
         torch.testing.assert_close(module(pixels.float()), expected, rtol=1e-4, atol=1e-5)
-    assert deployed(source.model, source.signature, normalize=False, softmax=False) is source.model
+        softer = deployed(source.model, source.signature, normalize=True, temperature=2.0)
+        softened = torch.softmax(source.model(normalise(pixels)) / 2, dim=1)
+        torch.testing.assert_close(softer(pixels.float()), softened, rtol=1e-4, atol=1e-5)
+    assert deployed(source.model, source.signature, normalize=False, temperature=None) is source.model
 
 
 def test_other_means_are_used() -> None:
     signature = make_signature(["a", "b"], mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
-    module = deployed(torch.nn.Identity(), signature, normalize=True, softmax=False)
+    module = deployed(torch.nn.Identity(), signature, normalize=True, temperature=None)
     out = module(torch.full((1, 3, 1, 1), 255.0))
     torch.testing.assert_close(out.flatten(), torch.tensor([2.0, 1.0, 0.5]))
 

@@ -21,6 +21,7 @@ from harness.host import read_host
 from harness.records import BenchSet, Check, Comparison, Measurement, MeasurementSet, RunSpec
 from harness.report.gate import junit, markdown
 from harness.report.table import visible
+from harness.verify.beyond.certainty import certainty
 from harness.verify.compare import compare
 from udacisense.base.records import Outcome, to_json, write_record
 from udacisense.errors import InputError
@@ -54,7 +55,11 @@ def comparison(right: int) -> Comparison:
         logits[count:, 1] = 1
         return logits
 
-    return compare(answers(right), answers(right), answers(80), labels=labels, class_names=LABELS, rtol=1e-3, atol=1e-3)
+    found = compare(
+        answers(right), answers(right), answers(80), labels=labels, class_names=LABELS, rtol=1e-3, atol=1e-3
+    )
+    sure = certainty(answers(right), answers(80), labels, output_kind="logits", fitted=None)
+    return dataclasses.replace(found, certainty=sure)
 
 
 def measurement(variant_id: str, *, right: int | None, outcome: Outcome, reason: str | None = None) -> Measurement:
@@ -127,6 +132,20 @@ def check(report: GateReport, variant_id: str, requirement: str) -> Check:
 LOST = "top-1 lost to the float32 master"
 CONSISTENT = "consistent with its source"
 SLOWER = "slower than in the baseline run"
+
+
+def test_confidence_is_held_where_limits_are_given(source: Source) -> None:
+    text = "[confidence]\nmax_moved = 0.002\nmax_calibration_error = 0.5\nmin_answered_top1_fraction = 0.79\n"
+    report = gated(source, text)
+    moved = check(report, "ptl-int8", "confidence moved from the float32 master's")
+    assert moved.outcome is Outcome.FAILED
+    assert moved.measured is not None
+    assert moved.measured > 0.002
+    assert check(report, "torchscript-fp32", "confidence moved from the float32 master's").outcome is Outcome.PASSED
+    assert check(report, "ptl-int8", "expected calibration error").outcome is Outcome.FAILED  # 78 right, 15 % sure
+    assert check(report, "ptl-int8", "top-1 of the answered").outcome is Outcome.FAILED
+    assert check(report, "coreml-fp32", "top-1 of the answered").outcome is Outcome.SKIPPED
+    assert "expected calibration error" not in {entry.check.requirement for entry in gated(source).checks}
 
 
 def test_the_defaults_hold_accuracy_and_consistency(source: Source) -> None:

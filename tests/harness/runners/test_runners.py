@@ -13,9 +13,9 @@ from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle, open_bundle
 from harness.inputs import golden_pack
 from harness.runners.table import RUNNERS, Runner, runners_for
-from harness.verify.compare import softmax
 from udacisense.base.records import Outcome
 from udacisense.errors import InferenceError, LoadError
+from udacisense.measure.confidence import probabilities
 
 ROWS = [pytest.param(row, id=row.name) for row in RUNNERS.values()]
 # One variant of each kind of file; the runners of its format take it.
@@ -72,7 +72,7 @@ def test_a_runner_answers_as_the_golden_pack_says(bundle: Bundle, row: Runner, n
     outputs = np.concatenate([session.run(inputs[i : i + step]) for i in range(0, 4, step)])
     logits = bundle.golden_logits(variant if variant.golden_logits_path else None)[:4]
     is_classifier = variant.output_kind == "probabilities" and variant.golden_logits_path is None
-    wanted = softmax(logits) if is_classifier else logits
+    wanted = probabilities(logits).astype(np.float32) if is_classifier else logits
     tolerance = 2e-2 if variant.precision == "fp16" else 1e-3
     np.testing.assert_allclose(outputs, wanted, rtol=tolerance, atol=tolerance)
     assert session.actual["threads"] == 1

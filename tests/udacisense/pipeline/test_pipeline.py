@@ -138,6 +138,7 @@ def test_what_is_kept_on_disk_is_what_was_returned(finished) -> None:
     folder, result = finished
     artifact, master = load_artifact(folder / "artifact")
     assert artifact == result.artifact
+    assert artifact.confidence is not None
     assert (artifact.baseline, artifact.stages) == (result.baseline, result.stages)
     # The master is the last float32 model: the exporters quantise and trace it themselves.
     expected = build(SPEC).classifier[1].bias + 1

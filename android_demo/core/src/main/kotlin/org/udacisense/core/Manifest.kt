@@ -14,7 +14,8 @@ data class Manifest(
     val signature: Signature,
     val golden: Golden,
     val variants: List<Variant>,
-    val files: List<FileRecord>
+    val files: List<FileRecord>,
+    val confidence: Confidence? = null
 ) {
     /** The variants that [formats] covers, in the manifest's order. */
     fun runnable(formats: Set<Format>): List<Variant> = variants.filter { it.outcome == Outcome.PASSED && it.format in formats }
@@ -60,6 +61,11 @@ data class Manifest(
             require(s.mean.size == 3 && s.std.size == 3 && s.std.all { it > 0 }) { "signature.mean and std are three numbers each, std above 0." }
             require(s.dtype == "float32" && s.layout == "NCHW") { "this app feeds float32 in NCHW, not ${s.dtype} in ${s.layout}." }
             require(s.resize.method == "bilinear" && s.resize.antialias) { "this app resizes bilinear with antialias alone." }
+            manifest.confidence?.let {
+                require(it.temperature > 0 && it.temperature.isFinite()) { "confidence.temperature is ${it.temperature}." }
+                require(it.unsureBelow in 0.0..1.0) { "confidence.unsure_below is ${it.unsureBelow}." }
+                require(it.rule == "margin") { "confidence.rule is \"${it.rule}\"; this app knows \"margin\"." }
+            }
             val ids = manifest.variants.map { it.id }
             require(ids.toSet().size == ids.size) { "two variants share one id." }
             for (path in manifest.files.map { it.path } + manifest.variants.mapNotNull { it.path }) {
@@ -109,6 +115,15 @@ data class Signature(
 data class Resize(
     val method: String,
     val antialias: Boolean
+)
+
+/** Logits are divided by [temperature] before the softmax; an answer whose [rule] gives less than [unsureBelow] is none. */
+@Serializable
+data class Confidence(
+    val temperature: Double,
+    val rule: String,
+    val unsureBelow: Double,
+    val nImages: Int
 )
 
 @Serializable

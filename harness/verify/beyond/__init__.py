@@ -1,0 +1,1 @@
+"""What the label of a clean photo does not show: how sure an answer is."""

@@ -1,0 +1,115 @@
+"""``udacisense cascade``: small models answer, larger ones are asked where they are not sure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from udacisense.cli.options import allow_factory_option
+from udacisense.cli.output import emit_json, json_option, say, show
+
+if TYPE_CHECKING:
+    from harness.report.table import Table
+    from udacisense.measure.cascade import Cascade, CascadePoint, Estimate
+
+
+@click.command("cascade", short_help="Let a small model answer, and a larger one where it is not sure.")
+@click.argument("members", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="'cifar100', or a folder with {train,test}/<class>/*.")
+@click.option("--max-points-lost", type=float, help="Top-1 that may be lost to the last member alone; default: 1.")
+@click.option("--max-mean-ms", type=float, help="Mean time of an image, in eager PyTorch on one thread.")
+@click.option("--max-asked", type=float, help="Share of the images that may go past the first member, 0 to 1.")
+@allow_factory_option
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the cascade.")
+@json_option
+def command(
+    *,
+    members: tuple[Path, ...],
+    data: str,
+    max_points_lost: float | None,
+    max_mean_ms: float | None,
+    max_asked: float | None,
+    allow_factory: str | None,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Join MEMBERS, from small to large (artifacts, or models that ship), into a cascade.
+
+    A member answers where its best two probabilities are at least a threshold apart; otherwise the next one is asked.
+    The thresholds are chosen for your wish on the training images that 'train' and 'compress' hold back; the test
+    images give the report's figures and choose nothing.
+    """
+    from udacisense.base.files import locked
+    from udacisense.data.images import load_dataset
+    from udacisense.errors import InputError
+    from udacisense.measure.cascade import Wish
+    from udacisense.models.cascade import candidates, make_cascade, save_cascade
+    from udacisense.training import training_split
+
+    if max_asked is not None and not 0 <= max_asked <= 1:
+        raise InputError(f"--max-asked is {max_asked:g}; give a share of the images from 0 to 1, for example 0.3.")
+    if (max_points_lost, max_mean_ms, max_asked) == (None, None, None):
+        max_points_lost = 1.0
+    found = candidates(members, allow_factory=allow_factory)
+    signature = found[0].artifact.signature
+    dataset = load_dataset(data, size_px=signature.size_px)
+    if dataset.class_names != signature.labels:
+        raise InputError(f"{data} has other classes than the members; give the data that they were made for.")
+    with locked(output):
+        made = make_cascade(
+            found,
+            held_back=training_split(dataset)[1],
+            test=dataset.test,
+            data=dataset.name,
+            wish=Wish(max_points_lost=max_points_lost, max_mean_ms=max_mean_ms, max_asked_fraction=max_asked),
+            name=output.resolve().name,
+        )
+        save_cascade(output, made, found)
+    if as_json:
+        emit_json(made)
+        return
+    show(cascade_table(made))
+    say(f"\nThe cascade is {output}.")
+
+
+def cascade_table(made: Cascade) -> Table:
+    """Return the curve, the chosen point on the held-back and on the test images, and each member alone."""
+    from harness.report.table import Table
+
+    rows: list[tuple[str | None, ...]]
+    rows = [("held back, chosen" if point == made.chosen else "held back", *_row(point)) for point in made.curve]
+    rows.append(("test images", *_row(made.test)))
+    rows += [
+        (f"{one.name} alone, test images", None, None, _text(one.top1_fraction, 100, "%"), None, _ms(one.latency_ms))
+        for one in made.members
+    ]
+    notes = (
+        f"Asked: images that go past {made.members[0].name}, whose best two probabilities are closer than the "
+        f"threshold. Chosen on {made.n_held_back} held-back images, reported on {made.n_test} test images of "
+        f"{made.data}; in brackets the 95 % interval. Points lost: to {made.members[-1].name} alone, on the same "
+        "images. Mean time: eager PyTorch on one thread; 'bench' times the exported files.",
+        *made.notes,
+    )
+    columns = ("images", "thresholds", "asked", "top-1", "points lost", "mean time")
+    return Table(title=f"Cascade {made.name}", columns=columns, rows=tuple(rows), notes=notes)
+
+
+def _row(point: CascadePoint) -> tuple[str, str, str, str, str]:
+    return (
+        ", ".join(f"{value:g}" for value in point.thresholds),
+        _text(point.asked_fraction, 100, "%"),
+        _text(point.top1_fraction, 100, "%"),
+        _text(point.lost_points, 1, ""),
+        _ms(point.mean_ms),
+    )
+
+
+def _text(found: Estimate, factor: float, unit: str) -> str:
+    value, low, high = (f"{factor * part:.1f}" for part in (found.value, found.low, found.high))
+    return f"{value}{f' {unit}' if unit else ''} ({low} to {high})"
+
+
+def _ms(found: Estimate) -> str:
+    return f"{found.value:.3g} ms ({found.low:.3g} to {found.high:.3g})"
