@@ -9,7 +9,7 @@ import pytest
 
 from harness.verify.beyond.certainty import certainty
 from harness.verify.compare import compare
-from harness.verify.limits import LIMITS, judge
+from harness.verify.limits import LIMITS, out_of_limits
 from udacisense.base.records import Confidence
 from udacisense.measure.confidence import probabilities
 
@@ -50,6 +50,9 @@ def test_a_variant_that_decides_alike_and_is_not_as_sure_is_said_to() -> None:
     held = compare(sharper, sharper, MASTER, labels=LABELS, class_names=("a", "b", "c"), rtol=1e-3, atol=1e-3)
     sure = certainty(sharper, MASTER, LABELS, output_kind="logits", fitted=None)
     limit = dataclasses.replace(LIMITS["int8-static"], max_class_drop_points=None)
-    (problem,) = judge(dataclasses.replace(held, certainty=sure), limit)
+    (problem,) = out_of_limits(dataclasses.replace(held, certainty=sure), limit)
     assert problem.startswith("decides as the float32 master does, and is not as sure: its confidence moved by 0.1")
-    assert judge(dataclasses.replace(held, certainty=sure), dataclasses.replace(limit, max_confidence_moved=None)) == ()
+    assert (
+        out_of_limits(dataclasses.replace(held, certainty=sure), dataclasses.replace(limit, max_confidence_moved=None))
+        == ()
+    )
