@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,12 @@ from exporters.check import check_classifier, refuse_other_forms
 from udacisense.base.files import sha256_file
 from udacisense.base.records import Artifact, Confidence, ModelSpec, Scalar, Signature
 from udacisense.data.batches import normalise
-from udacisense.data.images import MEAN, STD, Images, make_signature, stratified_draw
+from udacisense.data.images import Images, make_signature, stratified_draw
 from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
-from udacisense.models.build import build_model
-from udacisense.models.weights import load_state, plain_state
+from udacisense.models.build import build_model, preset
+from udacisense.models.libraries import network_facts
+from udacisense.models.weights import TRAINED, initialise, load_state, plain_state
 from udacisense.pipeline.recipes import short_name
 from udacisense.zoo.table import resolve_artifact
 
@@ -33,6 +35,7 @@ _LARGE_PX = 96  # from this edge on, a golden pack of 32 float32 inputs weighs m
 _LARGE_GOLDEN_COUNT = 8
 MAX_CALIBRATION = 512
 _PROBES = 3  # images that a user's model answers before anything is written
+_TRAINED_CLASSES = 1000  # of a library's network without data: ImageNet's, of its trained weights
 _GOLDEN_SEED = 20
 _CALIBRATION_SEED = 21
 
@@ -92,24 +95,23 @@ def source_from_factory(
     input_shape: tuple[int, int, int, int],
     dataset: DataSet | None,
     *,
-    options: dict[str, Scalar] | None = None,
-    weights: Path | None = None,
+    options: Mapping[str, Scalar] | None = None,
+    init: str = "none",
     class_names: Sequence[str] | None = None,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
     name: str | None = None,
 ) -> ExportSource:
-    """Take a user's own model, ``package.module:factory``; this runs that module's code.
+    """Take a network by name: ``torchvision/NAME``, ``timm/NAME``, or a user's own ``package.module:factory``.
+
+    A factory runs that module's code. It is fed by ImageNet's mean and std, a library's network by its own.
 
     Args:
         factory: called with ``options``; returns an ``nn.Module`` from (N, 3, H, W) to (N, C).
         input_shape: (N, 3, H, W) with H = W.
         dataset: as in :func:`source_from_artifact`.
-        options: for the factory.
-        weights: safetensors file with the model's state; None takes the model as the factory returns it.
+        options: of the factory, or of the library's function.
+        init: ``none`` takes the model as it is built; ``pretrained`` a library's trained weights; else a file with the
+            model's state.
         class_names: in output order; None takes the data set's, or else ``class 0``, ``class 1``, ...
-        mean: of RGB scaled to 0..1, that the model was trained with.
-        std: likewise.
         name: of the bundle; None takes the factory's own.
 
     Raises:
@@ -118,25 +120,30 @@ def source_from_factory(
     """
     if len(input_shape) != 4 or input_shape[1] != 3 or input_shape[2] != input_shape[3] or input_shape[2] < 1:
         raise InputError(f"The input shape is {input_shape}; allowed is (N, 3, H, W) with H = W, such as 1,3,224,224.")
-    spec = ModelSpec(architecture=factory, options=options or {})
+    size_px, names = input_shape[2], class_names or (dataset.class_names if dataset else None)
+    spec = preset(
+        factory, num_classes=len(names) if names else _TRAINED_CLASSES, size_px=size_px, options=options or {}
+    )
+    facts = network_facts(spec)
 
     def build() -> nn.Module:
-        # A factory without weights draws them: the same ones each time.
+        # Without weights they are drawn: the same ones each time.
         torch.manual_seed(0)
         made = build_model(spec)
         refuse_other_forms(made)  # some of which have no evaluation mode
         return made.eval()
 
-    model, size_px = build(), input_shape[2]
+    model = build()
     plain_state(model)  # refuses lazy layers, whose weights cannot be loaded
-    if weights is not None:
-        load_state(model, weights)
-    probes = normalise(drawn_images(_PROBES, size_px).pixels, mean=mean, std=std)
+    if init in TRAINED:
+        initialise(model, init, spec)
+    elif init != "none":
+        load_state(model, Path(init), pickled=True)
+    probes = normalise(drawn_images(_PROBES, size_px).pixels, mean=facts.mean, std=facts.std)
     count = check_classifier(model, build, probes)
-    names = class_names or (dataset.class_names if dataset else None)
-    signature = make_signature(_labels(count, names), size_px=size_px, mean=mean, std=std)
+    signature = make_signature(_labels(count, names), size_px=size_px, mean=facts.mean, std=facts.std)
     return make_source(
-        name=name or factory.rpartition(":")[2], model=model, spec=spec, signature=signature, dataset=dataset
+        name=name or re.split("[:/]", factory)[-1], model=model, spec=spec, signature=signature, dataset=dataset
     )
 
 

@@ -58,7 +58,7 @@ def test_a_users_model_is_exported_and_verified(
         (1, 3, 224, 224),
         DataSet("drawn", labels, images, images, "0" * 64),
         options={"num_classes": 7, "weights": None},
-        weights=awake(factory, normalise(images.pixels), tmp_path / "weights.safetensors"),
+        init=str(awake(factory, normalise(images.pixels), tmp_path / "weights.safetensors")),
     )
     assert source.signature.labels == labels
     options = ExportOptions(formats=formats, precisions=precisions, engines=("qnnpack",), calibration=8, float_blocks=0)

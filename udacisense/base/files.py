@@ -174,17 +174,17 @@ def size_bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
-_PICKLE = "it is a pickle, which may run code and is not read: save its state_dict() with safetensors instead"
+PICKLE = "it is a pickle, which may run code and is not read: save its state_dict() with safetensors instead"
 _FOREIGN = (
     (b"version https://git-lfs", "it is a Git LFS pointer: 'git lfs pull' fetches the file itself"),
-    (b"\x80", _PICKLE),
+    (b"\x80", PICKLE),
     (b"<", "it is a web page: download the file itself"),
     (b"\x89HDF", "it is an HDF5 file, as Keras writes them"),
 )
 _ARCHIVES = (  # files in PyTorch's own archives, the most telling first
     ("bytecode.pkl", "it is a .ptl, of the lite interpreter"),
     ("constants.pkl", "it is TorchScript, a .pt"),
-    ("data.pkl", _PICKLE),
+    ("data.pkl", PICKLE),
 )
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from udacisense.cli.options import allow_factory_option, allowing, names_of, search_working_folder
+from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of, search_working_folder
 from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
     from exporters.formats.contract import ExportOptions
     from exporters.source import ExportSource
+    from udacisense.base.records import Scalar
 
 
 @click.command("export", short_help="Write a model in the formats that phones run, as one bundle.")
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
 @click.option("--data", help="Images for calibration and the golden pack: 'cifar100' or a folder.")
-@click.option("--input-shape", help="Of a package.module:factory model, e.g. 1,3,224,224.")
-@click.option("--init", help="Weights of a package.module:factory model: a .safetensors file.")
+@click.option("--input-shape", help="Of a model that is named, e.g. 1,3,224,224; a library's network has its own.")
+@click.option("--init", help="Weights of a model that is named: a .safetensors or .pth file, or 'pretrained'.")
+@model_options()
 @allow_factory_option
 @click.option("--engine", "engines", multiple=True, help="Quantised engine of TorchScript int8: fbgemm, x86, qnnpack.")
 @click.option("--opset", type=int, help="ONNX opset.")
@@ -53,28 +55,21 @@ if TYPE_CHECKING:
 def command(
     *,
     model: str,
-    formats: tuple[str, ...],
-    precisions: tuple[str, ...],
     output: Path,
     data: str | None,
     input_shape: str | None,
     init: str | None,
+    model_options: dict[str, Scalar],
     allow_factory: str | None,
-    engines: tuple[str, ...],
-    opset: int | None,
-    batch: str,
-    calibration: int | None,
-    float_blocks: int | None,
-    minimum_deployment_target: str | None,
-    normalize: bool,
-    softmax: bool,
     make_zip: bool,
     dry_run: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Export MODEL to a bundle at OUTPUT.
 
-    MODEL is an artifact's folder, a model that ships (baseline, p1 or tiny), or package.module:factory.
+    MODEL is an artifact's folder, a model that ships (baseline, p1 or tiny), torchvision/NAME, timm/NAME, or
+    package.module:factory.
 
     Without -f and --precision: every format that this machine can write, in fp32 and dynamic int8; '-f all' is every
     format in every precision. One format that fails leaves the others whole: it is listed with its reason, and the
@@ -84,21 +79,19 @@ def command(
     from harness.report.tables import variants_table
     from udacisense.base.records import Outcome
     from udacisense.cli.costs import announce, export_cost
+    from udacisense.errors import InputError
     from udacisense.measure.counts import count_parameters
 
-    options = _options(
-        formats=formats,
-        precisions=precisions,
-        engines=engines,
-        opset=opset,
-        batch=batch,
-        calibration=calibration,
-        float_blocks=float_blocks,
-        minimum_deployment_target=minimum_deployment_target,
-        normalize=normalize,
-        softmax=softmax,
-    )
-    source = _source(model, data=data, input_shape=input_shape, init=init, allow_factory=allow_factory)
+    options = _options(**asked)
+    if is_named(model):
+        source = _named_source(model, data, input_shape, init or "none", model_options)
+    else:
+        if input_shape is not None or init is not None or model_options:
+            raise InputError(
+                f"--input-shape, --init and --option are for a model that is named; {model} has its own shape and "
+                "weights. Leave them out."
+            )
+        source = _kept_source(Path(model), data, allow_factory)
     cost = export_cost(options, parameters=count_parameters(source.model), cores=os.cpu_count() or 1)
     announce(cost, output)
     if dry_run:
@@ -162,30 +155,48 @@ def _options(
     )
 
 
-def _source(
-    model: str, *, data: str | None, input_shape: str | None, init: str | None, allow_factory: str | None
+def is_named(model: str) -> bool:
+    """Tell whether a model is ``torchvision/NAME``, ``timm/NAME`` or ``package.module:factory``, and no folder."""
+    from udacisense.models.libraries import is_library
+
+    return (":" in model or is_library(model)) and not Path(model).exists()
+
+
+def _named_source(
+    model: str, data: str | None, input_shape: str | None, init: str, options: dict[str, Scalar]
 ) -> ExportSource:
-    from exporters.source import source_from_artifact, source_from_factory
+    from exporters.source import source_from_factory
     from udacisense.cli.loading import load_data
     from udacisense.errors import InputError
+    from udacisense.models.build import preset
 
-    folder = Path(model)
-    if ":" in model and not folder.exists():
+    if ":" in model:
         if input_shape is None:
             raise InputError(f"{model} needs --input-shape, for example --input-shape 1,3,224,224.")
-        parts = input_shape.split(",")
-        if len(parts) != 4 or not all(part.strip().isdigit() for part in parts):
-            raise InputError(f"--input-shape is {input_shape!r}; give four numbers, for example 1,3,224,224.")
         search_working_folder()
-        n, c, h, w = (int(part) for part in parts)
-        dataset = load_data(data, size_px=h) if data else None
-        return source_from_factory(model, (n, c, h, w), dataset=dataset, weights=Path(init) if init else None)
-    if input_shape is not None or init is not None:
-        raise InputError(
-            f"--input-shape and --init are for package.module:factory; {model} has its own shape and weights. "
-            "Leave them out."
-        )
+    shape = _shape(input_shape) if input_shape is not None else None
+    own_px = preset(model, options=options).options.get("resolution_px")
+    dataset = load_data(data, size_px=shape and shape[2], resolution_px=own_px) if data else None
+    if shape is None:
+        edge = dataset.size_px if dataset is not None else int(own_px or 0)
+        shape = (1, 3, edge, edge)
+    return source_from_factory(model, shape, dataset=dataset, init=init, options=options)
+
+
+def _shape(text: str) -> tuple[int, int, int, int]:
+    from udacisense.errors import InputError
+
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--input-shape is {text!r}; give four numbers, for example 1,3,224,224.")
+    n, c, h, w = (int(part) for part in parts)
+    return n, c, h, w
+
+
+def _kept_source(folder: Path, data: str | None, allow_factory: str | None) -> ExportSource:
+    from exporters.source import source_from_artifact
     from udacisense.base.records import Artifact, read_json
+    from udacisense.cli.loading import load_data
     from udacisense.zoo.table import resolve_artifact
 
     folder = resolve_artifact(folder)

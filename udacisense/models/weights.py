@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from udacisense.base.files import what_it_is
+from udacisense.base.files import PICKLE, what_it_is
 from udacisense.base.records import ModelSpec
 from udacisense.base.tensors import TENSOR_ERRORS
 from udacisense.errors import InputError, LoadError, first_line
 from udacisense.models.libraries import is_library, trained_state
+from udacisense.models.pickled import read_pickled
 
 TRAINED = ("pretrained", "imagenet")  # what --init calls a library's own weights
 log = logging.getLogger("udacisense")
@@ -30,8 +31,9 @@ def initialise(model: nn.Module, init: str, spec: ModelSpec) -> None:
         model: as :func:`build_model` returned it.
         init: ``none`` (leave it as built), ``pretrained`` or ``imagenet`` (those of the network's library, downloaded
             once; the classifier stays fresh, but for that library's own classes; of the presets, MobileNetV3-Small at
-            ``width_mult`` 1.0 has them), or the path of a safetensors file that holds every key of the model, or
-            exactly its ``features.*`` keys (the rest stays fresh).
+            ``width_mult`` 1.0 has them), or the path of a file (safetensors, or a state dictionary of PyTorch's,
+            ``.pth``) that holds every key of the model, or exactly its ``features.*`` keys (the rest stays fresh); a
+            classifier of other classes stays fresh too, which is said.
         spec: that built it.
 
     Raises:
@@ -49,36 +51,46 @@ def initialise(model: nn.Module, init: str, spec: ModelSpec) -> None:
         return
     path = Path(init)
     if not path.exists():
-        raise InputError(f"{init!r} is no file; initial weights are pretrained, none, or a path to a safetensors file.")
-    state = read_state(path)
+        raise InputError(f"{init!r} is no file; initial weights are pretrained, none, or a path to a file of weights.")
+    state = read_state(path, pickled=True)
     if all(key.startswith("features.") for key in state):
         load_features(model, state, source=str(path))
     else:
-        _load_whole(model, state, source=str(path))
+        _load_whole(model, state, source=str(path), other_classes=True)
 
 
-def load_state(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file that holds exactly the model's keys, in place; a prefix of all is taken off and said.
+def load_state(model: nn.Module, path: Path, *, pickled: bool = False) -> None:
+    """Load a file that holds exactly the model's keys, in place; a prefix of all is taken off and said.
+
+    Args:
+        model: of those keys.
+        path: a safetensors file.
+        pickled: it may be a state dictionary in PyTorch's own form too, ``.pth``.
 
     Raises:
         InputError: the file is missing.
         LoadError: the file is no safetensors file, or its keys or shapes differ (the first are named).
     """
-    _load_whole(model, read_state(path), source=str(path))
+    _load_whole(model, read_state(path, pickled=pickled), source=str(path))
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+def read_state(path: Path, *, pickled: bool = False) -> dict[str, Tensor]:
+    """Read a safetensors file, or (``pickled``) a state dictionary in PyTorch's own form, tensors alone.
 
     Raises:
         InputError: the file is missing.
-        LoadError: it is no safetensors file.
+        LoadError: it is no such file.
     """
     if not path.is_file():
-        raise InputError(f"{path} is no file; give the path of a safetensors file with weights.")
+        raise InputError(f"{path} is no file; give the path of a file with weights, .safetensors or .pth.")
     try:
         return load_file(path)
     except TENSOR_ERRORS as exc:
+        if pickled and what_it_is(path) == PICKLE:
+            state, wrapper = read_pickled(path)
+            if wrapper:
+                log.warning("%s: the weights are what it holds under %r.", path, wrapper)
+            return state
         raise LoadError(f"{path} is not a readable safetensors file ({what_it_is(path) or first_line(exc)}).") from exc
 
 
@@ -114,24 +126,45 @@ def put_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(own)
 
 
-def _load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+def _load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: str, other_classes: bool = False) -> None:
     wanted = model.state_dict()
     named, prefix = _without_prefix(state, wanted)
-    refuse_difference(named, wanted, source=source)
+    fresh = _classifier_of_others(named, wanted) if other_classes else None
+    if fresh is not None:
+        log.warning("%s: its %s answers other classes, and is trained anew.", source, fresh)
+        named = {key: value for key, value in named.items() if key.rpartition(".")[0] != fresh}
+    refuse_difference(
+        named, {key: value for key, value in wanted.items() if key.rpartition(".")[0] != fresh}, source=source
+    )
     if prefix:
         log.warning("%s: the names of the weights begin with %r, which is taken off.", source, prefix)
     put_state(model, named)
 
 
+def _classifier_of_others(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """Return the one module whose weights differ in their number of outputs alone; None where more differs."""
+    if given.keys() != wanted.keys():
+        return None
+    other = [key for key, value in wanted.items() if given[key].shape != value.shape]
+    modules = {key.rpartition(".")[0] for key in other}
+    is_outputs = all(given[key].shape[1:] == wanted[key].shape[1:] for key in other)
+    return modules.pop() if len(modules) == 1 and is_outputs else None
+
+
 def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
-    """Return the state under the model's own names, and what all of its names began with, where that is all."""
+    """Return the state under the model's own names, and what its names began with; averaged weights come first.
+
+    What is beside them under other prefixes, such as a loss's own weights, is left out.
+    """
     # torch.optim.swa_utils counts its steps beside the weights that it averages.
     plain = {_WRAPPERS.sub("", key): value for key, value in state.items() if key != "n_averaged" or key in wanted}
-    first = next(iter(plain), "")
-    for end in (0, *(dot.end() for dot in re.finditer(r"\.", first))):
-        if {key[end:] for key in plain} == wanted.keys() and all(key.startswith(first[:end]) for key in plain):
-            named = {key[end:]: value for key, value in plain.items()}
-            return named, first[:end] or ("" if plain.keys() == state.keys() else "_orig_mod.")
+    if plain.keys() == wanted.keys():
+        return plain, "" if plain.keys() == state.keys() else "_orig_mod."
+    starts = dict.fromkeys(key[: dot.end()] for key in plain for dot in re.finditer(r"\.", key))
+    for start in sorted(starts, key=lambda start: "ema" not in start):
+        named = {key.removeprefix(start): value for key, value in plain.items() if key.startswith(start)}
+        if named.keys() == wanted.keys():
+            return named, start
     return state, ""
 
 

@@ -183,7 +183,7 @@ def student_from_file(spec: ModelSpec, path: Path, *, seed: int) -> nn.Module:
         LoadError: it is no safetensors file, or its keys or shapes differ.
     """
     built = fresh_model(spec, init="none", seed=seed)
-    state = read_state(path)
+    state = read_state(path, pickled=True)
     fits_whole = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in built.state_dict().items()}
     if fits_whole:
         put_state(built, state)

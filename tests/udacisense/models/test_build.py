@@ -1,3 +1,4 @@
+import argparse
 import re
 import sys
 
@@ -244,7 +245,50 @@ def test_a_different_shape_names_the_key_and_both_shapes(tmp_path, tiny):
     path = saved(tmp_path, tiny.state_dict())
     expected = "classifier.1.weight is (10, 128) and should be (3, 128); classifier.1.bias is (10,) and should be (3,)."
     with pytest.raises(LoadError, match=re.escape(expected)):
-        initialise(build_model(preset("tiny", num_classes=3)), str(path), preset("tiny"))
+        load_state(build_model(preset("tiny", num_classes=3)), path)
+
+
+def test_a_classifier_of_other_classes_stays_fresh_and_is_said(tmp_path, tiny, caplog):
+    other = build_model(preset("tiny", num_classes=3))
+    fresh = other.classifier[1].weight.clone()
+    initialise(other, str(saved(tmp_path, tiny.state_dict())), preset("tiny", num_classes=3))
+    assert "classifier.1 answers other classes" in caplog.text
+    torch.testing.assert_close(other.classifier[1].weight, fresh, rtol=0, atol=0)
+    torch.testing.assert_close(other.features[0][0].weight, tiny.features[0][0].weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda state: state, ""),
+        (lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, "'state_dict'"),
+        (lambda state: {"model": {}, "ema": {"module": state}, "args": argparse.Namespace(lr=1)}, "'ema.module'"),
+        (
+            lambda state: {"state_dict": {**{f"model.{k}": v for k, v in state.items()}, "loss.weight": torch.ones(3)}},
+            "'model.'",
+        ),
+        (lambda state: {"optimizer": {"state": {0: {"step": torch.ones(1)}}}, "backbone": state}, "'backbone'"),
+    ],
+)
+def test_a_pth_is_read_with_its_wrappers_and_prefixes(*, tmp_path, tiny, images, caplog, wrap, said):
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(tiny.state_dict()), path)
+    other = build_model(preset("tiny"))
+    initialise(other, str(path), preset("tiny"))
+    torch.testing.assert_close(other.eval()(images), tiny.eval()(images), rtol=0, atol=0)
+    assert said in caplog.text
+
+
+def test_a_pth_that_holds_more_than_tensors_is_refused_with_its_cause(tmp_path, tiny):
+    path = tmp_path / "weights.pth"
+    for content, words in (
+        (tiny, "it holds udacisense.models.layers.ConvClassifier, which is code"),
+        ({"epoch": 3}, "no tensors by name; it is epoch"),
+        ([1, 2], "it is list"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(LoadError, match=words):
+            load_state(tiny, path, pickled=True)
 
 
 def test_other_keys_are_named_first_three_and_counted(tmp_path, tiny):
