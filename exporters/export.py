@@ -16,6 +16,7 @@ from exporters.bundle.reference import ARTIFACT, REFERENCE, WEIGHTS, Reference, 
 from exporters.formats.contract import ExportOptions, Plan
 from exporters.formats.table import FORMATS
 from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, Job, VariantResult, result_path, started_path
+from exporters.toolchain.setup import python_of
 from udacisense.base.child import child_pool, run_child, warm_children
 from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
 from udacisense.base.progress import progress
@@ -199,15 +200,15 @@ def _run_format(run: _Run, name: str, plans: tuple[Plan, ...]) -> list[Variant]:
             shared=str((run.partial / _WORK).resolve()),
         )
         write_record(folder / Job.FILE_NAME, job)
-        _run_workers(run, folder, plans)
+        _run_workers(run, folder, plans, python_of(FORMATS[name].toolchain))
     return [_collect(plan, read_json(VariantResult, result_path(folder, plan)), folder, run.partial) for plan in plans]
 
 
-def _run_workers(run: _Run, folder: Path, plans: tuple[Plan, ...]) -> None:
+def _run_workers(run: _Run, folder: Path, plans: tuple[Plan, ...], python: Path | None) -> None:
     """Start a worker; where it ends early, note the variant that it was at as failed and go on with the rest."""
     left = list(plans)
     while left:
-        failure = _run_worker(run, folder, left)
+        failure = _run_worker(run, folder, left, python)
         # A worker that ended before its first variant would do so again.
         guilty = [plan for plan in left if started_path(folder, plan).exists()] or list(left)
         for plan in guilty:
@@ -216,7 +217,7 @@ def _run_workers(run: _Run, folder: Path, plans: tuple[Plan, ...]) -> None:
             run.done(plan.id)
 
 
-def _run_worker(run: _Run, folder: Path, left: list[Plan]) -> str:
+def _run_worker(run: _Run, folder: Path, left: list[Plan], python: Path | None) -> str:
     """Run one worker to its end, removing from ``left`` what it answered; return how it ended, in words."""
 
     def progressed() -> bool:
@@ -226,7 +227,9 @@ def _run_worker(run: _Run, folder: Path, left: list[Plan]) -> str:
             run.done(plan.id)
         return bool(made)
 
-    failure = run_child("exporters.worker", folder, timeout_s=run.options.timeout_s, progressed=progressed)
+    failure = run_child(
+        "exporters.worker", folder, timeout_s=run.options.timeout_s, progressed=progressed, python=python
+    )
     progressed()
     return failure or "it left no answer"
 

@@ -22,7 +22,7 @@ from typing import ClassVar, Literal
 
 from udacisense.base.records import Confidence, Outcome, Scalar, Signature, record
 
-Format = Literal["torchscript", "ptl", "onnx", "ort", "coreml", "executorch"]
+Format = Literal["torchscript", "ptl", "onnx", "ort", "coreml", "executorch", "tflite"]
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "palette6", "palette4"]
 
 

@@ -38,17 +38,15 @@ def metadata_text(metadata: Metadata) -> str:
 
 
 def read_extra_file(path: Path) -> Metadata | None:
-    """Read the metadata of a ``.pt`` or ``.ptl`` without loading the model; None where another tool wrote it.
+    """Read what a ``.pt``, ``.ptl`` or ``.tflite`` says of itself, nothing loaded; None where another tool wrote it.
 
     Raises:
-        LoadError: the file is no TorchScript archive.
+        LoadError: the file is no zip archive, nor followed by one.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            found = [name for name in archive.namelist() if name.endswith(f"/extra/{EXTRA_FILE}")]
+            found = [name for name in archive.namelist() if f"/{name}".endswith(f"/{EXTRA_FILE}")]
             text = archive.read(found[0]) if found else None
     except ZIP_ERRORS as exc:
-        raise LoadError(
-            f"{path} is no TorchScript file ({exc}); it may be cut short: export or copy it again."
-        ) from exc
+        raise LoadError(f"{path} is no whole file ({exc}); it may be cut short: export or copy it again.") from exc
     return None if text is None else from_json(Metadata, text, source=f"the metadata in {path}")

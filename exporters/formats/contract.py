@@ -21,7 +21,7 @@ class NotPossibleError(UdacisenseError):
 class ExportOptions:
     """What to export and how. Every field has a default, because each is an option of its own to a user."""
 
-    formats: tuple[str, ...] = ("torchscript", "ptl", "onnx", "coreml", "executorch")
+    formats: tuple[str, ...] = ("torchscript", "ptl", "onnx", "coreml", "executorch", "tflite")
     precisions: tuple[Precision, ...] = PRECISIONS
     engines: tuple[str, ...] = ("fbgemm", "qnnpack")  # for TorchScript; phones, and so .ptl, have qnnpack alone
     batch: int | None = None  # None: dynamic where the format can, 1 where it cannot

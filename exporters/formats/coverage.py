@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.ao.nn import quantized as nnq
 from torch.ao.nn.quantized import dynamic as nnqd
 
+from exporters.bundle.file_layer import FileLayer
 from exporters.bundle.manifest import Coverage
 from udacisense.measure.counts import macs_by_module
+
+if TYPE_CHECKING:
+    from exporters.formats.workbench import Workbench
 
 _INT8 = (
     nnq.Conv1d,
@@ -61,6 +66,23 @@ def coverage(model: nn.Module, example: Tensor, int8: Collection[str]) -> Covera
         modules_int8=len(chosen),
         modules_total=len(found),
         parameters_int8_fraction=_fraction(sum(layer.weights for layer in chosen), parameters),
+        macs_int8_fraction=_fraction(sum(layer.macs for layer in chosen), sum(layer.macs for layer in found)),
+    )
+
+
+def coverage_of_file(bench: Workbench, found: Sequence[FileLayer]) -> Coverage:
+    """Return what computes in int8, as a file itself has it.
+
+    Args:
+        bench: with the float32 model.
+        found: every layer of the file.
+    """
+    chosen = [layer for layer in found if layer.is_int8]
+    weights = sum(layer.weights.size for layer in chosen)
+    return Coverage(
+        modules_int8=len(chosen),
+        modules_total=len(layers(bench.model, bench.golden_inputs[:1])),
+        parameters_int8_fraction=_fraction(weights, sum(p.numel() for p in bench.model.parameters())),
         macs_int8_fraction=_fraction(sum(layer.macs for layer in chosen), sum(layer.macs for layer in found)),
     )
 

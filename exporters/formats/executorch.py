@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import nn
 
+from exporters.bundle.pte_file import read_pte
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
-from exporters.formats.workbench import Workbench, versions
+from exporters.formats.coverage import coverage_of_file
+from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
 
 NOTES = {
     "fp32": "none: the float32 weights",
     "int8-static": "weights of convolutions and linear layers int8 by channel, activations int8 at calibrated scales",
 }
-
-
-def unavailable() -> str | None:
-    """Return what to install where the extra is missing."""
-    if importlib.util.find_spec("executorch") is None:
-        return "ExecuTorch is not installed; install the extra: pip install 'udacisense[executorch]'"
-    return None
 
 
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
@@ -39,25 +33,34 @@ def export(plan: Plan, bench: Workbench) -> Product:
     batch = bench.options.batch or 1
     example = bench.example(batch=batch)
     model: nn.Module = bench.deployed(bench.model)
-    if plan.precision == "int8-static":
+    is_int8 = plan.precision == "int8-static"
+    if is_int8:
         model = _quantized(model, example, bench)
     exported = torch.export.export(model, (example,), strict=True)
     program: Any = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
-    (bench.folder / plan.file_name).write_bytes(program.buffer)
-    is_int8 = plan.precision == "int8-static"
+    target = bench.folder / plan.file_name
+    target.write_bytes(program.buffer)
+    found = read_pte(target)
     return Product(
         input_kind=bench.input_kind,
         output_kind=bench.output_kind,
         batch=batch,
-        coverage=_all_layers(bench) if is_int8 else None,
+        coverage=coverage_of_file(bench, found.layers) if is_int8 else None,
         precision_note=NOTES[plan.precision],
         options={
             "backend": "xnnpack",
+            "delegated": _words(found.delegated),
+            "not_delegated": _words(found.left) or None,
             "calibration_images": len(bench.calibration) if is_int8 and bench.calibration is not None else None,
+            "float_blocks": ", ".join(bench.traceable_float_modules(XNNPACK_RANGE)) or None if is_int8 else None,
         },
-        toolchain=versions("torch", "executorch"),
+        toolchain=versions("torch", "executorch", "torchao"),
         deterministic=True,
     )
+
+
+def _words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _quantized(model: nn.Module, example: torch.Tensor, bench: Workbench) -> nn.Module:
@@ -65,10 +68,12 @@ def _quantized(model: nn.Module, example: torch.Tensor, bench: Workbench) -> nn.
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
-    from torch.ao.quantization.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    graph: Any = torch.export.export_for_training(model, (example,), strict=True).module()
+    stay_float = bench.traceable_float_modules(XNNPACK_RANGE)
+    quantizer.set_filter_function(lambda node: not _is_inside(node, stay_float))
+    graph: Any = torch.export.export(model, (example,), strict=True).module()
     prepared = prepare_pt2e(graph, quantizer)
     size = len(example)
     with torch.no_grad():
@@ -79,10 +84,9 @@ def _quantized(model: nn.Module, example: torch.Tensor, bench: Workbench) -> nn.
     return converted
 
 
-def _all_layers(bench: Workbench) -> Any:
-    from exporters.formats.coverage import coverage
-
-    # What XNNPACK's quantiser takes; of other modules, such as recurrent ones, it leaves the products in float32.
-    kinds = nn.modules.conv._ConvNd | nn.Linear
-    int8 = {name for name, module in bench.model.named_modules() if isinstance(module, kinds)}
-    return coverage(bench.model, bench.golden_inputs[:1], int8)
+def _is_inside(node: torch.fx.Node, modules: tuple[str, ...]) -> bool:
+    """Tell whether a node belongs to one of the modules, by torch.export's paths: ``L['self'].features.0``."""
+    paths = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return any(
+        f".{path.replace('[', '.').replace(']', '')}.".endswith(f".{name}.") for path in paths for name in modules
+    )

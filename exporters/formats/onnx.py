@@ -18,7 +18,6 @@ from exporters.formats.workbench import Workbench, versions
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.models.resizing import ProductsForBilinear
-from udacisense.stages.static import NotTraceableError
 
 if TYPE_CHECKING:
     import onnx
@@ -197,7 +196,10 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
 
     prepared = _preprocessed(base, bench)
     outside = "/classifier" if bench.options.normalize or bench.options.softmax else ""  # what Deployed calls it
-    stay_float = (RESIZING, *(outside + _scope(module) for module in _float_modules(bench)))
+    stay_float = (
+        RESIZING,
+        *(outside + _scope(module) for module in bench.traceable_float_modules(torch.backends.quantized.engine)),
+    )
     quantize_static(
         prepared,
         path,
@@ -212,14 +214,6 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
         nodes_to_exclude=[n.name for n in _graph(prepared).node if n.name.startswith(stay_float)],
         extra_options={"CalibMovingAverage": True},
     )
-
-
-def _float_modules(bench: Workbench) -> tuple[str, ...]:
-    """Return the blocks that stay float32; a model that FX cannot trace, which finds them, has none."""
-    try:
-        return bench.float_modules(torch.backends.quantized.engine)
-    except NotTraceableError:
-        return ()
 
 
 def _scope(module: str) -> str:

@@ -1,7 +1,8 @@
 """The formats: one row each. A row knows its variants and which file writes them.
 
 To add a format, write ``exporters/formats/<name>.py`` with ``unavailable()``, ``plans(options)`` and
-``export(plan, bench)``, and add a row to :data:`FORMATS`; the contract tests iterate the table.
+``export(plan, bench)``, and add a row to :data:`FORMATS`; the contract tests iterate the table. A format with a
+toolchain needs no ``unavailable``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from exporters.bundle.manifest import Format, Precision
 from exporters.formats.contract import ExportOptions, Plan, Product
+from exporters.toolchain.setup import unusable
 
 if TYPE_CHECKING:
     from exporters.formats.workbench import Workbench
@@ -27,9 +29,12 @@ class FormatRow:
     writes: tuple[Format, ...]  # values of ``Variant.format``
     precisions: tuple[Precision, ...]
     summary: str  # for the person who chooses
+    toolchain: str | None = None  # whose environment writes it; None: this one
 
     def unavailable(self) -> str | None:
         """Return why this host cannot write it (and what would help), or None where it can."""
+        if self.toolchain is not None:
+            return unusable(self.toolchain)
         return cast("Callable[[], str | None]", self._module().unavailable)()
 
     def plans(self, options: ExportOptions) -> tuple[Plan, ...]:
@@ -89,6 +94,15 @@ FORMATS: dict[str, FormatRow] = {
             writes=("executorch",),
             precisions=("fp32", "int8-static"),
             summary="ExecuTorch .pte through XNNPACK, the successor of PyTorch Mobile",
+            toolchain="executorch",
+        ),
+        FormatRow(
+            name="tflite",
+            module="exporters.formats.litert",
+            writes=("tflite",),
+            precisions=("fp32", "fp16", "int8-weights", "int8-static"),
+            summary="LiteRT .tflite, with labels and normalisation for Android's own loaders",
+            toolchain="litert",
         ),
     )
 }

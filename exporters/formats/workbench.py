@@ -16,10 +16,11 @@ from exporters.bundle.precision import deployed, eager_model
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan
 from udacisense.base.records import Signature
 from udacisense.data.batches import normalise
-from udacisense.stages.static import calibrate, choose_float_modules
+from udacisense.stages.static import NotTraceableError, calibrate, choose_float_modules
 
 T = TypeVar("T")
 CALIBRATION_BATCH = 16
+XNNPACK_RANGE = "qnnpack"  # the engine whose int8 has the full range, as XNNPACK's
 _CHOICE_IMAGES = 64  # to choose the blocks that stay float32
 
 
@@ -83,6 +84,13 @@ class Workbench:
             return choose_float_modules(self.model, engine, images, most=self.options.float_blocks)
 
         return self.once(f"float modules {engine}", make)
+
+    def traceable_float_modules(self, engine: str) -> tuple[str, ...]:
+        """Return the same; none for a model that FX, which finds them, cannot trace."""
+        try:
+            return self.float_modules(engine)
+        except NotTraceableError:
+            return ()
 
     def activations(self, engine: str) -> dict[str, Tensor]:
         """Return the calibrated activations of static int8 for an engine."""

@@ -64,4 +64,5 @@ _READERS = {
     "onnx": _from_onnxruntime,
     "ort": _from_onnxruntime,
     "coreml": _from_coreml,
+    "tflite": read_extra_file,
 }

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Loadable
+from exporters.toolchain.setup import python_of
 from harness.records import RunSpec
+from harness.runners.table import RUNNERS
 from udacisense.base.child import RESULT, run_child
 from udacisense.base.records import Outcome, Scalar, from_json, record, write_record
 
@@ -93,6 +95,7 @@ def _run_once(job: Job) -> Cell:
             threads=job.spec.threads,
             timeout_s=job.spec.timeout_s,
             shares_cores=job.task == "outputs",
+            python=python_of(RUNNERS[job.spec.runner].toolchain),
         )
         if failure is not None:
             return Cell(_failed(failure, 4 if (folder / "loaded").exists() else 3), None)

@@ -1,4 +1,4 @@
-"""ExecuTorch: ``.pte`` through its Python bindings, where they are installed."""
+"""ExecuTorch: ``.pte`` through its Python bindings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,6 @@ from udacisense.errors import LoadError, cause
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Loadable
-
-
-def unavailable(runner: str) -> str | None:  # noqa: ARG001 - the seam
-    """Say how to get ExecuTorch where it is missing."""
-    from exporters.formats import executorch
-
-    return executorch.unavailable()
 
 
 def load(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.toolchain.setup import unusable
 from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError
 
@@ -55,10 +56,13 @@ class Runner:
     is_emulated: bool = False  # so slow that verification feeds it a part of the images
     own_batch: int | None = None  # that verification feeds it, where kernels differ by it; None: whatever is fast
     is_gpu: bool = False  # of this host: float32 alone, timed beside the CPU, verified where asked for by name
+    toolchain: str | None = None  # whose environment it runs in; None: this one
     stand_in: str | None = None  # whose times these are, where they are nobody's phone: shown, never recommended
 
     def unavailable(self) -> str | None:
         """Return why this host cannot run it (and what would help), or None where it can."""
+        if self.toolchain is not None:
+            return unusable(self.toolchain)
         return cast("Callable[[str], str | None]", importlib.import_module(self.module).unavailable)(self.name)
 
     def load(self, path: Path, variant: Loadable, *, engine: str | None, threads: int) -> Session:
@@ -154,6 +158,15 @@ RUNNERS: dict[str, Runner] = {
             module="harness.runners.executorch",
             quantized_engines=False,
             is_timed=True,
+            toolchain="executorch",
+        ),
+        Runner(
+            name="litert",
+            formats=("tflite",),
+            module="harness.runners.litert",
+            quantized_engines=False,
+            is_timed=True,
+            toolchain="litert",
         ),
         Runner(
             name="eager",  # the reference: opens a bundle, not a file, and so no format

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
@@ -11,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporters.toolchain.setup import TOOLCHAINS
+from udacisense.base.files import cache_folder
 from udacisense.errors import InputError, did_you_mean
 
 
@@ -200,8 +201,8 @@ def runtime(name: str) -> Runtime:
         InputError: there is no such row.
     """
     if name not in RUNTIMES:
-        hint = did_you_mean(name, RUNTIMES)
-        raise InputError(f"There is no runtime {name!r}; there are {', '.join(RUNTIMES)}.{hint}")
+        known = (*RUNTIMES, *TOOLCHAINS)  # what `runtime` takes
+        raise InputError(f"There is no runtime {name!r}; there are {', '.join(known)}.{did_you_mean(name, known)}")
     return RUNTIMES[name]
 
 
@@ -212,12 +213,8 @@ def cost(name: str) -> tuple[int, float]:
 
 
 def cache_root() -> Path:
-    """Return the folder of the runtimes: ``UDACISENSE_CACHE``, or ``udacisense`` in the user's cache folder."""
-    chosen = os.environ.get("UDACISENSE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().resolve() / "runtimes"
-    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(user).expanduser().resolve() / "udacisense" / "runtimes"
+    """Return the folder of the runtimes, in the cache folder."""
+    return cache_folder() / "runtimes"
 
 
 def wrong_host() -> str | None:

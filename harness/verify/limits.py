@@ -68,15 +68,22 @@ LIMITS: dict[str, Limit] = {
 
 
 # (format, precision) → instead of the precision's; see limit_for.
-_PSNR_DB = {("onnx", "int8-dynamic"): 40.0, ("onnx", "int8-static"): None, ("ort", "int8-static"): 50.0}
+_PSNR_DB = {
+    ("onnx", "int8-dynamic"): 40.0,
+    ("onnx", "int8-static"): None,
+    ("ort", "int8-static"): 50.0,
+    ("executorch", "int8-static"): None,
+    ("tflite", "int8-static"): None,
+    ("tflite", "int8-weights"): 35.0,
+}
 
 
 def limit_for(limits: Mapping[str, Limit], variant: Loadable) -> Limit:
     """Return a variant's own row where ``limits`` has one, else its precision's, else the table's.
 
-    int8 in ``.onnx`` has no eager source of its precision: the float32 model stands in, and the noise between them
-    is quantisation itself. That of linear layers alone is small (58 dB or more on trained networks); that of a whole
-    network says nothing, and only decisions are held to limits. An ``.ort`` file is held against its ``.onnx``; the
+    int8 in ``.onnx``, ``.pte`` and ``.tflite`` has no eager source of its precision: the float32 model stands in, and
+    the noise between them is quantisation itself. That of linear layers alone is small (58 dB or more on trained
+    networks); that of a whole network says nothing, and only decisions are held to limits. An ``.ort`` file is held against its ``.onnx``; the
     quantised operators that onnxruntime fuses round at other places (54 to 68 dB on trained networks).
     """
     if variant.id in limits:

@@ -42,6 +42,24 @@ _ROOT = str(Path(__file__).resolve().parents[2])  # where this program itself is
 # Before this line, the child's search path starts with the folder that it works in, which is empty of code.
 _PROGRAM = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from udacisense.base.child import serve; serve()"
 _SERVER = _PROGRAM.replace("serve", "serve_children")
+# Another interpreter keeps its own packages. Ours are found in their folder, which may hold others, by their names
+# alone; what the user works on comes behind all.
+_PROGRAM_ELSEWHERE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Ours:
+    root, *places = sys.argv.pop(1).split("\\n")
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return PathFinder.find_spec(name, [cls.root]) if name in ("udacisense", "exporters", "harness") else None
+
+sys.meta_path.insert(0, Ours)
+sys.path[:] = sys.path[1:] + Ours.places
+from udacisense.base.child import serve
+serve()
+"""
 _LOCAL = threading.local()
 _forges: list[Forge] = []  # one while a block of warm_children runs
 _started_from: str | None = None  # in a child: the folder that its parent works in
@@ -72,6 +90,7 @@ def run_child(
     threads: int = 1,
     shares_cores: bool = True,
     progressed: Callable[[], bool] | None = None,
+    python: Path | None = None,
 ) -> str | None:
     """Call ``module.main(folder, *arguments)`` in a process of its own, and wait for it.
 
@@ -83,6 +102,7 @@ def run_child(
         threads: of OpenMP.
         shares_cores: other processes run beside it.
         progressed: asked ten times a second; an answer of True starts the time limit anew.
+        python: interpreter of another environment, with packages of its own; None takes this one.
 
     Returns:
         Why ``main`` did not come to its end, in words, and its output is logged at DEBUG; None where it did.
@@ -95,7 +115,7 @@ def run_child(
         raise StoppedError
     folder = folder.absolute()
     words = [module, str(folder), str(Path.cwd()), *arguments]
-    process = _begin(words, folder, _environment(threads, shares_cores), stop, may_fork=shares_cores and threads == 1)
+    process = _begin(words, folder, _environment(threads, shares_cores, python), stop, python)
     deadline = time.monotonic() + timeout_s
     try:
         while (code := _wait(process)) is None:
@@ -138,10 +158,13 @@ def warm_children(*modules: str) -> Iterator[None]:
 
 
 def _begin(
-    words: list[str], folder: Path, env: dict[str, str], stop: threading.Event, *, may_fork: bool
+    words: list[str], folder: Path, env: dict[str, str], stop: threading.Event, python: Path | None
 ) -> subprocess.Popen[bytes] | Fork:
     for left in (_DONE, _FAILED):
         (folder / left).unlink(missing_ok=True)
+    if python is not None:
+        return _start(_PROGRAM_ELSEWHERE, words, folder, env, python=python, places=[_ROOT, *_users_places()])
+    may_fork = env["OMP_NUM_THREADS"] == "1" and "OMP_WAIT_POLICY" in env
     fork = _fork(words, folder, env, stop) if may_fork else None
     return fork or _start(_PROGRAM, words, folder, env)
 
@@ -162,11 +185,18 @@ def _fork(words: list[str], folder: Path, env: dict[str, str], stop: threading.E
 
 
 def _start(
-    program: str, words: list[str], folder: Path, env: dict[str, str], keep: tuple[int, ...] = ()
+    program: str,
+    words: list[str],
+    folder: Path,
+    env: dict[str, str],
+    keep: tuple[int, ...] = (),
+    *,
+    python: Path | None = None,
+    places: list[str] | None = None,
 ) -> subprocess.Popen[bytes]:
     with (folder / LOG).open("wb") as stream:
         return subprocess.Popen(
-            [sys.executable, "-c", program, "\n".join(_search_path()), *words],
+            [str(python or sys.executable), "-c", program, "\n".join(places or _search_path()), *words],
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,
@@ -205,7 +235,17 @@ def _search_path() -> list[str]:
     return sorted(places, key=lambda place: place == here and place != _ROOT)
 
 
-def _environment(threads: int, shares_cores: bool) -> dict[str, str]:
+def _users_places() -> list[str]:
+    """Return where this process finds what is neither its interpreter's nor ours."""
+    own = {"site-packages", "dist-packages"}
+    return [
+        place
+        for place in _search_path()
+        if place != _ROOT and not own & {*Path(place).parts} and not Path(place).is_relative_to(sys.base_prefix)
+    ]
+
+
+def _environment(threads: int, shares_cores: bool, python: Path | None = None) -> dict[str, str]:
     # OpenMP reads these once, when its library is loaded: they must be in place before the child starts.
     count = str(max(1, threads))
     env = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
@@ -214,7 +254,7 @@ def _environment(threads: int, shares_cores: bool) -> dict[str, str]:
         env["OMP_WAIT_POLICY"] = "PASSIVE"
     env |= {"PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
     # Tools of a Python package, such as ExecuTorch's flatc, lie beside an interpreter that may not be active.
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["PATH"] = os.pathsep.join([str(Path(python or sys.executable).parent), env.get("PATH", os.defpath)])
     if "UDACISENSE_CACHE" in env:
         env["UDACISENSE_CACHE"] = str(Path(env["UDACISENSE_CACHE"]).expanduser().absolute())
     return env

@@ -138,6 +138,15 @@ def _take_lock(path: Path, target: Path) -> int:
         os.close(descriptor)
 
 
+def cache_folder() -> Path:
+    """Return the folder of what is set up on request: ``UDACISENSE_CACHE``, or ours in the user's cache folder."""
+    chosen = os.environ.get("UDACISENSE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(user).expanduser().resolve() / "udacisense"
+
+
 def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(target) as partial:

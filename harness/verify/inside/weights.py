@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.bundle.pte_file import PteFile, read_pte
+from exporters.bundle.tflite_file import TfliteFile, read_tflite
 from harness.runners.table import CannotJudgeError
 from harness.verify.inside.own_weights import layers_in_order, program_weights
 
@@ -84,8 +86,13 @@ def _rows(weight: Any) -> NDArray[np.float64]:
 
 
 def file_weights(format_name: str, path: Path) -> Weights:
-    """Return the weights of an ``.onnx`` file or a Core ML package, widened to float."""
-    return mil_weights(path) if format_name == "coreml" else onnx_weights(path)
+    """Return the weights of an ``.onnx``, ``.pte`` or ``.tflite`` file or a Core ML package, widened to float."""
+    if format_name == "coreml":
+        return mil_weights(path)
+    if format_name == "onnx":
+        return onnx_weights(path)
+    read: Callable[[Path], PteFile | TfliteFile] = {"executorch": read_pte, "tflite": read_tflite}[format_name]
+    return [(layer.name, layer.weights) for layer in read(path).layers]
 
 
 def mil_weights(package: Path) -> Weights:

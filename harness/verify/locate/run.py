@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle
+from exporters.toolchain.setup import python_of
 from harness.inputs import golden_pack, normalized, probe_images, real_inputs
 from harness.runners.table import Runner, runners_for
 from harness.verify.locate.job import RUNG_FILE, Found, LocateJob, RungError
@@ -58,7 +59,11 @@ def locate(bundle: Bundle, variant_id: str, options: VerifyOptions, *, out: Path
         )
         write_record(folder / LocateJob.FILE_NAME, job)
         failure = run_child(
-            "harness.verify.locate.worker", folder, threads=options.threads, timeout_s=options.timeout_s
+            "harness.verify.locate.worker",
+            folder,
+            threads=options.threads,
+            timeout_s=options.timeout_s,
+            python=python_of(row.toolchain),
         )
         found = _crashed(folder, job, failure) if failure is not None else read_json(Found, folder / RESULT)
         if out is not None and found.rung is not None:

@@ -255,6 +255,35 @@ def _last_of(graph: Any, node: Any) -> str:
         name = users[0].output[0]
 
 
+def trace_tflite(path: Path, images: Tensor) -> Trace:
+    """Trace a ``.tflite`` in LiteRT's own operators: with XNNPACK none of its tensors would be kept."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    from exporters.bundle.tflite_file import LAYERS, read_tflite
+
+    interpreter = Interpreter(
+        model_path=str(path),
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    details = {entry["index"]: entry for entry in interpreter.get_tensor_details()}
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images.permute(0, 2, 3, 1).numpy())
+    interpreter.invoke()
+
+    def value(index: int) -> FloatArray:
+        scale, zero = details[index]["quantization"]
+        stored = interpreter.get_tensor(index).astype(np.float32)
+        wide = (stored - zero) * np.float32(scale) if scale else stored
+        return np.ascontiguousarray(wide.transpose(0, 3, 1, 2) if wide.ndim == 4 else wide)
+
+    operators = read_tflite(path).operators
+    before = {op.Outputs(0): op.Inputs(0) for kind, op in operators if kind == "QUANTIZE"}  # float, as it was
+    found = [(kind, before.get(op.Inputs(0), op.Inputs(0)), op.Outputs(0)) for kind, op in operators if kind in LAYERS]
+    layers = tuple(Layer(details[out]["name"], kind, value(given), value(out)) for kind, given, out in found)
+    return Trace(layers, value(interpreter.get_output_details()[0]["index"]))
+
+
 def trace_file(format_name: str, path: Path, images: Tensor) -> Trace:
     """Trace an exported file.
 
@@ -269,4 +298,6 @@ def trace_file(format_name: str, path: Path, images: Tensor) -> Trace:
         return trace_onnx(path, images)
     if format_name == "coreml":
         return trace_mil(path, images)
+    if format_name == "tflite":
+        return trace_tflite(path, images)
     raise CannotJudgeError(f"layers inside {format_name} files cannot be looked at")

@@ -1,0 +1,145 @@
+"""What a ``.tflite`` file holds: operators, weights, and what computes in int8; read by the schema, nothing runs."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.bundle.file_layer import FileLayer
+from udacisense.errors import LoadError
+
+_IDENTIFIER = b"TFL3"
+LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+@dataclass(frozen=True)
+class TfliteFile:
+    """A parsed file."""
+
+    path: Path
+    model: Any  # the schema's
+
+    @cached_property
+    def graph(self) -> Any:
+        """Its only subgraph."""
+        return self.model.Subgraphs(0)
+
+    @cached_property
+    def codes(self) -> tuple[tuple[str, int], ...]:
+        """Name and version of each operator code; a custom one's name begins with ``custom:``."""
+        from tflite import BuiltinOperator
+
+        names = {number: name for name, number in vars(BuiltinOperator).items() if isinstance(number, int)}
+        found = (self.model.OperatorCodes(i) for i in range(self.model.OperatorCodesLength()))
+        return tuple(
+            (
+                f"custom:{c.CustomCode().decode()}" if c.CustomCode() else names.get(_builtin(c), "unknown"),
+                c.Version(),
+            )
+            for c in found
+        )
+
+    @cached_property
+    def operators(self) -> tuple[tuple[str, Any], ...]:
+        """Its operators in execution order, each with its name."""
+        found = (self.graph.Operators(i) for i in range(self.graph.OperatorsLength()))
+        return tuple((self.codes[operator.OpcodeIndex()][0], operator) for operator in found)
+
+    @cached_property
+    def min_runtime_version(self) -> str | None:
+        """The oldest TensorFlow Lite that runs it, as its converter says."""
+        for entry in (self.model.Metadata(i) for i in range(self.model.MetadataLength())):
+            if entry.Name() == b"min_runtime_version":
+                data: bytes = self.model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+                return data.rstrip(b"\0").decode() or None
+        return None
+
+    @cached_property
+    def layers(self) -> tuple[FileLayer, ...]:
+        """Its convolutions and linear layers, in execution order; a layer is called by its output."""
+        made = (self._layer(kind, operator) for kind, operator in self.operators if kind in LAYERS)
+        return tuple(layer for layer in made if layer is not None)
+
+    def _layer(self, kind: str, op: Any) -> FileLayer | None:
+        weights = self._constant(op.Inputs(1))
+        if weights is None:
+            return None
+        given, stored, out = (self.graph.Tensors(i) for i in (op.Inputs(0), op.Inputs(1), op.Outputs(0)))
+        # (out, h, w, in) and, for depthwise ones, (1, h, w, out); PyTorch has the channels in front.
+        axes = {"DEPTHWISE_CONV_2D": (3, 0, 1, 2), "FULLY_CONNECTED": (0, 1)}
+        rows = weights.transpose(axes.get(kind, (0, 3, 1, 2)))
+        inner = math.prod(weights.shape[1:3]) if kind == "DEPTHWISE_CONV_2D" else math.prod(weights.shape[1:])
+        return FileLayer(
+            name=out.Name().decode(),
+            weights=rows.reshape(len(rows), -1),
+            macs=inner * math.prod(out.ShapeAsNumpy().tolist()),
+            is_int8=_INT8 == given.Type() == stored.Type() == out.Type(),
+        )
+
+    def _constant(self, index: int) -> NDArray[np.float64] | None:
+        """Return a constant tensor, widened to float; one that is widened while the file runs is a constant too."""
+        tensor = self.graph.Tensors(index)
+        if tensor.Type() not in _TYPES or not self.model.Buffers(tensor.Buffer()).DataLength():
+            source = self._widened.get(index)
+            return None if source is None else self._constant(source)
+        data = self.model.Buffers(tensor.Buffer()).DataAsNumpy().view(_TYPES[tensor.Type()])
+        values = data.reshape(tensor.ShapeAsNumpy()).astype(np.float64)
+        scales = tensor.Quantization()
+        if scales is None or not scales.ScaleLength():
+            return values
+        shape = [1] * values.ndim
+        if scales.ScaleLength() > 1:
+            shape[scales.QuantizedDimension()] = -1
+        zeros = scales.ZeroPointAsNumpy().astype(np.float64).reshape(shape if scales.ZeroPointLength() > 1 else [1])
+        result: NDArray[np.float64] = (values - zeros) * scales.ScaleAsNumpy().astype(np.float64).reshape(shape)
+        return result
+
+    @cached_property
+    def _widened(self) -> dict[int, int]:
+        """What DEQUANTIZE gives → what it is given."""
+        return {op.Outputs(0): op.Inputs(0) for kind, op in self.operators if kind == "DEQUANTIZE"}
+
+
+def _builtin(code: Any) -> int:
+    """Return the number of a builtin operator: the larger of two fields, as in TensorFlow Lite (schema_utils.cc).
+
+    The package takes the old field alone for small numbers, which not all tools set.
+    """
+    from flatbuffers.number_types import Int32Flags
+
+    place = code._tab.Offset(10)
+    return max(code.DeprecatedBuiltinCode(), code._tab.Get(Int32Flags, place + code._tab.Pos) if place else 0)
+
+
+# TensorType of the schema: FLOAT32, FLOAT16, INT8.
+_INT8 = 9
+_TYPES: dict[int, Any] = {0: np.dtype("<f4"), 1: np.dtype("<f2"), _INT8: np.dtype("i1")}
+
+
+def read_tflite(path: Path) -> TfliteFile:
+    """Parse a file.
+
+    Raises:
+        LoadError: it is no ``.tflite`` file of one graph, or is damaged.
+    """
+    import tflite
+
+    data = path.read_bytes()
+    try:
+        if data[4:8] != _IDENTIFIER:
+            raise ValueError("it does not begin as one")
+        found = TfliteFile(path, tflite.Model.GetRootAsModel(data, 0))
+        if found.model.SubgraphsLength() != 1:
+            raise ValueError(f"it has {found.model.SubgraphsLength()} graphs")
+        _ = found.codes, found.layers  # offsets that point anywhere show here
+    # The schema's classes follow whatever offsets a damaged file has.
+    except (struct.error, ValueError, IndexError, TypeError, AttributeError, MemoryError, OverflowError) as exc:
+        raise LoadError(f"{path} is no whole .tflite file of one graph ({exc}); export or copy it again.") from exc
+    return found
