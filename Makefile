@@ -39,7 +39,7 @@ demo: $(STAMP)
 	$(BIN)/udacisense demo --output demo
 
 test: $(STAMP) lint
-	$(PYTEST) $(PARALLEL) -m "not (slow or docs or fuzz or browser or android or adb or runtime)"
+	$(PYTEST) $(PARALLEL) -m "not (slow or docs or fuzz or browser or android or adb or runtime or toolchain)"
 
 test-all: $(STAMP) lint
 	$(PYTEST) $(PARALLEL) -m "not runtime" --durations 30

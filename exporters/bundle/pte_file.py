@@ -21,7 +21,7 @@ from udacisense.errors import LoadError, cause
 
 _XNNPACK = "XnnpackBackend"
 _LAYERS = ("XNNConv2d", "XNNDepthwiseConv2d", "XNNFullyConnected")
-_TYPES = {"xnn_datatype_fp32": np.dtype("<f4"), "xnn_datatype_qcint8": np.dtype("i1")}
+_TYPES: dict[str, Any] = {"xnn_datatype_fp32": np.dtype("<f4"), "xnn_datatype_qcint8": np.dtype("i1")}
 _INT8 = ("xnn_datatype_qint8", "xnn_datatype_qcint8")
 
 
@@ -117,7 +117,7 @@ def _weights(value: dict[str, Any], constants: list[dict[str, Any]], named: Any)
         return found
 
     values = np.frombuffer(data(value["constant_buffer_idx"]), _TYPES[value["datatype"]]).reshape(value["dims"])
-    wide = values.astype(np.float64)
+    wide: NDArray[np.float64] = values.astype(np.float64)
     if "quantized" not in value:
         return wide
     fields = value["quantized"]

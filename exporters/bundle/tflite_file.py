@@ -90,7 +90,7 @@ class TfliteFile:
             source = self._widened.get(index)
             return None if source is None else self._constant(source)
         data = self.model.Buffers(tensor.Buffer()).DataAsNumpy().view(_TYPES[tensor.Type()])
-        values = data.reshape(tensor.ShapeAsNumpy()).astype(np.float64)
+        values: NDArray[np.float64] = data.reshape(tensor.ShapeAsNumpy()).astype(np.float64)
         scales = tensor.Quantization()
         if scales is None or not scales.ScaleLength():
             return values
@@ -115,7 +115,7 @@ def _builtin(code: Any) -> int:
     from flatbuffers.number_types import Int32Flags
 
     place = code._tab.Offset(10)
-    return max(code.DeprecatedBuiltinCode(), code._tab.Get(Int32Flags, place + code._tab.Pos) if place else 0)
+    return max(int(code.DeprecatedBuiltinCode()), int(code._tab.Get(Int32Flags, place + code._tab.Pos)) if place else 0)
 
 
 # TensorType of the schema: FLOAT32, FLOAT16, INT8.

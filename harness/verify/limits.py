@@ -83,8 +83,9 @@ def limit_for(limits: Mapping[str, Limit], variant: Loadable) -> Limit:
 
     int8 in ``.onnx``, ``.pte`` and ``.tflite`` has no eager source of its precision: the float32 model stands in, and
     the noise between them is quantisation itself. That of linear layers alone is small (58 dB or more on trained
-    networks); that of a whole network says nothing, and only decisions are held to limits. An ``.ort`` file is held against its ``.onnx``; the
-    quantised operators that onnxruntime fuses round at other places (54 to 68 dB on trained networks).
+    networks); that of a whole network says nothing, and only decisions are held to limits. An ``.ort`` file is held
+    against its ``.onnx``; the quantised operators that onnxruntime fuses round at other places (54 to 68 dB on trained
+    networks).
     """
     if variant.id in limits:
         return limits[variant.id]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bundle.pte_file import PteFile, read_pte
-from exporters.bundle.tflite_file import TfliteFile, read_tflite
+from exporters.bundle.pte_file import read_pte
+from exporters.bundle.tflite_file import read_tflite
 from harness.runners.table import CannotJudgeError
 from harness.verify.inside.own_weights import layers_in_order, program_weights
 
@@ -91,8 +91,8 @@ def file_weights(format_name: str, path: Path) -> Weights:
         return mil_weights(path)
     if format_name == "onnx":
         return onnx_weights(path)
-    read: Callable[[Path], PteFile | TfliteFile] = {"executorch": read_pte, "tflite": read_tflite}[format_name]
-    return [(layer.name, layer.weights) for layer in read(path).layers]
+    layers = read_tflite(path).layers if format_name == "tflite" else read_pte(path).layers
+    return [(layer.name, layer.weights) for layer in layers]
 
 
 def mil_weights(package: Path) -> Weights:
