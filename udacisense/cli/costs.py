@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 _PROBE_IMAGES = 8
 _PROCESS_S = 3.0  # an interpreter with torch and a runtime in it
-_VARIANT_S = {"coreml": 4.0, "executorch": 4.0}  # converting one variant; the others take about a second
+_VARIANT_S = {
+    "coreml": 4.0,
+    "executorch": 20.0,
+    "tflite": 10.0,
+}  # converting one variant; the others take about a second
 _OTHER_VARIANT_S = 1.0
 _FILE_BYTES = 60_000  # code, metadata and operator tables of one exported file
 # Bytes a parameter. Dynamic int8 packs the linear layers alone: counted as if that were nothing.

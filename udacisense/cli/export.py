@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--format",
     "formats",
     multiple=True,
-    help="ptl, torchscript, onnx, coreml, executorch or all.",
+    help="ptl, torchscript, onnx, coreml, executorch, tflite or all.",
     shell_complete=names_of("exporters.formats.table", "FORMATS", "all"),
 )
 @click.option(
