@@ -19,6 +19,7 @@ from udacisense.base.records import Artifact
 from udacisense.measure.cascade import Cascade
 from udacisense.measure.metrics import Evaluation
 from udacisense.pipeline.run import RunRecord
+from udacisense.pipeline.search.record import SearchRecord
 from udacisense.pipeline.techniques import TechniquesRecord
 
 FOLDER = Path(__file__).parent / "schemas"
@@ -33,6 +34,7 @@ RECORDS = {
     "measurements": MeasurementSet,
     "order-failure": OrderFailure,
     "result": RunRecord,
+    "search": SearchRecord,
     "techniques": TechniquesRecord,
 }
 

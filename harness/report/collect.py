@@ -20,6 +20,7 @@ from udacisense.errors import InputError
 from udacisense.measure.metrics import Evaluation
 from udacisense.pipeline.recipes import short_name
 from udacisense.pipeline.run import RunRecord
+from udacisense.pipeline.search.record import SearchRecord
 from udacisense.pipeline.store import STEP_FILE
 from udacisense.pipeline.techniques import TechniquesRecord
 
@@ -52,6 +53,7 @@ class Evidence:
     evaluations: tuple[tuple[Path, Evaluation], ...]
     runs: tuple[tuple[Path, RunRecord], ...]
     techniques: tuple[tuple[Path, TechniquesRecord], ...]
+    searches: tuple[tuple[Path, SearchRecord], ...]
     bundles: tuple[tuple[Path, Manifest], ...]
     verifications: tuple[tuple[Path, MeasurementSet], ...]
     gates: tuple[tuple[Path, GateReport], ...]
@@ -88,8 +90,8 @@ def collect(paths: Sequence[Path]) -> Evidence:
     """Read the records under the given folders (or the given files).
 
     A record is known by its name (``artifact.json``, ``result.json``, ``manifest.json``) or by its ending
-    (``.verify.json``, ``.bench.json``, ``.gate.json``, ``.evaluation.json``, ``.techniques.json``, or the same without
-    a name before it). A bundle's copy of its source is left out.
+    (``.verify.json``, ``.bench.json``, ``.gate.json``, ``.evaluation.json``, ``.techniques.json``, ``.search.json``, or
+    the same without a name before it). A bundle's copy of its source is left out.
 
     Raises:
         InputError: a path does not exist, a record is damaged, or there is none.
@@ -104,6 +106,7 @@ def collect(paths: Sequence[Path]) -> Evidence:
         evaluations=tuple((f, read_json(Evaluation, f)) for f in ending("evaluation.json")),
         runs=tuple((f, _named(read_json(RunRecord, f))) for f in found if f.name == RunRecord.FILE_NAME),
         techniques=tuple((f, read_json(TechniquesRecord, f)) for f in ending(TechniquesRecord.FILE_NAME)),
+        searches=tuple((f, read_json(SearchRecord, f)) for f in ending(SearchRecord.FILE_NAME)),
         bundles=tuple((f, read_json(Manifest, f)) for f in found if f.name == Manifest.FILE_NAME),
         verifications=tuple((f, read_json(MeasurementSet, f)) for f in ending("verify.json")),
         gates=tuple((f, read_json(GateReport, f)) for f in ending(GateReport.FILE_NAME)),

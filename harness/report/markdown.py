@@ -63,6 +63,7 @@ def to_json_text(evidence: Evidence, *, title: str) -> str:
         "evaluations": [_entry(path, evaluation) for path, evaluation in evidence.evaluations],
         "runs": [_entry(path, run) for path, run in evidence.runs],
         "techniques": [_entry(path, found) for path, found in evidence.techniques],
+        "searches": [_entry(path, found) for path, found in evidence.searches],
         "bundles": [_entry(path, manifest) for path, manifest in evidence.bundles],
         "verifications": [_entry(path, verification) for path, verification in evidence.verifications],
         "gates": [_entry(path, gate) for path, gate in evidence.gates],

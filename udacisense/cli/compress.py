@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
 @click.option(
     "--student",
-    help="Preset of the student: p1-student, p1-slim, tiny or p2-student; the pipeline's by default.",
+    help="Preset (p1-student, p1-slim, tiny, p2-student) or a line of blocks; the pipeline's by default.",
     shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
 @click.option("--resolution", "resolution_px", type=int, help="Edge that the student sees; its preset's by default.")
+@click.option("--width", "width_mult", type=float, help="Of the student's channels, 0.1 to 2; its preset's by default.")
 @click.option("--epochs", type=int, help="Epochs of distillation; the pipeline's by default.")
 @click.option("--lr", "learning_rate", type=float, help="Of distillation; the pipeline's by default.")
 @click.option("--student-init", help="The student's initial weights: auto, none, imagenet or a .safetensors file.")
@@ -63,6 +64,7 @@ def command(
     data: str,
     student: str | None,
     resolution_px: int | None,
+    width_mult: float | None,
     epochs: int | None,
     learning_rate: float | None,
     student_init: str | None,
@@ -100,12 +102,13 @@ def command(
     signature = kept.signature
     dataset = load_data(data, size_px=signature.size_px)
     spec: ModelSpec | None = None
-    if student is not None or resolution_px is not None:
+    if student is not None or resolution_px is not None or width_mult is not None:
         usual = recipe.steps[0].options
         chosen = {
             **usual,
             "student": student or usual["student"],
             "student_resolution_px": resolution_px or usual.get("student_resolution_px"),
+            "student_width_mult": width_mult,
         }
         spec = student_spec(chosen, num_classes=len(dataset.class_names), size_px=signature.size_px)
     options = PipelineOptions(

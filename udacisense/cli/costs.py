@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from udacisense.base.records import ModelSpec
     from udacisense.data.images import DataSet
     from udacisense.pipeline.recipes import PipelineRecipe
+    from udacisense.pipeline.search.run import SearchOptions
     from udacisense.pipeline.techniques import Technique
 
 _PROBE_IMAGES = 8
@@ -139,6 +140,29 @@ def compression_cost(
     spec = student or student_spec(options, num_classes=10, size_px=32)  # near enough for a time
     count = epochs if epochs is not None else int(str(options["epochs"]))
     return training_cost(spec, n_images=n_images, epochs=count, teacher=baseline)
+
+
+def search_cost(options: SearchOptions, baseline: nn.Module, dataset: DataSet) -> Cost:
+    """Estimate a search by its family's first network, as if none were halved; another worker shares it."""
+    from udacisense.pipeline import find_pipeline
+    from udacisense.pipeline.search.run import find_family
+    from udacisense.stages.distill import student_spec
+    from udacisense.training import training_split
+
+    family = find_family(options.family)
+    step = find_pipeline(family.pipeline).steps[0].options
+    spec = student_spec(step, num_classes=len(dataset.class_names), size_px=dataset.train.pixels.shape[-1])
+    n_images = round(len(training_split(dataset)[0]) * options.supervision.images_for_each)
+    length = options.final_epochs or int(str(step["epochs"]))
+    n_finalists = options.finalists * len(options.seeds)
+    an_epoch = training_cost(spec, n_images=n_images, epochs=1, teacher=baseline)
+    n_epochs = options.trials * options.epochs + n_finalists * length
+    return Cost(
+        what=f"{options.trials} networks for at most {options.epochs} epochs and {n_finalists} for {length}, "
+        f"of {n_images:,} images each",
+        seconds=an_epoch.seconds * n_epochs,
+        disk_bytes=an_epoch.disk_bytes * (1 + n_finalists),
+    )
 
 
 def techniques_cost(

@@ -39,6 +39,7 @@ HEADINGS: dict[str, dict[str, str]] = {
         "compress": "Run a compression pipeline on a trained baseline.",
         "techniques": "Measure every compression technique on the same baseline.",
         "cascade": "Let a small model answer, and a larger one where it is not sure.",
+        "search": "Find the network that learns most within limits.",
     },
     "Export": {
         "export": "Write a model in the formats that phones run, as one bundle.",

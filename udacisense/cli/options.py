@@ -121,6 +121,18 @@ def thread_counts(text: str, *, most: int = 1024) -> list[int]:
     return list(dict.fromkeys(map(int, parts)))
 
 
+def seeds_of(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:  # noqa: ARG001 - click's
+    """Return the numbers of ``0,1,2``, each once, in their order; none where it was not given."""
+    from udacisense.errors import InputError
+
+    if value is None:
+        return ()
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) < 2**32 for part in parts):
+        raise InputError(f"--seeds is {value!r}; give whole numbers, separated by commas: 0,1,2.")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
 def allowing(architecture: str | None) -> list[str]:
     """Return the option that allows an architecture's factory, for the next command; nothing where it has none."""
     return ["--allow-factory", architecture] if architecture is not None and ":" in architecture else []

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.options import allow_factory_option, names_of
+from udacisense.cli.options import allow_factory_option, names_of, seeds_of
 from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
-from udacisense.cli.training_options import compute_options
+from udacisense.cli.training_options import compute_options, place_options
 
 if TYPE_CHECKING:
+    from udacisense.pipeline.search.place import Place
+    from udacisense.pipeline.techniques import TechniquesRecord
     from udacisense.training import Compute
 
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 @click.option("--batch-size", default=64, show_default=True)
 @compute_options
 @click.option("--seed", default=0, show_default=True)
+@click.option("--seeds", callback=seeds_of, help="Several seeds, 0,1,2, instead of --seed; each in OUTPUT/seed-N.")
+@place_options
 @allow_factory_option
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @dry_run_option
@@ -41,19 +46,22 @@ def command(
     epochs: int | None,
     batch_size: int,
     seed: int,
+    seeds: tuple[int, ...],
     allow_factory: str | None,
     output: Path,
     compute: Compute,
+    place: Place,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Run each technique on the baseline, measure it on the test images, and write tables and plots to OUTPUT.
 
-    A finished technique is kept: the same command goes on after Ctrl-C. OUTPUT/techniques.md has the tables.
+    A finished technique is kept: the same command goes on after Ctrl-C. The same command with the same --study, on this
+    machine or another, takes a part of the work. OUTPUT/techniques.md has the tables.
     """
-    from harness.report.plots.techniques import write_plots
-    from harness.report.techniques import as_markdown, per_class_table, techniques_table
-    from udacisense.base.files import write_text
+    from dataclasses import replace
+
+    from udacisense.base.records import to_json
     from udacisense.cli.costs import announce, techniques_cost
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
@@ -63,7 +71,9 @@ def command(
     chosen = find_techniques(names)
     kept, model = load_artifact(baseline, allow_factory=allow_factory)
     dataset = load_data(data, size_px=kept.signature.size_px)
-    announce(techniques_cost(chosen, kept.model, model, dataset, epochs=epochs), output)
+    cost = techniques_cost(chosen, kept.model, model, dataset, epochs=epochs)
+    n_seeds = max(1, len(seeds))
+    announce(replace(cost, seconds=cost.seconds * n_seeds, disk_bytes=cost.disk_bytes * n_seeds), output)
     if dry_run:
         return
     found = run_techniques(
@@ -73,15 +83,30 @@ def command(
         names=names,
         options=PipelineOptions(epochs=epochs, batch_size=batch_size, seed=seed, allow_factory=allow_factory),
         compute=compute,
+        seeds=seeds,
+        place=place,
     )
-    tables = (techniques_table(found), per_class_table(found))
-    write_text(output / "techniques.md", "\n".join(as_markdown(t) for t in tables))
-    plots = write_plots(found, output)
+    folders = [output / f"seed-{number}" for number in seeds] if n_seeds > 1 else [output]
+    for folder, one in zip(folders, found, strict=True):
+        _keep(one, folder, is_shown=not as_json)
     if as_json:
-        emit_json(found)
+        emit_json(found[0] if n_seeds == 1 else [json.loads(to_json(one)) for one in found])
+        return
+    next_command("udacisense", "report", output, "-o", "report.html")
+
+
+def _keep(found: TechniquesRecord, folder: Path, *, is_shown: bool) -> None:
+    """Write the tables and plots of one seed, and show the tables."""
+    from harness.report.plots.techniques import write_plots
+    from harness.report.techniques import as_markdown, per_class_table, techniques_table
+    from udacisense.base.files import write_text
+
+    tables = (techniques_table(found), per_class_table(found))
+    write_text(folder / "techniques.md", "\n".join(as_markdown(t) for t in tables))
+    plots = write_plots(found, folder)
+    if not is_shown:
         return
     for table in tables:
         show(table)
         say()
-    say(f"Written: {output}/techniques.json, techniques.md and {len(plots)} plots.")
-    next_command("udacisense", "report", output, "-o", "report.html")
+    say(f"Written: {folder}/techniques.json, techniques.md and {len(plots)} plots.")

@@ -119,6 +119,30 @@ _SUPERVISION = {
 }
 
 
+_PLACE = {
+    "study": click.option(
+        "--study", help="sqlite:///FILE, postgresql://USER@HOST/DB or a journal file; OUTPUT's own by default."
+    ),
+    "wait_s": click.option(
+        "--wait", "wait_s", default=120.0, show_default=True, help="Seconds for a study that went away."
+    ),
+    "grace_s": click.option(
+        "--grace", "grace_s", default=60.0, show_default=True, help="Seconds until a lost worker's trial is redone."
+    ),
+}
+
+
+def place_options(function: F) -> F:
+    """Add the options of where workers meet; the command gets them as ``place``."""
+
+    def make(given: dict[str, Any]) -> object:
+        from udacisense.pipeline.search.place import Place
+
+        return Place(**given)
+
+    return _as_record(function, _PLACE, "place", make)
+
+
 def compute_options(function: F) -> F:
     """Add the options of what to compute on; the command gets them as ``compute``, its processes started."""
 

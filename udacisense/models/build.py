@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from udacisense.base.child import where_the_user_stands
 from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError, cause, did_you_mean
-from udacisense.models.blocks import build_blocks
+from udacisense.models.blocks import build_blocks, parse_blocks
 from udacisense.models.layers import MOST_PX, ConvClassifier, Resize, conv_bn_relu, init_convolutions, init_linear
 from udacisense.models.libraries import LIBRARIES, build_library_model, is_library, library_spec
 
@@ -147,8 +147,8 @@ def preset(
     """Return the spec of a named model, fitted to a data set.
 
     Args:
-        name: row of :data:`PRESETS`, ``torchvision/NAME``, ``timm/NAME``, or ``package.module:factory``, which is
-            called with ``options`` alone.
+        name: row of :data:`PRESETS`, a line of blocks (:func:`udacisense.models.blocks.parse_blocks`),
+            ``torchvision/NAME``, ``timm/NAME``, or ``package.module:factory``, which is called with ``options`` alone.
         num_classes: C of the logits.
         resolution_px: edge that the network itself computes at; None keeps its own.
         size_px: edge of the images fed in.
@@ -166,13 +166,14 @@ def preset(
     if is_library(name):
         spec = library_spec(name, num_classes=num_classes, resolution_px=resolution_px, size_px=size_px, options=given)
         return _in_range(spec)
-    if name not in PRESETS:
+    if name not in PRESETS and " " not in name.strip():
         hint = did_you_mean(name, PRESETS)
         raise InputError(
             f"There is no model preset {name!r}; choose one of {', '.join(PRESETS)}, "
-            f"{', '.join(f'{library}/NAME' for library in LIBRARIES)}, or package.module:factory.{hint}"
+            f"{', '.join(f'{library}/NAME' for library in LIBRARIES)}, package.module:factory, or a line of blocks, as "
+            f"{PRESETS['p2-student'].options['blocks']!r}.{hint}"
         )
-    spec = PRESETS[name]
+    spec = PRESETS[name] if name in PRESETS else _of_blocks(name)
     usual = {**spec.options, "num_classes": num_classes, "size_px": size_px}
     if resolution_px is not None:
         usual["resolution_px"] = resolution_px
@@ -193,6 +194,15 @@ def _in_range(spec: ModelSpec) -> ModelSpec:
         if not isinstance(value, int) or not 8 <= value <= MOST_PX:
             raise InputError(f"{option} is {value}; allowed is 8 to {MOST_PX}.")
     return spec
+
+
+def _of_blocks(line: str) -> ModelSpec:
+    try:
+        parse_blocks(line)
+    except ValueError as exc:
+        raise InputError(f"The network {line!r} is no preset and no line of blocks: {exc}.") from exc
+    like = PRESETS["p2-student"]
+    return ModelSpec(architecture=like.architecture, options={**like.options, "blocks": line})
 
 
 def build_model(spec: ModelSpec) -> nn.Module:

@@ -51,7 +51,7 @@ def plan_pipeline(
             pass  # it is there
     start = load_baseline(baseline, dataset, allow_factory=options.allow_factory)
     sources = load_supervision(options.supervision, start.signature, is_taught=True)
-    steps = [_changed(step, options, sources) for step in recipe.steps]
+    steps = [changed(step, options, sources) for step in recipe.steps]
     for step in steps:
         if step.function is apply_knowledge_distillation:
             _check_distillation(step, start.signature, start.model)
@@ -61,7 +61,7 @@ def plan_pipeline(
     return pipeline
 
 
-def _changed(step: RecipeStep, options: PipelineOptions, sources: Sources) -> RecipeStep:
+def changed(step: RecipeStep, options: PipelineOptions, sources: Sources) -> RecipeStep:
     """Return a step with what was asked for. What was not stays out: finished steps are recognised by their options."""
     changes: dict[str, object] = {}
     if step.function is apply_knowledge_distillation:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from udacisense.base.records import StageRecord, record, write_record
+from udacisense.base.records import StageRecord, from_json, record, to_json, write_record
 from udacisense.base.tensors import supported_engines
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError, did_you_mean
 from udacisense.measure.counts import count_macs
 from udacisense.measure.metrics import mcnemar_p, predict, score, wilson_interval
 from udacisense.pipeline import PipelineResult
+from udacisense.pipeline.search.place import Place
 from udacisense.pipeline.start import Baseline, PipelineOptions, load_baseline, start_pipeline
 from udacisense.stages.contract import Kind, StepFunction, kind_of
 from udacisense.stages.distill import apply_knowledge_distillation
@@ -162,56 +165,120 @@ def run_techniques(
     names: Sequence[str] = (),
     options: PipelineOptions = PipelineOptions(),  # noqa: B008 - frozen
     compute: Compute = Compute(),  # noqa: B008 - frozen
-) -> TechniquesRecord:
+    seeds: Sequence[int] = (),
+    place: Place = Place(),  # noqa: B008 - frozen
+) -> tuple[TechniquesRecord, ...]:
     """Run techniques, each alone on the baseline; a finished one is kept and not run again.
+
+    Whoever calls it with the same study takes a part of the techniques and seeds, and gets all the records.
 
     Args:
         baseline: an artifact's folder.
         dataset: the images that the baseline was made for.
-        output_dir: each technique keeps its steps in ``output_dir/<name>``; ``techniques.json`` has the figures.
+        output_dir: each technique keeps its steps in ``output_dir/<name>``; ``techniques.json`` has the figures. Of
+            several seeds each has a folder of its own there, ``seed-<seed>``.
         names: of :data:`TECHNIQUES`; none is all that this host can run.
         options: of them, epochs (of those that train; None: :data:`EPOCHS`), batch size, seed and allow_factory count.
         compute: what training runs on.
+        seeds: run with each of these; none is the one of ``options``.
+        place: the study that several workers share.
+
+    Returns:
+        One record a seed.
 
     Raises:
         InputError: a name or the data does not fit, or a technique that was asked for needs an engine that is missing.
         StageError: a technique failed.
     """
-    chosen = find_techniques(names)
-    present = supported_engines()
+    from udacisense.pipeline.search.storage import open_study
+    from udacisense.pipeline.search.work import share
+
+    rows = _possible(names)
+    bench = _Bench(load_baseline(baseline, dataset, allow_factory=options.allow_factory), dataset, compute)
+    folders = {seed: output_dir / f"seed-{seed}" if len(seeds) > 1 else output_dir for seed in seeds or (options.seed,)}
+    points = {
+        bench.key(row, replace(options, seed=seed)): (row, replace(options, seed=seed), folders[seed])
+        for seed in folders
+        for row in rows
+    }
+    study = open_study(place.open(output_dir), "techniques", {})
+    answers = share(study, list(points), lambda key: to_json(bench.run_trial(*points[key])), grace_s=place.grace_s)
+    done = {key: from_json(_Done, text, source="the study") for key, text in answers.items()}
+    return tuple(
+        bench.keep([done[key] for key, point in points.items() if point[2] == folder], folder)
+        for folder in folders.values()
+    )
+
+
+def _possible(names: Sequence[str]) -> list[Technique]:
+    """Return the techniques that were asked for and whose engine is here; by default all of these."""
+    chosen, present = find_techniques(names), supported_engines()
     missing = [row for row in chosen if row.engine is not None and row.engine not in present]
     if missing and names:
         raise InputError(
             f"{missing[0].name} needs the quantised engine {missing[0].engine}; this host has {', '.join(present)}."
         )
-    start = load_baseline(baseline, dataset, allow_factory=options.allow_factory)
-    assert start.artifact is not None, "it was loaded from a folder"
-    logits, labels = predict(start.model, start.test_batches(dataset))
-    expected = logits.argmax(1) == labels
-    results: list[TechniqueResult] = []
-    figures = start.artifact.baseline
-    for row in chosen:
-        if row in missing:
-            continue
-        settings: dict[str, Any] = dict(row.options)
-        if row.trains:
-            settings["epochs"] = options.epochs if options.epochs is not None else EPOCHS
-        pipeline = start_pipeline(row.name, start, dataset, options)
-        pipeline.add_step(step_name=row.name, step_function=row.function, **settings)
-        found = pipeline.run(compute, output_dir=output_dir / row.name)
-        figures = found.baseline
-        results.append(_result(row, found, start, dataset, expected))
-    answer = TechniquesRecord(
-        schema_version=1,
-        class_names=dataset.class_names,
-        artifact_sha256=start.artifact.sha256,
-        baseline=figures,
-        baseline_macs=count_macs(start.model, start.signature.input_shape),
-        baseline_confusion=score(logits, labels, dataset.class_names).confusion,
-        results=tuple(results),
-    )
-    write_record(output_dir / TechniquesRecord.FILE_NAME, answer)
-    return answer
+    return [row for row in chosen if row not in missing]
+
+
+@record
+class _Done:
+    """What a trial answers, which travels to the other workers."""
+
+    result: TechniqueResult
+    baseline: StageRecord
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The baseline with the images that every technique is measured on."""
+
+    start: Baseline
+    dataset: DataSet
+    compute: Compute
+
+    @cached_property
+    def answers(self) -> tuple[Tensor, Tensor]:
+        """The baseline's logits of the test images, and their labels."""
+        return predict(self.start.model, self.start.test_batches(self.dataset))
+
+    def key(self, row: Technique, options: PipelineOptions) -> str:
+        """Return a technique and seed with all that its result depends on, as text."""
+        assert self.start.artifact is not None, "it was loaded from a folder"
+        whole = (
+            f"{self.start.artifact.sha256} {self.dataset.fingerprint} {options.batch_size} {_settings(row, options)}"
+        )
+        return f"{row.name}, seed {options.seed}, {hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+    def run_trial(self, row: Technique, options: PipelineOptions, folder: Path) -> _Done:
+        """Run one technique on the baseline, and measure it."""
+        pipeline = start_pipeline(row.name, self.start, self.dataset, options)
+        pipeline.add_step(step_name=row.name, step_function=row.function, **_settings(row, options))
+        found = pipeline.run(self.compute, output_dir=folder / row.name)
+        logits, labels = self.answers
+        return _Done(
+            result=_result(row, found, self.start, self.dataset, logits.argmax(1) == labels), baseline=found.baseline
+        )
+
+    def keep(self, done: Sequence[_Done], folder: Path) -> TechniquesRecord:
+        """Write ``techniques.json``."""
+        assert self.start.artifact is not None, "it was loaded from a folder"
+        answer = TechniquesRecord(
+            schema_version=1,
+            class_names=self.dataset.class_names,
+            artifact_sha256=self.start.artifact.sha256,
+            baseline=done[-1].baseline if done else self.start.artifact.baseline,
+            baseline_macs=count_macs(self.start.model, self.start.signature.input_shape),
+            baseline_confusion=score(*self.answers, self.dataset.class_names).confusion,
+            results=tuple(row.result for row in done),
+        )
+        write_record(folder / TechniquesRecord.FILE_NAME, answer)
+        return answer
+
+
+def _settings(row: Technique, options: PipelineOptions) -> dict[str, Any]:
+    epochs = options.epochs if options.epochs is not None else EPOCHS
+    return {**row.options, "epochs": epochs} if row.trains else dict(row.options)
 
 
 def _result(

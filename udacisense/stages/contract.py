@@ -26,7 +26,7 @@ from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError, cause
 from udacisense.measure.recording import is_quantized
 from udacisense.training.compute import Compute
-from udacisense.training.types import Keep
+from udacisense.training.types import EpochRecord, Keep
 
 Batch = tuple[Tensor, Tensor]  # images float32 (b, 3, H, W), labels int64 (b,)
 
@@ -80,6 +80,7 @@ class StepContext:
     work_dir: Path | None  # for checkpoints while the step runs; removed when it has finished
     resume: bool  # go on from what is in work_dir
     compute: Compute = field(default_factory=Compute)  # what training runs on
+    after_epoch: Callable[[EpochRecord], None] | None = None  # see udacisense.training.train
 
     @property
     def keep(self) -> Keep | None:

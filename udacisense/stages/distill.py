@@ -91,6 +91,7 @@ def apply_knowledge_distillation(
         distillation=Distillation(teacher=teaches, temperature=temperature, alpha=alpha, remember=remember),
         auxiliary=auxiliary,
         keep=context.keep,
+        after_epoch=context.after_epoch,
     )
     notes: dict[str, Scalar] = {
         **config.described(),

@@ -6,6 +6,7 @@ from harness.report.blocks import Chapter
 from harness.report.chapters.latency import latency_chapter
 from harness.report.chapters.pipelines import pipelines_chapter
 from harness.report.chapters.provenance import provenance_chapter
+from harness.report.chapters.search import search_chapter
 from harness.report.chapters.summary import summary_chapter
 from harness.report.chapters.techniques import techniques_chapter
 from harness.report.chapters.variants import variants_chapter
@@ -19,6 +20,7 @@ def chapters(evidence: Evidence, dataset: DataSet | None) -> list[Chapter]:
         summary_chapter(evidence),
         pipelines_chapter(evidence),
         techniques_chapter(evidence),
+        search_chapter(evidence),
         variants_chapter(evidence, dataset),
         latency_chapter(evidence),
         provenance_chapter(evidence),

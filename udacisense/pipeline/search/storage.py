@@ -1,0 +1,159 @@
+"""Where a study lies: a storage given by URL, which is waited for when it goes away."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from udacisense.errors import InputError, first_line
+
+log = logging.getLogger("udacisense")
+
+JOURNAL_NAME = "study.journal"
+_PAUSE_S = 1.0
+_TABLES_TRIES = 3  # workers that start together make the same tables
+
+
+def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStorage:
+    """Open the storage of a study; it is made where it is not there.
+
+    Args:
+        study: ``sqlite:///FILE``, ``postgresql://USER@HOST/DATABASE``, another URL that SQLAlchemy knows, or the path
+            of a journal file; None: :data:`JOURNAL_NAME` in ``folder``.
+        folder: of the run.
+        wait_s: how long a storage that has gone away while it was used is waited for.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    where = study or str(folder / JOURNAL_NAME)
+    if "://" not in where:
+        Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
+        return cast("BaseStorage", _waiting(JournalStorage, where, wait_s)(JournalFileBackend(where)))
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        url = make_url(where)
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")  # SQLAlchemy's own choice is its predecessor
+        shown = url.render_as_string(hide_password=True)
+        made = _waiting(RDBStorage, shown, wait_s)
+        address = url.render_as_string(hide_password=False)
+        for tries_left in reversed(range(_TABLES_TRIES)):
+            try:
+                storage = made(address, engine_kwargs={"pool_pre_ping": True})
+                if url.get_backend_name() == "sqlite":
+                    _write_one_by_one(storage)
+                return cast("BaseStorage", storage)
+            except SQLAlchemyError:
+                if not tries_left:
+                    raise
+                time.sleep(_PAUSE_S)
+    except ArgumentError as exc:
+        raise InputError(
+            f"The study {where!r} is no URL; write sqlite:///FILE, postgresql://USER@HOST/DATABASE, or a file's path."
+        ) from exc
+    except ImportError as exc:
+        raise InputError(
+            f"The study {shown} needs a driver that is not installed ({exc}); for PostgreSQL: "
+            "pip install 'udacisense[postgresql]'."
+        ) from exc
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as exc:
+        raise InputError(f"The study's storage {shown} cannot be opened ({_why(exc)}); check the URL.") from exc
+    raise AssertionError("the last try returned or raised")
+
+
+def _write_one_by_one(storage: RDBStorage) -> None:
+    """Let SQLite's transactions begin with its lock: Python's begin with the first change, after what it is based on.
+
+    Two workers would else take the same queued trial. Source: SQLAlchemy's documentation of its SQLite dialect.
+    """
+    from sqlalchemy import event
+
+    storage.engine.dispose()  # connections that were made before
+    event.listen(storage.engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+
+
+def open_study(
+    storage: BaseStorage, name: str, task: Mapping[str, object], pruner: optuna.pruners.BasePruner | None = None
+) -> optuna.Study:
+    """Open a study, or make it; a study of another task is refused.
+
+    Args:
+        storage: where it lies.
+        name: of the study in its storage.
+        task: what makes the trials of one study comparable, as plain values.
+        pruner: that ends trials early; None: none does.
+
+    Raises:
+        InputError: it was made for another task; every difference is named.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    given = {"study_name": name, "storage": storage, "pruner": pruner or optuna.pruners.NopPruner()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            study = optuna.create_study(**given)  # type: ignore[arg-type]
+        except DuplicatedStudyError:
+            study = optuna.load_study(**given)  # type: ignore[arg-type]
+    if "task" not in study.user_attrs:
+        study.set_user_attr("task", dict(task))
+    kept: dict[str, object] = study.user_attrs["task"]
+    unlike = [key for key in sorted({*kept, *task}) if kept.get(key) != task.get(key)]
+    if unlike:
+        shown = ", ".join(f"{key} = {_short(kept.get(key))} (now {_short(task.get(key))})" for key in unlike)
+        raise InputError(
+            f"The study {name!r} was made for another task, with {shown}; give the same options, or another --study."
+        )
+    return study
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) > 60 else text
+
+
+def _why(exc: BaseException) -> str:
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return first_line(exc)
+
+
+def _waiting(kind: type[BaseStorage], shown: str, wait_s: float) -> Any:
+    """Return a storage class whose operations are tried again until the storage is back, for so many seconds."""
+
+    def patient(operation: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(operation)
+        def call(*args: Any, **options: Any) -> Any:
+            until: float | None = None
+            while True:
+                try:
+                    return operation(*args, **options)
+                except (StorageInternalError, OSError) as exc:
+                    now = time.monotonic()
+                    if until is None:
+                        until = now + wait_s
+                        log.warning("the study's storage %s does not answer (%s); waiting for it", shown, _why(exc))
+                    if now >= until:
+                        raise InputError(
+                            f"The study's storage {shown} has not answered for {wait_s:g} s ({_why(exc)}); when it is "
+                            "back, the same command goes on: what is finished is kept."
+                        ) from exc
+                    time.sleep(_PAUSE_S)
+
+        return call
+
+    names = [name for name in BaseStorage.__abstractmethods__ if callable(getattr(kind, name))]
+    return type(f"Waiting{kind.__name__}", (kind,), {name: patient(getattr(kind, name)) for name in names})
