@@ -88,7 +88,7 @@ def command(
     from harness.report.chapters.search import finalists_table, search_markdown, tried_table
     from udacisense.base.files import write_text
     from udacisense.cli.costs import announce, search_cost
-    from udacisense.data.images import load_dataset
+    from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline.search.cost import Limits
     from udacisense.pipeline.search.run import SearchOptions, run_search
@@ -100,7 +100,7 @@ def command(
         **asked,
     )
     kept, model = load_artifact(baseline, allow_factory=allow_factory)
-    dataset = load_dataset(data, size_px=kept.signature.size_px)
+    dataset = load_data(data, size_px=kept.signature.size_px)
     announce(search_cost(options, model, dataset), output)
     if dry_run:
         return

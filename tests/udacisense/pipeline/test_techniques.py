@@ -45,7 +45,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(artifact: Path) -> tuple[TechniquesRecord, Path]:
     output = artifact.parent / "out"
-    record = run_techniques(artifact, dataset(), output_dir=output, names=NAMES, options=OPTIONS)
+    (record,) = run_techniques(artifact, dataset(), output_dir=output, names=NAMES, options=OPTIONS)
     return record, output
 
 
@@ -64,7 +64,7 @@ def test_each_technique_is_measured_against_the_same_baseline(found: tuple[Techn
 
 def test_a_second_run_takes_what_is_finished(found: tuple[TechniquesRecord, Path], artifact: Path) -> None:
     record, output = found
-    again = run_techniques(artifact, dataset(), output_dir=output, names=NAMES, options=OPTIONS)
+    (again,) = run_techniques(artifact, dataset(), output_dir=output, names=NAMES, options=OPTIONS)
     assert [r.figures for r in again.results] == [r.figures for r in record.results]
 
 

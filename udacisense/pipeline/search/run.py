@@ -10,12 +10,14 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from torch import nn
 
 from udacisense.base.files import locked, remove
 from udacisense.base.records import Artifact, ModelSpec, from_json, read_json, record, to_json, write_record
 from udacisense.data.batches import Batches
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError, TrainingError, did_you_mean
+from udacisense.measure.counts import count_parameters
 from udacisense.pipeline.plan import changed, plan_pipeline
 from udacisense.pipeline.recipes import find_pipeline
 from udacisense.pipeline.run import RunRecord
@@ -58,6 +60,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched with."""
+        find_family(self.family)
         for name in ("trials", "finalists", "epochs", "final_epochs", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -101,12 +104,15 @@ def run_search(
     """
     if compute.processes > 1:
         raise InputError("A search is spread by starting the same command again with the same --study; use one device.")
-    search = _Search(baseline, dataset, output_dir, options, compute, count)
-    storage, grace_s = options.place.open(output_dir), options.place.grace_s
+    search = _Search(
+        baseline=baseline, dataset=dataset, output_dir=output_dir, options=options, compute=compute, count=count
+    )
+    task, grace_s = search.task, options.place.grace_s
+    storage = options.place.open(output_dir)
     halving = optuna.pruners.SuccessiveHalvingPruner(
         min_resource=max(1, options.epochs // _HALVING**2), reduction_factor=_HALVING
     )
-    study = open_study(storage, "search", search.task, halving)
+    study = open_study(storage, "search", task, halving)
     if not study.get_trials(deepcopy=False):  # every other network is held against the family's own
         study.enqueue_trial({"resolution_px": dataset.train.pixels.shape[-1], **search.family.first})
 
@@ -122,13 +128,13 @@ def run_search(
         why = next((error for t in trials if (error := error_of(t))), "none was left by the halving")
         raise TrainingError(f"No network was trained to its end: {why}")
     chosen = {f"network {t.number}, seed {s}": (t, s) for t in best[: options.finalists] for s in options.seeds}
-    finals = open_study(storage, "finalists", {**search.task, "final_epochs": options.final_epochs})
+    finals = open_study(storage, "finalists", {**task, "final_epochs": options.final_epochs})
     answers = share(finals, list(chosen), lambda key: to_json(search.run_trial(*chosen[key])), grace_s=grace_s)
     finalists = tuple(from_json(Finalist, text, source="the study") for text in answers.values())
     return search.keep(trials, finalists)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Search:
     """What a worker needs to train a network."""
 
@@ -150,6 +156,11 @@ class _Search:
     @cached_property
     def sources(self) -> Sources:
         return load_supervision(self.options.supervision, self.start.signature, is_taught=True)
+
+    @cached_property
+    def teacher_parameters(self) -> int:
+        teacher = self.sources.teacher or self.start.model
+        return count_parameters(teacher) if isinstance(teacher, nn.Module) else 0
 
     @property
     def task(self) -> dict[str, object]:
@@ -180,6 +191,8 @@ class _Search:
         broken = self.options.limits.broken(cost)
         if broken is not None:
             raise UntrainedError(broken)
+        if 0 < self.teacher_parameters < cost.parameters:  # frozen TorchScript shows no parameters
+            raise UntrainedError(f"{cost.parameters:,} parameters, and its teacher has {self.teacher_parameters:,}")
         key = spec_text(spec)
         claim(trial, key)
         folder = self.output_dir / "trials" / hashlib.sha256(f"{self.task} {key}".encode()).hexdigest()[:16]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 
 from udacisense.errors import InputError, first_line
@@ -21,7 +21,8 @@ log = logging.getLogger("udacisense")
 
 JOURNAL_NAME = "study.journal"
 _PAUSE_S = 1.0
-_TABLES_TRIES = 3  # workers that start together make the same tables
+_TABLES_TRIES = 3
+_LOCK_S = 60.0  # that a worker waits for another one's change of an SQLite file
 
 
 def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStorage:
@@ -39,27 +40,24 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
     where = study or str(folder / JOURNAL_NAME)
     if "://" not in where:
         Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
-        return cast("BaseStorage", _waiting(JournalStorage, where, wait_s)(JournalFileBackend(where)))
+        return _waiting(JournalStorage(JournalFileBackend(where)), where, wait_s)
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.pool import NullPool
 
+    shown = where
     try:
         url = make_url(where)
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")  # SQLAlchemy's own choice is its predecessor
         shown = url.render_as_string(hide_password=True)
-        made = _waiting(RDBStorage, shown, wait_s)
-        address = url.render_as_string(hide_password=False)
-        for tries_left in reversed(range(_TABLES_TRIES)):
-            try:
-                storage = made(address, engine_kwargs={"pool_pre_ping": True})
-                if url.get_backend_name() == "sqlite":
-                    _write_one_by_one(storage)
-                return cast("BaseStorage", storage)
-            except SQLAlchemyError:
-                if not tries_left:
-                    raise
-                time.sleep(_PAUSE_S)
+        is_sqlite = url.get_backend_name() == "sqlite"
+        # A connection for each operation: they are minutes apart, and a server may go and come back between them.
+        more: dict[str, Any] = {"poolclass": NullPool, "connect_args": {"timeout": _LOCK_S} if is_sqlite else {}}
+        storage = _open(url.render_as_string(hide_password=False), more)
+        if is_sqlite:
+            _write_one_by_one(storage)
+        return _waiting(get_storage(storage), shown, wait_s)
     except ArgumentError as exc:
         raise InputError(
             f"The study {where!r} is no URL; write sqlite:///FILE, postgresql://USER@HOST/DATABASE, or a file's path."
@@ -71,7 +69,17 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
         ) from exc
     except (SQLAlchemyError, StorageInternalError, RuntimeError) as exc:
         raise InputError(f"The study's storage {shown} cannot be opened ({_why(exc)}); check the URL.") from exc
-    raise AssertionError("the last try returned or raised")
+
+
+def _open(address: str, more: dict[str, Any]) -> RDBStorage:
+    """Open a database, and make its tables: workers that start together make the same ones, and one of them fails."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for _ in range(_TABLES_TRIES - 1):
+        with contextlib.suppress(SQLAlchemyError):
+            return RDBStorage(address, engine_kwargs=more)
+        time.sleep(_PAUSE_S)
+    return RDBStorage(address, engine_kwargs=more)
 
 
 def _write_one_by_one(storage: RDBStorage) -> None:
@@ -81,7 +89,6 @@ def _write_one_by_one(storage: RDBStorage) -> None:
     """
     from sqlalchemy import event
 
-    storage.engine.dispose()  # connections that were made before
     event.listen(storage.engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
     event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 
@@ -131,16 +138,15 @@ def _why(exc: BaseException) -> str:
     return first_line(exc)
 
 
-def _waiting(kind: type[BaseStorage], shown: str, wait_s: float) -> Any:
-    """Return a storage class whose operations are tried again until the storage is back, for so many seconds."""
+def _waiting(inner: BaseStorage, shown: str, wait_s: float) -> BaseStorage:
+    """Return a storage whose operations are tried again until the one behind it is back, for so many seconds."""
 
-    def patient(operation: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(operation)
-        def call(*args: Any, **options: Any) -> Any:
+    def patient(name: str) -> Callable[..., Any]:
+        def call(_: BaseStorage, *args: Any, **options: Any) -> Any:
             until: float | None = None
             while True:
                 try:
-                    return operation(*args, **options)
+                    return getattr(inner, name)(*args, **options)
                 except (StorageInternalError, OSError) as exc:
                     now = time.monotonic()
                     if until is None:
@@ -155,5 +161,5 @@ def _waiting(kind: type[BaseStorage], shown: str, wait_s: float) -> Any:
 
         return call
 
-    names = [name for name in BaseStorage.__abstractmethods__ if callable(getattr(kind, name))]
-    return type(f"Waiting{kind.__name__}", (kind,), {name: patient(getattr(kind, name)) for name in names})
+    made: BaseStorage = type("Waiting", (BaseStorage,), {n: patient(n) for n in BaseStorage.__abstractmethods__})()
+    return made
