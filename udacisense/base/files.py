@@ -34,6 +34,14 @@ _PARTIAL = ".partial-"
 _OLD = ".partial-old-"  # a folder on its way out
 
 
+def cache_root() -> Path:
+    """Return where things are kept between runs: ``UDACISENSE_CACHE``, or ``udacisense`` in the user's cache folder."""
+    chosen = os.environ.get("UDACISENSE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "udacisense"
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write a file or a folder at; rename it into place on success.

@@ -135,13 +135,15 @@ class Batches:
         self._place(torch.device("cpu"))
 
     def _place(self, device: torch.device) -> None:
-        self.images = Images(self.images.pixels.to(device), self.images.labels.to(device))
+        self.device, self.images = device, self.images.to(device)
         self._centre, self._scale = _channels(self.mean, device), _channels(self.std, device)
         if self.folders is not None:
             self.folders = self.folders.to(device)
 
     def on(self, device: torch.device, part: tuple[int, int] = (0, 1)) -> Self:
         """Return the same batches with images that live on a device, or process ``part[0]``'s of ``part[1]`` parts.
+
+        Images that are mapped from disk stay there, and each batch is sent to the device.
 
         Part by part, the images of a batch are dealt out in turn; where they do not go up, the last ones are left out.
         """
@@ -171,7 +173,7 @@ class Batches:
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
         if not self.augment:
             return Plan(order=order)
-        return Plan(order=order, **draw_crops(n, self.images.pixels.shape[2], generator))
+        return Plan(order=order, **draw_crops(n, self.images.shape[1], generator))
 
     def planned(self) -> Plan:
         """Return :meth:`plan`, drawn once an epoch."""
@@ -180,7 +182,7 @@ class Batches:
         return self._planned[1]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        plan = self.planned().to(self.images.pixels.device)
+        plan = self.planned().to(self.device)
         rank, count = self.part
         for whole in self._wholes(plan):
             yield self._batch(whole[rank::count], plan, whole if count > 1 else None)
@@ -199,11 +201,11 @@ class Batches:
 
     def views(self, chosen: Tensor, plan: Plan) -> Tensor:
         """Return images as a plan sees them: float32 (b, 3, H, W), normalised; ``chosen`` is int64 (b,)."""
-        pixels = self.images.pixels[chosen]
+        pixels = self.images.at(chosen).to(self.device)
         if plan.shifts is not None and plan.flips is not None:
             pixels = crop_and_flip(pixels, plan.shifts[chosen], plan.flips[chosen])
         if plan.shares is not None and plan.partners is not None:
-            other = self.images.pixels[plan.partners[chosen]]
+            other = self.images.at(plan.partners[chosen]).to(self.device)
             if plan.partner_shifts is not None and plan.partner_flips is not None:
                 other = crop_and_flip(other, plan.partner_shifts[chosen], plan.partner_flips[chosen])
             share = plan.shares[chosen].view(-1, 1, 1, 1)

@@ -268,4 +268,4 @@ def spec_text(spec: ModelSpec) -> str:
 
 
 def _preset(name: str, dataset: DataSet) -> ModelSpec:
-    return preset(name, num_classes=len(dataset.class_names), size_px=dataset.train.pixels.shape[-1])
+    return preset(name, num_classes=len(dataset.class_names), size_px=dataset.size_px)

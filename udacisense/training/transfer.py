@@ -30,8 +30,8 @@ def load_transfer(folder: Path, *, size_px: int) -> tuple[Images, tuple[str, ...
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
     if not files:
         raise InputError(f"{folder} holds no image; --transfer takes a folder with images at any depth.")
-    pixels = read_squares(files, size_px, "Reading transfer images")
-    images = Images(pixels, torch.full((len(files),), NO_LABEL))
+    pixels, sha256 = read_squares(files, size_px, "Reading transfer images")
+    images = Images(pixels, torch.full((len(files),), NO_LABEL), sha256)
     return images, tuple(file.parent.name for file in files)
 
 
@@ -113,10 +113,10 @@ class TransferBatches(Batches):
                 f"Batch size {batch_size}, views {n_views[0]} and {n_views[1]}, transfer ratio {ratio}, mix {mix}: "
                 "allowed are 1 or more, a ratio above 0, and 0 to 1 to mix."
             )
-        if labelled.pixels.shape[1:] != transfer.pixels.shape[1:]:
+        if labelled.shape != transfer.shape:
             raise InputError(
-                f"The labelled images are {tuple(labelled.pixels.shape[1:])} and the transfer images "
-                f"{tuple(transfer.pixels.shape[1:])}; load both at one size."
+                f"The labelled images are {labelled.shape} and the transfer images "
+                f"{transfer.shape}; load both at one size."
             )
         self.n_labelled, self.n_transfer = len(labelled), len(transfer)
         self.n_drawn = min(self.n_transfer, max(1, round(ratio * self.n_labelled)))
@@ -157,7 +157,7 @@ class TransferBatches(Batches):
     def _view(self, view: int) -> dict[str, Tensor]:
         """Draw how all images are seen the ``view``-th time, as a :class:`Plan` has it."""
         generator, n = self._generator(2, view), len(self.images)
-        drawn = draw_crops(n, self.images.pixels.shape[2], generator)
+        drawn = draw_crops(n, self.images.shape[1], generator)
         if not self.mix:
             return drawn
         shares = torch.rand(n, generator=generator)
