@@ -38,7 +38,6 @@ class PhotoFacts:
     height_px: int = 0
     orientation: int = 1  # of EXIF
     digest: str = ""  # hex SHA-256 of the upright photo's size and RGB
-    dhash: int = 0  # 64 bits
     thumbnail: str = ""  # hex, 16 × 16 grey
 
 
@@ -81,22 +80,21 @@ def facts_of(path: Path, index: int) -> PhotoFacts:
     """Read one photo whole and return what it is."""
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as photo:
-            form, mode, size, turn = photo.format or "", photo.mode, photo.size, 0
+            form, mode, size = photo.format or "", photo.mode, photo.size
             rgb = to_rgb(upright(photo))
             turn = orientation(photo)
     except Exception as exc:  # as in read_square
         return PhotoFacts(index=index, error=why_unreadable(exc))
     digest = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
-    grey = rgb.convert("L")
-    thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes().hex()
-    return PhotoFacts(index, None, form, mode, *size, turn, digest, difference_hash(grey), thumbnail)
-
-
-def difference_hash(grey: Image.Image) -> int:
-    """Return 64 bits: whether each pixel of a 9 × 8 picture is darker than the next in its row.
-
-    Source: Krawetz 2013, "Kind of Like That" (dHash), hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html.
-    Compression, another size and another brightness change few bits of it.
-    """
-    small = np.asarray(grey.resize((9, 8), Image.Resampling.BOX)).astype(np.int16)
-    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
+    thumbnail = rgb.convert("L").resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes().hex()
+    return PhotoFacts(
+        index=index,
+        error=None,
+        form=form,
+        mode=mode,
+        width_px=size[0],
+        height_px=size[1],
+        orientation=turn,
+        digest=digest,
+        thumbnail=thumbnail,
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from udacisense.base.decoder import PhotoFacts
 from udacisense.base.records import record
@@ -16,11 +17,11 @@ from udacisense.data.decoding import photo_facts
 from udacisense.data.folder import SPLITS, Folder, list_folder
 
 UNEQUAL = 10  # the largest class has so many times the photos of the smallest, or more
-# Near duplicates: their hashes differ in so few of 64 bits, and their thumbnails by so little of what one varies by. A
-# photo that was compressed again, or saved at another size, differs in 0 to 2 bits and by 1 to 4 %.
-_MOST_BITS = 3
-_MOST_DIFFERENCE = 0.08
-_BANDS = 4  # of 16 bits: hashes that differ in at most 3 bits are equal in one of them
+# Thumbnails of 16 × 16 grey pixels correlate so well, or better, where a photo was compressed again, brightened or
+# saved at another size.
+_ALIKE = 0.99
+_LEAST_CONTRAST = 1.0  # standard deviation of a thumbnail: one of an even surface tells nothing
+_AT_ONCE = 256  # test photos that are held against all training photos
 _SIXTEEN_BITS = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
 
 
@@ -193,30 +194,27 @@ def _grouped(photos: Sequence[_Photo]) -> list[list[_Photo]]:
 
 
 def _near(photos: Sequence[_Photo]) -> list[tuple[_Photo, _Photo]]:
-    """Return pairs of a test and a training photo that look alike and are not equal, each test photo once."""
+    """Return pairs of a test and the training photo most like it that look alike and are not equal."""
     train = [photo for photo in photos if photo.split == "train"]
-    bands: list[dict[int, list[int]]] = [defaultdict(list) for _ in range(_BANDS)]
-    for index, photo in enumerate(train):
-        for band, value in zip(bands, _bands(photo.facts.dhash), strict=True):
-            band[value].append(index)
     known = {photo.facts.digest for photo in train}
-    found = []
-    for photo in photos:
-        if photo.split != "test" or photo.facts.digest in known:
-            continue
-        alike = {i for band, value in zip(bands, _bands(photo.facts.dhash), strict=True) for i in band.get(value, ())}
-        match = next((train[i] for i in sorted(alike) if _look_alike(photo.facts, train[i].facts)), None)
-        if match is not None:
-            found.append((photo, match))
+    test = [photo for photo in photos if photo.split == "test" and photo.facts.digest not in known]
+    if not train or not test:
+        return []
+    theirs, found = _thumbnails(train), []
+    for start in range(0, len(test), _AT_ONCE):
+        some = test[start : start + _AT_ONCE]
+        alike = _thumbnails(some) @ theirs.T
+        best = alike.argmax(axis=1)
+        found += [(one, train[i]) for one, i, row in zip(some, best, alike, strict=True) if row[i] >= _ALIKE]
     return found
 
 
-def _bands(value: int) -> list[int]:
-    return [value >> (16 * i) & 0xFFFF for i in range(_BANDS)]
-
-
-def _look_alike(one: PhotoFacts, other: PhotoFacts) -> bool:
-    if (one.dhash ^ other.dhash).bit_count() > _MOST_BITS:
-        return False
-    a, b = (np.frombuffer(bytes.fromhex(f.thumbnail), np.uint8).astype(np.float32) for f in (one, other))
-    return bool(np.abs(a - b).mean() <= max(1.0, _MOST_DIFFERENCE * float(a.std())))
+def _thumbnails(photos: Sequence[_Photo]) -> NDArray[np.float32]:
+    """Return each thumbnail less its mean and of length 1, or zeros where it is even: the products are correlations."""
+    raw = np.frombuffer(bytes.fromhex("".join(photo.facts.thumbnail for photo in photos)), np.uint8)
+    rows = raw.reshape(len(photos), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    deviation = rows.std(axis=1, keepdims=True)
+    lengths = deviation * np.sqrt(np.float32(rows.shape[1]))
+    scaled: NDArray[np.float32] = np.where(deviation < _LEAST_CONTRAST, 0, rows / np.maximum(lengths, 1e-6))
+    return scaled

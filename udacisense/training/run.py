@@ -243,7 +243,7 @@ def _save(
 
 def _signature(spec: ModelSpec, dataset: DataSet) -> Signature:
     facts = network_facts(spec)
-    size_px = dataset.train.pixels.shape[-1]
+    size_px = dataset.size_px
     return make_signature(dataset.class_names, size_px=size_px, mean=facts.mean, std=facts.std)
 
 
