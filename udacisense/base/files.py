@@ -34,14 +34,6 @@ _PARTIAL = ".partial-"
 _OLD = ".partial-old-"  # a folder on its way out
 
 
-def cache_root() -> Path:
-    """Return where things are kept between runs: ``UDACISENSE_CACHE``, or ``udacisense`` in the user's cache folder."""
-    chosen = os.environ.get("UDACISENSE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "udacisense"
-
-
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside ``target`` to write a file or a folder at; rename it into place on success.
@@ -147,7 +139,7 @@ def _take_lock(path: Path, target: Path) -> int:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what is set up on request: ``UDACISENSE_CACHE``, or ours in the user's cache folder."""
+    """Return the folder of what is kept between runs: ``UDACISENSE_CACHE``, or ours in the user's cache folder."""
     chosen = os.environ.get("UDACISENSE_CACHE")
     if chosen:
         return Path(chosen).expanduser().resolve()

@@ -22,7 +22,7 @@ from torch import Tensor
 from udacisense.base.child import READ_S, child_pool, run_child
 from udacisense.base.decoder import DIGEST_BYTES, DIGESTS, FACTS, FILES, PIXELS, PROGRESS, PhotoFacts
 from udacisense.base.display import megabytes
-from udacisense.base.files import atomic_path, cache_root, locked, remove, sha256_file
+from udacisense.base.files import atomic_path, cache_folder, locked, remove, sha256_file
 from udacisense.base.progress import progress
 from udacisense.base.records import read_json, record, write_record
 from udacisense.errors import InputError
@@ -50,7 +50,7 @@ class PhotoCache:
 
 def caches() -> Path:
     """Return the folder of all caches of photos."""
-    return cache_root() / "photos"
+    return cache_folder() / "photos"
 
 
 def decode(

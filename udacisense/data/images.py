@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from udacisense.base.files import cache_root
+from udacisense.base.files import cache_folder
 from udacisense.base.photos import fit_square, quiet_pillow, read_square
 from udacisense.base.progress import progress
 from udacisense.base.records import Resize, Signature
@@ -125,7 +125,7 @@ def load_dataset(source: str | Folder, *, size_px: int = 32, cache_dir: Path | N
         raise InputError(f"The image size is {size_px} px; allowed is 8 to 4096.")
     if source == "cifar100":
         name, classes = "cifar100-household", HOUSEHOLD_CLASSES
-        train, test = _load_cifar100(cache_dir or cache_root(), size_px)
+        train, test = _load_cifar100(cache_dir or cache_folder(), size_px)
     else:
         folder = source if isinstance(source, Folder) else list_folder(Path(source))
         name, classes = folder.root.resolve().name, _in_order(folder)
