@@ -271,7 +271,7 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
 
     int64 (n,) → int64 (n,).
     """
-    classes, n = labels.unique(), len(labels)
+    classes, n = torch.unique(labels), len(labels)
     lucky = torch.randperm(len(classes), generator=generator) < n % len(classes)  # those with one image more
     drawn = []
     for number, label in enumerate(classes):
