@@ -186,7 +186,7 @@ def drawn_images(count: int, size_px: int) -> Images:
 
 
 def _refuse_other_data(dataset: DataSet, signature: Signature) -> None:
-    edge = dataset.train.pixels.shape[-1]
+    edge = dataset.size_px
     if edge != signature.size_px:
         raise InputError(f"The model takes {signature.size_px} px images and the data set was loaded at {edge} px.")
     if dataset.class_names != signature.labels:

@@ -156,7 +156,7 @@ def techniques_cost(
     from udacisense.stages.static import apply_static_quantization
     from udacisense.training import training_split
 
-    n_train, size_px = len(training_split(dataset)[0]), dataset.test.pixels.shape[-1]
+    n_train, size_px = len(training_split(dataset)[0]), dataset.size_px
     count = EPOCHS if epochs is None else epochs
     answer_s = _answer_s(baseline, (_PROBE_IMAGES, 3, size_px, size_px))
     tested_s = _TECHNIQUE_S + _PASSES * answer_s * len(dataset.test)
