@@ -76,12 +76,29 @@ def refuse_other_forms(model: nn.Module) -> None:
             f"The model is {form}; give the eager float32 network that it was made from: each format traces, compiles "
             "and quantises by itself."
         )
+    for name, parameter in model.named_parameters():
+        if not nn.parameter.is_lazy(parameter) and (odd := _odd(parameter)):
+            raise InputError(f"The model's {name} {odd}.")
+
+
+def _odd(parameter: Tensor) -> str | None:
+    """Return why a parameter is no float32 weight in memory, and what to do; None: it is one."""
+    if parameter.is_meta:
+        return "has no values: it is on the meta device. Let the factory build it on the CPU"
+    if parameter.device.type != "cpu":
+        return f"is on {parameter.device}; let the factory return model.cpu()"
+    if parameter.is_inference():
+        return "was made in torch.inference_mode(), where no weights can be loaded; build the model outside of it"
+    if parameter.is_floating_point() and parameter.dtype is not torch.float32:
+        return f"is {parameter.dtype}; let the factory return model.float()".replace("torch.", "")
+    return None
 
 
 def _answer(model: nn.Module, images: Tensor) -> Tensor:
     shape = f"({', '.join(map(str, images.shape))})"
+    given = images.clone()
     try:
-        answered = model(images)
+        answered = model(given)
     # Foreign code runs here: whatever it raises means that it does not take this input.
     except Exception as exc:
         raise InputError(f"The model does not take {shape}: {cause(exc)}.") from exc
@@ -89,6 +106,10 @@ def _answer(model: nn.Module, images: Tensor) -> Tensor:
     wanted = f"a classifier answers one tensor ({count}, C)"
     if not isinstance(answered, Tensor):
         raise InputError(f"The model answers {_kinds(answered)} to {shape}; {wanted}, alone or as its 'logits'.")
+    if not torch.equal(given, images):
+        raise InputError("The model's forward changes its input in place; let it work on a copy, as by x = x * 0.5.")
+    if answered.layout is not torch.strided:
+        raise InputError(f"The model answers a sparse tensor; {wanted}: let it end with .to_dense().")
     if answered.ndim != 2 or len(answered) != count:
         raise InputError(f"The model answers {tuple(answered.shape)} to {count} image(s) of {shape}; {wanted}.")
     return answered

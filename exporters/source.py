@@ -139,7 +139,9 @@ def source_from_factory(
         initialise(model, init, spec)
     elif init != "none":
         load_state(model, Path(init), pickled=True)
-    probes = normalise(drawn_images(_PROBES, size_px).pixels, mean=facts.mean, std=facts.std)
+    # Of unlike brightness: what is taken over the whole batch differs from what is taken over one.
+    drawn = drawn_images(_PROBES, size_px).pixels // torch.arange(1, _PROBES + 1, dtype=torch.uint8).view(-1, 1, 1, 1)
+    probes = normalise(drawn, mean=facts.mean, std=facts.std)
     count = check_classifier(model, build, probes)
     signature = make_signature(_labels(count, names), size_px=size_px, mean=facts.mean, std=facts.std)
     return make_source(
@@ -186,7 +188,7 @@ def drawn_images(count: int, size_px: int) -> Images:
 
 
 def _refuse_other_data(dataset: DataSet, signature: Signature) -> None:
-    edge = dataset.train.pixels.shape[-1]
+    edge = dataset.size_px
     if edge != signature.size_px:
         raise InputError(f"The model takes {signature.size_px} px images and the data set was loaded at {edge} px.")
     if dataset.class_names != signature.labels:

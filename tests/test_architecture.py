@@ -17,7 +17,7 @@ ROOMS = ("udacisense", "exporters", "harness")
 MAY_IMPORT = {"udacisense": {"udacisense"}, "exporters": {"udacisense", "exporters"}, "harness": set(ROOMS)}
 GUARDED = ("onnx", "onnxruntime", "coremltools", "executorch")
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "coremltools", "matplotlib", "scipy", "numpy")
-GROUPS = ("device", "runtime")
+GROUPS = ("data", "device", "runtime")
 MOST_ENTRIES = 12
 FOLDERS_OF_COMMANDS = ("exporters/preflight", "harness/bench", "harness/gate", "harness/verify")
 # Their modules serve processes that have no use for PyTorch; those that hand on networks or batches need it anyway.

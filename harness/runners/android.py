@@ -1,4 +1,4 @@
-"""PyTorch Mobile's Android library, by the runtimes that are set up here: its x86_64 and its arm64-v8a build.
+"""PyTorch Mobile's and TensorFlow Lite's Android libraries, by the runtimes set up here: x86_64 and arm64-v8a builds.
 
 The first runs natively, with the kernels of the Android emulator on a PC, and is timed. The second runs under qemu and
 gives a phone's answers; its speed means nothing.
@@ -50,7 +50,7 @@ def unavailable(runner: str) -> str | None:
 
 
 def load(runner: str, path: Path, variant: Loadable, *, engine: str | None, threads: int) -> VariantSession:
-    """Load a ``.ptl`` in the Android library of the runtime ``runner``.
+    """Load a file in the Android library of the runtime ``runner``.
 
     Raises:
         LoadError: the runtime cannot be used here, or its library would not load the file.

@@ -169,6 +169,24 @@ RUNNERS: dict[str, Runner] = {
             toolchain="litert",
         ),
         Runner(
+            name="litert-android-x86_64",  # TensorFlow Lite's Android library, as an emulator on a PC runs it
+            formats=("tflite",),
+            module="harness.runners.android",
+            quantized_engines=False,
+            is_timed=True,
+            own_batch=1,
+            stand_in="an Android emulator on a PC",
+        ),
+        Runner(
+            name="litert-android-arm64",  # the phone's own, under qemu
+            formats=("tflite",),
+            module="harness.runners.android",
+            quantized_engines=False,
+            is_timed=False,
+            is_emulated=True,
+            own_batch=1,
+        ),
+        Runner(
             name="eager",  # the reference: opens a bundle, not a file, and so no format
             formats=(),
             module="harness.runners.torch",

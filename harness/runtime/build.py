@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def make(row: Runtime, folder: Path, artifact: Artifact, *, offline_dir: Path | 
     on_progress(0.7, "building the worker")
     symbols = shim.Symbols(own=(), forwarded=(), refused=())
     if (how := row.bionic) is not None:
-        symbols = shim.build(libraries, compiler=how.compiler, readelf=how.readelf, target=how.target)
+        symbols = shim.build(
+            libraries, compiler=how.compiler, readelf=how.readelf, target=how.target, names=row.library.natives
+        )
         remove(libraries / "src")
     _compile_driver(row, folder)
     on_progress(0.8, "proving it with a small file")
@@ -95,7 +98,7 @@ def _fetch(
     classes.mkdir()
     for jar in row.jars:
         on_progress(0.3, f"getting {jar.file_name}")
-        shutil.copyfile(fetch.fetch_artifact(jar, downloads, offline_dir=offline_dir), classes / jar.file_name)
+        _keep_classes(fetch.fetch_artifact(jar, downloads, offline_dir=offline_dir), jar, classes)
     _unpack_library(archive, row, folder)
     if row.emulator:
         on_progress(0.35, "getting the arm64 Java runtime")
@@ -104,6 +107,14 @@ def _fetch(
         fetch.unpack_packages(packages, folder / "jre")
         fetch.find_java(folder / "jre")
     return sha256_file(archive)
+
+
+def _keep_classes(path: Path, jar: Artifact, classes: Path) -> None:
+    if jar.packaging == "jar":
+        shutil.copyfile(path, classes / jar.file_name)
+        return
+    with zipfile.ZipFile(path) as archive:
+        (classes / f"{jar.name}.jar").write_bytes(archive.read("classes.jar"))
 
 
 def _unpack_library(path: Path, row: Runtime, folder: Path) -> None:
@@ -121,7 +132,7 @@ def _unpack_library(path: Path, row: Runtime, folder: Path) -> None:
 
 def _unpack_android(archive: zipfile.ZipFile, row: Runtime, folder: Path) -> None:
     (folder / "classes" / f"{row.library.name}.jar").write_bytes(archive.read("classes.jar"))
-    for name in shim.LIBRARIES:
+    for name in row.library.natives:
         (folder / "lib" / name).write_bytes(archive.read(f"jni/{row.abi}/{name}"))
 
 
@@ -131,7 +142,7 @@ def _unpack_onnxruntime(archive: zipfile.ZipFile, row: Runtime, folder: Path) ->
         for entry in archive.infolist():
             if entry.filename.endswith(".class"):
                 kept.writestr(entry, archive.read(entry))
-    for name in ("libonnxruntime.so", "libonnxruntime4j_jni.so"):
+    for name in row.library.natives:
         (folder / "lib" / name).write_bytes(archive.read(f"ai/onnxruntime/native/linux-{row.abi}/{name}"))
 
 
@@ -187,7 +198,10 @@ def _small_model(folder: Path, form: str) -> tuple[Path, NDArray[np.float32], ND
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
     image = torch.randn(2, 3, 16, 16, generator=generator)
     path = folder / f"self_test.{form}"
-    if form == "ptl":
+    if form == "tflite":
+        # This very network, written once by litert-torch: no converter is here.
+        path.write_bytes((files("harness.runtime") / "native" / "self_test.tflite").read_bytes())
+    elif form == "ptl":
         traced = torch.jit.trace(net.eval(), image)  # type: ignore[no-untyped-call]
         torch.jit.freeze(traced)._save_for_lite_interpreter(str(path))
     else:

@@ -45,6 +45,7 @@ class Library:
     packaging: str
     default_version: str
     pins: Mapping[str, str]  # SHA-256 by version
+    natives: tuple[str, ...]  # its shared libraries, in the order of loading
 
     def artifact(self, version: str) -> Artifact:
         """Return the file of a release.
@@ -86,7 +87,7 @@ class Runtime:
 
     name: str
     library: Library
-    formats: tuple[str, ...]  # that it opens
+    formats: tuple[str, ...]  # that it opens; the first proves it
     engine: str | None  # the only quantised engine that the library is built with
     abi: str  # the library's name of the architecture
     driver: str  # the Java class that answers for it
@@ -108,6 +109,7 @@ PYTORCH = Library(
         # It fails its self-test: it reads bytecode of versions 3 to 5, and torch 2.7.0 writes 8.
         "1.9.0": "df8ec0d353b1461f3548f8f651563a03c5d57acf315c3a9b550232b5234b4cc5",
     },
+    natives=("libc++_shared.so", "libfbjni.so", "libpytorch_jni_lite.so"),
 )
 
 ONNXRUNTIME = Library(
@@ -116,6 +118,24 @@ ONNXRUNTIME = Library(
     packaging="jar",
     default_version="1.23.2",
     pins={"1.23.2": "e0ab4a1af57d2da09097202f2dfd691e390c82e81183314788ccde4cf7c3cc38"},
+    natives=("libonnxruntime.so", "libonnxruntime4j_jni.so"),
+)
+
+TENSORFLOW_LITE = Library(
+    group="org.tensorflow",
+    name="tensorflow-lite",
+    packaging="aar",
+    default_version="2.16.1",  # the last of this name; its successor is LiteRT
+    pins={"2.16.1": "34b065817e294e7dd3569504e8b9454938ceae453b6a459da54d5f6e45d3c94e"},
+    natives=("libtensorflowlite_jni.so",),
+)
+
+TENSORFLOW_LITE_API = Artifact(
+    group="org.tensorflow",
+    name="tensorflow-lite-api",
+    version="2.16.1",
+    packaging="aar",
+    sha256="885b95bc9e47a4aa5cf8e71523aed9b05e397cfef1ea09773f13fea8b649fcee",
 )
 
 JARS = (
@@ -137,6 +157,9 @@ JARS = (
 
 _BUILDING = (Tool(name="javac", packages="openjdk-17-jdk-headless"), Tool(name="gcc", packages="gcc libc6-dev"))
 _READELF = Tool(name="readelf", packages="binutils")
+_X86_64 = Bionic(target="x86_64", compiler="gcc", readelf="readelf")
+_ARM64 = Bionic(target="aarch64", compiler="aarch64-linux-gnu-gcc", readelf="aarch64-linux-gnu-readelf")
+_CROSS = Tool(name="aarch64-linux-gnu-gcc", packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
 _EMULATING = (Tool(name="qemu-aarch64", packages="qemu-user"), Tool(name="dpkg-deb", packages="dpkg"))
 
 RUNTIMES: dict[str, Runtime] = {
@@ -150,7 +173,7 @@ RUNTIMES: dict[str, Runtime] = {
             abi="x86_64",
             driver="Driver",
             jars=JARS,
-            bionic=Bionic(target="x86_64", compiler="gcc", readelf="readelf"),
+            bionic=_X86_64,
             emulator=None,
             tools=(*_BUILDING, _READELF),
             disk_bytes=115_000_000,
@@ -164,14 +187,37 @@ RUNTIMES: dict[str, Runtime] = {
             abi="arm64-v8a",
             driver="Driver",
             jars=JARS,
-            bionic=Bionic(target="aarch64", compiler="aarch64-linux-gnu-gcc", readelf="aarch64-linux-gnu-readelf"),
+            bionic=_ARM64,
             emulator="qemu-aarch64",
-            tools=(
-                *_BUILDING,
-                _READELF,
-                Tool(name="aarch64-linux-gnu-gcc", packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
-                *_EMULATING,
-            ),
+            tools=(*_BUILDING, _READELF, _CROSS, *_EMULATING),
+            disk_bytes=400_000_000,
+            seconds=60,
+        ),
+        Runtime(
+            name="litert-android-x86_64",
+            library=TENSORFLOW_LITE,
+            formats=("tflite",),
+            engine=None,
+            abi="x86_64",
+            driver="TfliteDriver",
+            jars=(TENSORFLOW_LITE_API,),
+            bionic=_X86_64,
+            emulator=None,
+            tools=(*_BUILDING, _READELF),
+            disk_bytes=25_000_000,
+            seconds=20,
+        ),
+        Runtime(
+            name="litert-android-arm64",
+            library=TENSORFLOW_LITE,
+            formats=("tflite",),
+            engine=None,
+            abi="arm64-v8a",
+            driver="TfliteDriver",
+            jars=(TENSORFLOW_LITE_API,),
+            bionic=_ARM64,
+            emulator="qemu-aarch64",
+            tools=(*_BUILDING, _READELF, _CROSS, *_EMULATING),
             disk_bytes=400_000_000,
             seconds=60,
         ),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from harness.runtime.catalogue import Runtime
 from harness.runtime.fetch import find_java
-from harness.runtime.shim import BINDER, LIBRARIES, SHIMS
+from harness.runtime.shim import BINDER, SHIMS
 from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError, InputError, LoadError, UdacisenseError
 
@@ -67,7 +67,7 @@ def command(row: Runtime, folder: Path, *, plugin: str | None = None, interprete
         "-cp",
         os.pathsep.join([str(folder / "classes"), *sorted(str(p) for p in (folder / "classes").glob("*.jar"))]),
         row.driver,
-        *[str(libraries / name) for name in (*SHIMS, BINDER, *LIBRARIES) if row.bionic],
+        *[str(libraries / name) for name in (*SHIMS, BINDER, *row.library.natives) if row.bionic],
     ]
 
 

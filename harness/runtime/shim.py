@@ -15,7 +15,7 @@ from pathlib import Path
 
 from udacisense.errors import InputError
 
-#: The libraries of the AAR, in the order of loading.
+#: The libraries of PyTorch Mobile's AAR, in the order of loading.
 LIBRARIES = ("libc++_shared.so", "libfbjni.so", "libpytorch_jni_lite.so")
 #: What the shim gives; the driver loads these first, so that no search path is changed.
 SHIMS = ("libc.so", "libm.so", "libdl.so", "liblog.so", "libandroid.so")
@@ -82,7 +82,10 @@ def _dynamic_symbols(path: Path, readelf: str) -> list[tuple[str, str, bool]]:
     """Return (name, type, is defined) of the dynamic symbols of one library."""
     listing = subprocess.run([readelf, "--dyn-syms", "-W", str(path)], capture_output=True, text=True, check=False)
     rows = [line.split() for line in listing.stdout.splitlines()]
-    symbols = [(r[7].split("@")[0], r[3], r[6] != "UND") for r in rows if len(r) >= 8 and r[0].rstrip(":").isdigit()]
+    found = [r for r in rows if len(r) >= 8 and r[0].rstrip(":").isdigit()]
+    # A weak C++ function is the library's own affair: it asks whether there is one, and no system has it.
+    found = [r for r in found if not (r[6] == "UND" and r[4] == "WEAK" and r[7].startswith("_Z"))]
+    symbols = [(r[7].split("@")[0], r[3], r[6] != "UND") for r in found]
     if listing.returncode or not symbols:
         raise InputError(f"{path.name} is not a shared library that readelf can read: {listing.stderr.strip()[:200]}.")
     return symbols
@@ -126,16 +129,16 @@ def forward_jumps(symbols: Symbols, *, target: str) -> str:
     return ".text\n" + "\n".join(jumps) + f'\n.section .note.GNU-stack, "", {sign}progbits\n'
 
 
-def build(libraries: Path, *, compiler: str, readelf: str, target: str) -> Symbols:
+def build(libraries: Path, *, compiler: str, readelf: str, target: str, names: tuple[str, ...] = LIBRARIES) -> Symbols:
     """Write the shim's libraries into the folder ``libraries``, beside the Android library's own.
 
     Raises:
         InputError: a library is missing or the compiler failed (its first error is told).
     """
-    absent = [n for n in LIBRARIES if not (libraries / n).is_file()]
+    absent = [n for n in names if not (libraries / n).is_file()]
     if absent:
         raise InputError(f"The AAR does not hold {', '.join(absent)}; it is not whole, or its layout is not known.")
-    symbols = sort_symbols([libraries / n for n in LIBRARIES], readelf=readelf)
+    symbols = sort_symbols([libraries / n for n in names], readelf=readelf)
     sources = libraries / "src"
     sources.mkdir()
     for name in ("bionic.h", *_SOURCES, "guard_pad.c", "bind.c"):
@@ -168,8 +171,8 @@ def build(libraries: Path, *, compiler: str, readelf: str, target: str) -> Symbo
         # The library asks for version LIBC of libm and libdl; the symbols themselves all stand in libc.so.
         compile_c([*shared, "empty.c", versions, f"-Wl,-soname,{name}", "-o", f"../{name}"], sources)
     compile_c([*shared, "-ftls-model=initial-exec", "guard_pad.c", "-o", "../libguard_pad.so"], sources)
-    names = ", ".join(f'"{name}"' for name in LIBRARIES)
-    compile_c([*shared, f"-DLIBRARIES={names}", "bind.c", "-o", f"../{BINDER}"], sources)
+    listed = ", ".join(f'"{name}"' for name in names)
+    compile_c([*shared, f"-DLIBRARIES={listed}", "bind.c", "-o", f"../{BINDER}"], sources)
     return symbols
 
 

@@ -40,7 +40,15 @@ EXPORTED = "torch.export.export(Net(), (torch.zeros(1, 3, 8, 8),))"
 REFUSED = {
     "one class": (net(forward="return y[:, :1].sigmoid()"), "answers 1 value an image; one class is no classifier"),
     "whole numbers": (net(forward="return y.argmax(1, keepdim=True).repeat(1, 3)"), "answers int64; a classifier"),
-    "float64": (net(build="return Net().double()", forward="return y.double()"), "does not take|answers float64"),
+    "float64": (net(build="return Net().double()", forward="return y.double()"), r"fc.weight is float64; .*float\(\)"),
+    "float16": (net(build="return Net().half()"), "fc.weight is float16"),
+    "without values": (net(build="return Net().to('meta')"), "fc.weight has no values"),
+    "in inference mode": (net(build="\n    with torch.inference_mode(): return Net()"), "made in torch.inference_mode"),
+    "sparse": (net(forward="return y.to_sparse()"), "answers a sparse tensor"),
+    "its input": (net(forward="x.mul_(0.5); return y"), "changes its input in place"),
+    "the batch's brightest value": (net(forward="return y * x.max().item()"), "otherwise than among 3"),
+    "the command line": (net(build="import sys; sys.exit(2)"), "ends the program, by 2: code that reads the command"),
+    "no exception": (net(build="raise GeneratorExit"), "GeneratorExit"),
     "float64 answers": (net(forward="return y.double()"), "answers float64"),
     "bfloat16": (net(forward="return y.bfloat16()"), "answers bfloat16"),
     "not finite": (net(forward="return y / 0"), "NaN or infinity"),
@@ -86,7 +94,7 @@ REFUSED = {
     "a missing package": (net(build="import a_package_that_nobody_has"), "ModuleNotFoundError: No module named 'a_pac"),
     "a missing key": (net(build="return {}['net']"), "could not be built .*KeyError: 'net'"),
     "an assertion": (net(build="assert False, 'no'"), "AssertionError: no"),
-    "an exit": (net(build="raise SystemExit('good bye')"), "SystemExit: good bye"),
+    "an exit": (net(build="raise SystemExit('good bye')"), "it ends the program, by 'good bye'"),
     "a long cause": (net(build="raise ValueError('x' * 5000 + ' the end')"), r"x \.\.\. x.* the end"),
 }
 

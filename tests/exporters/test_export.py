@@ -206,7 +206,7 @@ def test_a_bundle_is_replaced_and_anything_else_is_not(
         ({"opset": 12}, "opset is 12"),
         ({"calibration": 0}, "calibration images is 0"),
         ({"engines": ("cuda",)}, "engine 'cuda'"),
-        ({"formats": ("safetensors",)}, "tflite"),
+        ({"formats": ("safetensors",)}, "safetensors"),
         ({"formats": ("ptl",), "precisions": ("fp16",)}, "None of the formats ptl has the precision fp16"),
     ],
 )

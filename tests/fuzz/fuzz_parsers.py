@@ -391,6 +391,8 @@ OWN: dict[str, str] = {
     "udacisense.cli.export": "reads an artifact's record for its size; the artifact is loaded afterwards",
     "udacisense.cli.preflight": _FRESH,
     "udacisense.base.tensors": _FRESH,
+    "udacisense.base.decoder": "reads what its parent wrote, and photos as udacisense.base.photos does",
+    "udacisense.data.decoding": "reads what its own processes wrote; a cache that is not whole is made again",
     "udacisense.data.folder": "reads the sizes of photos, which are read whole afterwards",
     "udacisense.training.run": "reads the record of an artifact that this folder's finished training wrote",
     "udacisense.pipeline.run": "reads the figures of an equal run, and measures them again where it cannot",

@@ -139,7 +139,7 @@ def _take_lock(path: Path, target: Path) -> int:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what is set up on request: ``UDACISENSE_CACHE``, or ours in the user's cache folder."""
+    """Return the folder of what is kept between runs: ``UDACISENSE_CACHE``, or ours in the user's cache folder."""
     chosen = os.environ.get("UDACISENSE_CACHE")
     if chosen:
         return Path(chosen).expanduser().resolve()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.options import allow_factory_option, names_of
+from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of
 from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options, supervision_options
 
 if TYPE_CHECKING:
+    from udacisense.base.records import Scalar
     from udacisense.training import Compute, Supervision
 
 
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
 @click.option(
     "--student",
-    help="Preset (p1-student, p1-slim, tiny, p2-student) or a line of blocks; the pipeline's by default.",
+    help="p1-student, p1-slim, tiny, p2-student, a line of blocks or LIBRARY/NAME; the pipeline's by default.",
     shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
+@model_options("--student-option")
 @click.option("--resolution", "resolution_px", type=int, help="Edge that the student sees; its preset's by default.")
-@click.option("--width", "width_mult", type=float, help="Of the student's channels, 0.1 to 2; its preset's by default.")
 @click.option("--epochs", type=int, help="Epochs of distillation; the pipeline's by default.")
 @click.option("--lr", "learning_rate", type=float, help="Of distillation; the pipeline's by default.")
-@click.option("--student-init", help="The student's initial weights: auto, none, imagenet or a .safetensors file.")
+@click.option("--student-init", help="The student's initial weights: auto, none, pretrained or a .safetensors file.")
 @click.option("--optimizer", type=Choice(["adamw", "sgd"]), help="Of distillation; the pipeline's by default.")
 @click.option("--weight-decay", type=float, help="Of distillation; the pipeline's by default.")
 @click.option("--ema", "ema_decay", type=float, help="Decay of averaged weights; the pipeline's by default.")
@@ -63,8 +64,8 @@ def command(
     baseline: Path,
     data: str,
     student: str | None,
+    model_options: dict[str, Scalar],
     resolution_px: int | None,
-    width_mult: float | None,
     epochs: int | None,
     learning_rate: float | None,
     student_init: str | None,
@@ -88,29 +89,20 @@ def command(
     goes on after Ctrl-C or a crash. The requirement table says what was reached; 'gate' turns it into an exit code.
     """
     from harness.report.tables import requirements_table, stages_table
-    from udacisense.base.records import ModelSpec, read_json
+    from udacisense.base.records import read_json
     from udacisense.cli.costs import announce, compression_cost
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
+    from udacisense.pipeline.plan import choose_student
     from udacisense.pipeline.recipes import long_name
-    from udacisense.stages.distill import student_spec
     from udacisense.training import training_split
 
     recipe = find_pipeline(pipeline, preset=settings)
     kept, baseline_model = load_artifact(baseline, allow_factory=allow_factory)
     signature = kept.signature
     dataset = load_data(data, size_px=signature.size_px)
-    spec: ModelSpec | None = None
-    if student is not None or resolution_px is not None or width_mult is not None:
-        usual = recipe.steps[0].options
-        chosen = {
-            **usual,
-            "student": student or usual["student"],
-            "student_resolution_px": resolution_px or usual.get("student_resolution_px"),
-            "student_width_mult": width_mult,
-        }
-        spec = student_spec(chosen, num_classes=len(dataset.class_names), size_px=signature.size_px)
+    spec = choose_student(recipe, kept, student=student, resolution_px=resolution_px, options=model_options)
     options = PipelineOptions(
         student=spec,
         student_init=student_init,
@@ -139,4 +131,6 @@ def command(
     show(stages_table(result.baseline, result.stages, time_ratios=result.time_ratios))
     say()
     show(requirements_table(result.requirements))
-    next_command("udacisense", "export", output / "artifact", "--data", data, "-o", output / "bundle")
+    if (output / "artifact").is_dir():
+        line = [output / "artifact", *allowing(kept.model.architecture), "--data", data, "-o", output / "bundle"]
+        next_command("udacisense", "export", *line)

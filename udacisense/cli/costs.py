@@ -40,7 +40,7 @@ _OTHER_VARIANT_S = 1.0
 _FILE_BYTES = 60_000  # code, metadata and operator tables of one exported file
 # Bytes a parameter. Dynamic int8 packs the linear layers alone: counted as if that were nothing.
 _PARAMETER_BYTES = {"fp16": 2.0, "int8-static": 1.0, "int8-weights": 1.0, "palette6": 0.8, "palette4": 0.5}
-_SLOWER = {"mil": 30.0, "android-arm64": 30.0}  # against the eager model, per image
+_SLOWER = {"mil": 30.0, "android-arm64": 30.0, "litert-android-arm64": 30.0}  # against the eager model, per image
 
 # What one technique takes beside its training: passes over the test images, latencies by turns, plots. Static int8 also
 # tries its blocks one by one, in so many answers; training with rounding in the graph takes so many times a plain step.
@@ -180,7 +180,7 @@ def techniques_cost(
     from udacisense.stages.static import apply_static_quantization
     from udacisense.training import training_split
 
-    n_train, size_px = len(training_split(dataset)[0]), dataset.test.pixels.shape[-1]
+    n_train, size_px = len(training_split(dataset)[0]), dataset.size_px
     count = EPOCHS if epochs is None else epochs
     answer_s = _answer_s(baseline, (_PROBE_IMAGES, 3, size_px, size_px))
     tested_s = _TECHNIQUE_S + _PASSES * answer_s * len(dataset.test)

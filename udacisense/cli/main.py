@@ -34,6 +34,7 @@ HEADINGS: dict[str, dict[str, str]] = {
         "demo": "Run the whole job in minutes on the trained models that ship.",
     },
     "Train and compress": {
+        "data": "Check photos, and see what is kept of them.",
         "train": "Train a model on labelled images.",
         "evaluate": "Measure a trained model on the test images.",
         "compress": "Run a compression pipeline on a trained baseline.",

@@ -80,6 +80,14 @@ _CONFIG = {
     "seed": click.option("--seed", default=0, show_default=True),
 }
 _SUPERVISION = {
+    "augment": click.option(
+        "--augment",
+        default="auto",
+        show_default=True,
+        type=Choice(["auto", "none", "crop", "photo", "randaugment", "trivialaugment"]),
+        help="How training images change; auto: photo, and crop up to 64 px.",
+    ),
+    "balance": click.option("--balance", is_flag=True, help="Let each class come equally often in training."),
     "teacher": click.option(
         "--teacher",
         type=click.Path(path_type=Path),

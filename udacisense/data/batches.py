@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from udacisense.data.augment import Policy, augmented
 from udacisense.data.images import MEAN, NO_LABEL, STD, Images
 from udacisense.errors import InputError
 
@@ -39,6 +40,8 @@ class Plan:
     partners: Tensor | None = None  # int64 (n,), and how each partner is moved and mirrored in the blend:
     partner_shifts: Tensor | None = None
     partner_flips: Tensor | None = None
+    seeds: Tensor | None = None  # int64 (n,), from which a policy draws how it changes each; None: no such policy
+    partner_seeds: Tensor | None = None
     rows: Tensor | None = None  # int64 (n,), number of each one's view, which comes round again; None: seen this once
 
     def to(self, device: torch.device) -> Plan:
@@ -86,14 +89,17 @@ class Batches:
     Order and augmentation depend on ``(seed, epoch)`` alone, and not on what was iterated before: an epoch that is
     resumed in a new process equals an uninterrupted one. Augmentation is drawn per image: a crop from the image
     padded by reflection with H/8 pixels (4 at 32 px; He et al. 2016, section 4.2, with reflection for zeros), and a
-    horizontal flip of every second image by chance.
+    horizontal flip of every second image by chance. Other policies are :func:`udacisense.data.augment.augmented`.
 
     Args:
         images: what to iterate over.
         batch_size: images a batch; the last one may be smaller. With ``shuffle``, a last batch of a single image
             joins the one before it, because BatchNorm cannot train on one value a channel.
         shuffle: a new order each epoch.
-        augment: crop and flip.
+        augment: change the images as ``policy`` says.
+        policy: how.
+        balance: with ``shuffle``, let each class come equally often in an epoch of as many images: those of small
+            classes come several times, and of large ones a part, another one each epoch.
         seed: of order and augmentation.
         mean: of RGB scaled to 0..1.
         std: likewise.
@@ -113,6 +119,8 @@ class Batches:
         batch_size: int,
         shuffle: bool = False,
         augment: bool = False,
+        policy: Policy = "crop",
+        balance: bool = False,
         seed: int = 0,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
@@ -124,7 +132,7 @@ class Batches:
         self.images = images
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.augment = augment
+        self.augment, self.policy, self.balance = augment, policy, balance
         self.seed = seed
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -135,13 +143,15 @@ class Batches:
         self._place(torch.device("cpu"))
 
     def _place(self, device: torch.device) -> None:
-        self.images = Images(self.images.pixels.to(device), self.images.labels.to(device))
+        self.device, self.images = device, self.images.to(device)
         self._centre, self._scale = _channels(self.mean, device), _channels(self.std, device)
         if self.folders is not None:
             self.folders = self.folders.to(device)
 
     def on(self, device: torch.device, part: tuple[int, int] = (0, 1)) -> Self:
         """Return the same batches with images that live on a device, or process ``part[0]``'s of ``part[1]`` parts.
+
+        Images that are mapped from disk stay there, and each batch is sent to the device.
 
         Part by part, the images of a batch are dealt out in turn; where they do not go up, the last ones are left out.
         """
@@ -169,9 +179,19 @@ class Batches:
         mixed = np.random.SeedSequence([self.seed, self.epoch]).generate_state(2, np.uint32)
         generator = torch.Generator().manual_seed(int(mixed[0]) << 32 | int(mixed[1]))
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+        if self.shuffle and self.balance:
+            order = balanced_order(self.images.labels.cpu(), generator)
         if not self.augment:
             return Plan(order=order)
-        return Plan(order=order, **draw_crops(n, self.images.pixels.shape[2], generator))
+        return Plan(order=order, **self.draws(n, generator))
+
+    def draws(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw how the policy changes each of n images, as a :class:`Plan` has it."""
+        if self.policy == "none":
+            return {}
+        if self.policy == "crop":
+            return draw_crops(n, self.images.shape[1], generator)
+        return {"seeds": torch.randint(2**62, (n,), generator=generator)}
 
     def planned(self) -> Plan:
         """Return :meth:`plan`, drawn once an epoch."""
@@ -180,7 +200,7 @@ class Batches:
         return self._planned[1]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        plan = self.planned().to(self.images.pixels.device)
+        plan = self.planned().to(self.device)
         rank, count = self.part
         for whole in self._wholes(plan):
             yield self._batch(whole[rank::count], plan, whole if count > 1 else None)
@@ -199,16 +219,19 @@ class Batches:
 
     def views(self, chosen: Tensor, plan: Plan) -> Tensor:
         """Return images as a plan sees them: float32 (b, 3, H, W), normalised; ``chosen`` is int64 (b,)."""
-        pixels = self.images.pixels[chosen]
-        if plan.shifts is not None and plan.flips is not None:
-            pixels = crop_and_flip(pixels, plan.shifts[chosen], plan.flips[chosen])
+        pixels = self._changed(chosen, *(_of(plan, name, chosen) for name in ("shifts", "flips", "seeds")))
         if plan.shares is not None and plan.partners is not None:
-            other = self.images.pixels[plan.partners[chosen]]
-            if plan.partner_shifts is not None and plan.partner_flips is not None:
-                other = crop_and_flip(other, plan.partner_shifts[chosen], plan.partner_flips[chosen])
+            names = ("partner_shifts", "partner_flips", "partner_seeds")
+            other = self._changed(plan.partners[chosen], *(_of(plan, name, chosen) for name in names))
             share = plan.shares[chosen].view(-1, 1, 1, 1)
             pixels = torch.lerp(other.float(), pixels.float(), share).round_().to(torch.uint8)
         return _scaled(pixels, self._centre, self._scale)
+
+    def _changed(self, chosen: Tensor, shifts: Tensor | None, flips: Tensor | None, seeds: Tensor | None) -> Tensor:
+        pixels = self.images.at(chosen).to(self.device)
+        if shifts is not None and flips is not None:
+            pixels = crop_and_flip(pixels, shifts, flips)
+        return pixels if seeds is None else augmented(pixels, seeds, self.policy)
 
     def _batch(self, chosen: Tensor, plan: Plan, whole: Tensor | None) -> Batch:
         return Batch(
@@ -233,6 +256,31 @@ class Batches:
             labels=self.images.labels[pair],
             folders=None if self.folders is None else self.folders[pair],
         )
+
+
+def _of(plan: Plan, name: str, chosen: Tensor) -> Tensor | None:
+    drawn: Tensor | None = getattr(plan, name)
+    return None if drawn is None else drawn[chosen]
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw as many images as there are, of each class equally many, in random order.
+
+    An image comes again when all of its class have come. Counts of 6 and 2 give 4 of the first class, each once, and 4
+    of the second, each twice.
+
+    int64 (n,) → int64 (n,).
+    """
+    classes, n = torch.unique(labels), len(labels)
+    lucky = torch.randperm(len(classes), generator=generator) < n % len(classes)  # those with one image more
+    drawn = []
+    for number, label in enumerate(classes):
+        members = (labels == label).nonzero().flatten()
+        wanted = n // len(classes) + int(lucky[number])
+        rounds = -(-wanted // len(members))
+        turns = torch.cat([torch.randperm(len(members), generator=generator) for _ in range(rounds)])
+        drawn.append(members[turns[:wanted]])
+    return torch.cat(drawn)[torch.randperm(n, generator=generator)]
 
 
 def draw_crops(n: int, edge: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Image data sets in memory: 8-bit pixels and labels, seeded splits, augmented batches."""
+"""Image data sets: 8-bit pixels and labels, and seeded splits of them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from udacisense.base.files import cache_folder
 from udacisense.base.photos import fit_square, quiet_pillow, read_square
 from udacisense.base.progress import progress
 from udacisense.base.records import Resize, Signature
+from udacisense.data.decoding import cached_squares
 from udacisense.data.folder import LAYOUT, SPLITS, Folder, list_folder
 from udacisense.errors import InputError
 
@@ -37,22 +39,53 @@ CIFAR100_IDS = (22, 39, 40, 86, 87, 5, 20, 25, 84, 94)  # the household classes 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+MOST_IN_MEMORY_BYTES = 128_000_000  # of pixels; a larger set is mapped from disk
 NO_LABEL = -100  # of an image that a teacher alone speaks about
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images in memory."""
+    """Labelled images: in memory, or, where they are many, mapped from a cache on disk and read as they are used."""
 
-    pixels: Tensor  # uint8 (n, 3, H, W), RGB
+    stored: Tensor  # uint8 (m, 3, H, W), RGB
     labels: Tensor  # int64 (n,)
+    stored_sha256: str | None = None  # what stands for ``stored`` in a fingerprint, where it is mapped from disk
+    rows: Tensor | None = None  # int64 (n,), which of the stored images these are; None: all of them
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def pixels(self) -> Tensor:
+        """All pixels, uint8 (n, 3, H, W); a part of a set that is mapped from disk comes into memory."""
+        return self.stored if self.rows is None else self.stored[self.rows]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image: (3, H, W)."""
+        return self.stored.shape[1], self.stored.shape[2], self.stored.shape[3]
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the pixels lie on disk."""
+        return self.stored_sha256 is not None
+
+    def at(self, chosen: Tensor) -> Tensor:
+        """Return the pixels of some images, int64 (k,) → uint8 (k, 3, H, W), where they are stored."""
+        chosen = chosen.to(self.stored.device)
+        return self.stored[chosen if self.rows is None else self.rows[chosen]]
+
     def take(self, indices: Tensor) -> Images:
         """Return the images at ``indices``, int64 (k,), in that order."""
-        return Images(self.pixels[indices], self.labels[indices])
+        if not self.is_mapped:
+            return Images(self.stored[indices], self.labels[indices])
+        rows = indices if self.rows is None else self.rows[indices]
+        return Images(self.stored, self.labels[indices], self.stored_sha256, rows)
+
+    def to(self, device: torch.device) -> Images:
+        """Return them on a device; those that lie on disk stay there, and their labels move."""
+        stored = self.stored if self.is_mapped else self.stored.to(device)
+        return Images(stored, self.labels.to(device), self.stored_sha256, self.rows)
 
 
 @dataclass(frozen=True)
@@ -68,7 +101,7 @@ class DataSet:
     @property
     def size_px(self) -> int:
         """Edge of the images: H = W."""
-        return int(self.train.pixels.shape[-1])
+        return self.train.shape[-1]
 
     @property
     def training_fingerprint(self) -> str:
@@ -77,13 +110,13 @@ class DataSet:
 
 
 def load_dataset(source: str | Folder, *, size_px: int = 32, cache_dir: Path | None = None) -> DataSet:
-    """Load a data set into memory.
+    """Load a data set into memory; one that is large is decoded once, and mapped from the disk.
 
     Args:
         source: ``cifar100`` (downloaded once; the ten household classes are picked out), or a folder
             ``{train,test}/<class>/*`` of images in any size and mode, by its path or as it was listed.
         size_px: edge of the square that every image is fitted to.
-        cache_dir: where the download is kept; None is ``~/.cache/udacisense``.
+        cache_dir: where the download is kept; None is the cache folder.
 
     Raises:
         InputError: the download failed, or something about the folder or a file in it is wrong (named).
@@ -92,7 +125,7 @@ def load_dataset(source: str | Folder, *, size_px: int = 32, cache_dir: Path | N
         raise InputError(f"The image size is {size_px} px; allowed is 8 to 4096.")
     if source == "cifar100":
         name, classes = "cifar100-household", HOUSEHOLD_CLASSES
-        train, test = _load_cifar100(cache_dir or Path.home() / ".cache" / "udacisense", size_px)
+        train, test = _load_cifar100(cache_dir or cache_folder(), size_px)
     else:
         folder = source if isinstance(source, Folder) else list_folder(Path(source))
         name, classes = folder.root.resolve().name, _in_order(folder)
@@ -130,17 +163,23 @@ def _in_order(folder: Folder) -> tuple[str, ...]:
 def _load_split(folder: Folder, split: str, classes: tuple[str, ...], size_px: int) -> Images:
     by_class = dict(zip(folder.class_names, folder.files[split], strict=True))
     files = [path for name in classes for path in by_class[name]]
-    pixels = read_squares(files, size_px, f"Reading {split} images")
+    pixels, sha256 = read_squares(files, size_px, f"Reading {split} images")
     counts = torch.tensor([len(by_class[name]) for name in classes])
-    return Images(pixels, torch.repeat_interleave(torch.arange(len(classes)), counts))
+    return Images(pixels, torch.repeat_interleave(torch.arange(len(classes)), counts), sha256)
 
 
-def read_squares(files: Sequence[Path], size_px: int, description: str) -> Tensor:
-    """Read image files, several at once, as :func:`fit_square` gives them: uint8 (n, 3, size_px, size_px).
+def read_squares(files: Sequence[Path], size_px: int, description: str) -> tuple[Tensor, str | None]:
+    """Read image files, several at once, as :func:`fit_square` gives them.
+
+    Returns:
+        uint8 (n, 3, size_px, size_px): in memory, or, where they are many, as
+        :func:`udacisense.data.decoding.cached_squares` maps them, with the SHA-256 that it tells.
 
     Raises:
-        InputError: a file is no whole image (it is named).
+        InputError: a file is no whole image (it is named), or the disk has no room for many.
     """
+    if 3 * size_px * size_px * len(files) > MOST_IN_MEMORY_BYTES:
+        return cached_squares(files, size_px, description)
     pixels = torch.empty((len(files), 3, size_px, size_px), dtype=torch.uint8)
 
     def load(index: int) -> None:
@@ -153,14 +192,18 @@ def read_squares(files: Sequence[Path], size_px: int, description: str) -> Tenso
     ):
         for _ in pool.map(load, range(len(files))):
             advance(1)
-    return pixels
+    return pixels, None
 
 
 def _fingerprint(classes: Sequence[str], *splits: Images) -> str:
     digest = hashlib.sha256("\n".join(classes).encode())
     for images in splits:
-        digest.update(f"\n{tuple(images.pixels.shape)}\n".encode())
-        digest.update(images.pixels.numpy().data)
+        digest.update(f"\n{(len(images), *images.shape)}\n".encode())
+        if images.stored_sha256 is None:
+            digest.update(images.pixels.numpy().data)
+        else:
+            digest.update(images.stored_sha256.encode())
+            digest.update(b"" if images.rows is None else images.rows.numpy().data)
         digest.update(images.labels.numpy().data)
     return digest.hexdigest()
 

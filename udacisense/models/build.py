@@ -271,19 +271,28 @@ def _call(factory: Callable[..., nn.Module], spec: ModelSpec) -> nn.Module:
     try:
         return factory(**spec.options)
     # It may be a user's code: whatever it raises, and where it ends the program, the model is not built.
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         words = f"The architecture {spec.architecture!r} could not be built with {spec.options}"
-        raise InputError(f"{words}: {cause(exc).rstrip('.')}.") from exc
+        raise InputError(f"{words}: {_why(exc).rstrip('.')}.") from exc
+
+
+def _why(exc: BaseException) -> str:
+    """Return what ended a user's code; Ctrl-C goes on."""
+    if isinstance(exc, KeyboardInterrupt):
+        raise exc
+    if isinstance(exc, SystemExit):
+        return f"it ends the program, by {exc.code!r}: code that reads the command line belongs under __main__"
+    return cause(exc)
 
 
 def _import_factory(name: str) -> Callable[..., nn.Module]:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         raise InputError(
             f"The module {module_name!r} of the architecture {name!r} cannot be imported"
-            f" ({cause(exc)}); give package.module:factory of an installed package, or of a module beside you."
+            f" ({_why(exc)}); give package.module:factory of an installed package, or of a module beside you."
         ) from exc
     factory = getattr(module, attribute, None)
     if not callable(factory):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from torch import nn
 
-from udacisense.base.records import ModelSpec, Signature
+from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature
 from udacisense.data.images import DataSet
 from udacisense.models.build import build_model
+from udacisense.models.libraries import at_lower_resolution, is_library
 from udacisense.pipeline.initial import check_student_init
-from udacisense.pipeline.recipes import RecipeStep, find_pipeline
+from udacisense.pipeline.recipes import PipelineRecipe, RecipeStep, find_pipeline
 from udacisense.pipeline.run import OptimizationPipeline
 from udacisense.pipeline.start import PipelineOptions, load_baseline, start_pipeline
 from udacisense.stages.distill import apply_knowledge_distillation, refuse_larger, student_spec
+from udacisense.stages.prune import apply_structured_pruning
 from udacisense.stages.quantize import apply_dynamic_quantization, quantized_engine
 from udacisense.stages.static import apply_static_quantization
 from udacisense.training.losses import check_distillation
@@ -52,6 +55,10 @@ def plan_pipeline(
     start = load_baseline(baseline, dataset, allow_factory=options.allow_factory)
     sources = load_supervision(options.supervision, start.signature, is_taught=True)
     steps = [changed(step, options, sources) for step in recipe.steps]
+    if recipe.name == "p1" and options.student is None and ":" in start.spec.architecture:
+        steps[0] = RecipeStep(
+            name="prune", function=apply_structured_pruning, options=options.given("epochs", "learning_rate")
+        )
     for step in steps:
         if step.function is apply_knowledge_distillation:
             _check_distillation(step, start.signature, start.model)
@@ -59,6 +66,45 @@ def plan_pipeline(
     for step in steps:
         pipeline.add_step(step_name=step.name, step_function=step.function, **step.options)
     return pipeline
+
+
+def choose_student(
+    recipe: PipelineRecipe,
+    baseline: Artifact,
+    *,
+    student: str | None,
+    resolution_px: int | None,
+    options: Mapping[str, Scalar],
+) -> ModelSpec | None:
+    """Return the student of a pipeline for a baseline; None: the recipe's own.
+
+    Of a library's network p1's student is the same network at a lower resolution.
+
+    Args:
+        recipe: the pipeline.
+        baseline: what it starts from.
+        student: a preset, ``torchvision/NAME`` or ``timm/NAME``; None: not asked for.
+        resolution_px: edge that the student sees; None: its own.
+        options: of the function that builds the student.
+
+    Raises:
+        InputError: the student is unknown, or an option does not fit.
+    """
+    if student is None and recipe.name == "p1" and is_library(baseline.model.architecture):
+        lower = at_lower_resolution(baseline.model, resolution_px)
+        return ModelSpec(architecture=lower.architecture, options={**lower.options, **options})
+    if student is None and resolution_px is None and not options:
+        return None
+    usual = recipe.steps[0].options
+    own_px = None if student is not None and is_library(student) else usual.get("student_resolution_px")
+    asked = {
+        **usual,
+        "student": student or usual["student"],
+        "student_resolution_px": resolution_px or own_px,
+        "student_options": options,
+    }
+    signature = baseline.signature
+    return student_spec(asked, num_classes=len(signature.labels), size_px=signature.size_px)
 
 
 def changed(step: RecipeStep, options: PipelineOptions, sources: Sources) -> RecipeStep:

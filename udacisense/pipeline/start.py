@@ -85,7 +85,7 @@ def load_baseline(
         InputError: the data has other classes, or another size.
         LoadError: the artifact's weights are not those that were recorded.
     """
-    size_px = int(dataset.train.pixels.shape[-1])
+    size_px = dataset.size_px
     if not isinstance(baseline, Path):
         model, spec = baseline
         signature = make_signature(dataset.class_names, size_px=size_px)

@@ -15,6 +15,7 @@ from udacisense.base.records import ModelSpec, Scalar
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.models.build import preset
+from udacisense.models.libraries import is_library
 from udacisense.models.weights import TRAINED, load_features, put_state, read_state
 from udacisense.stages.contract import StepContext, StepResult
 from udacisense.training import fresh_model, train
@@ -124,6 +125,7 @@ def student_spec(options: Mapping[str, object], *, num_classes: int, size_px: in
         resolution_px=cast("int | None", options.get("student_resolution_px")),
         size_px=size_px,
         width_mult=cast("float | None", options.get("student_width_mult")),
+        options=cast("Mapping[str, Scalar]", options.get("student_options") or {}),
     )
 
 
@@ -140,8 +142,9 @@ def _student(
     if init != "auto":
         return spec, fresh_model(spec, init=init, seed=context.seed), init
     built = fresh_model(spec, init="none", seed=context.seed)
-    features = {k: v for k, v in teacher.state_dict().items() if k.startswith("features.")}
-    wanted = {k: v.shape for k, v in built.state_dict().items() if k.startswith("features.")}
+    start = "" if is_library(spec.architecture) else "features."  # presets differ in their classifiers
+    features = {k: v for k, v in teacher.state_dict().items() if k.startswith(start)}
+    wanted = {k: v.shape for k, v in built.state_dict().items() if k.startswith(start)}
     selected = select_weights(features, wanted) if wanted else None
     if selected is None:
         return spec, built, "none"

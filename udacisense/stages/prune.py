@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from udacisense.base.records import Scalar, record
-from udacisense.errors import InputError
+from udacisense.errors import InputError, TrainingError
 from udacisense.measure.counts import count_macs, count_parameters
 from udacisense.stages.contract import StepContext, StepResult, copy_of
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig
+
+_VECTOR = 8  # channels are removed in whole vectors of the kernels
 
 
 @record
@@ -118,12 +120,19 @@ def apply_structured_pruning(
 
     Raises:
         InputError: ``amount`` or ``epochs`` is out of range.
+        TrainingError: no channel could be removed.
     """
     if not 0 < amount < 1:
         raise InputError(f"The pruning amount is {amount}; allowed is more than 0 and less than 1.")
     if epochs < 0:
         raise InputError(f"Fine-tuning for {epochs} epochs: allowed is 0 or more.")
     smaller = _narrowed(model, context.example, amount)
+    if count_parameters(smaller) == count_parameters(model):
+        raise TrainingError(
+            f"Structured pruning removed nothing: {count_parameters(model):,} parameters before and after. The layers "
+            f"hang together, or are too narrow for groups of {_VECTOR} channels; prune by magnitude, or distil a "
+            "narrower student."
+        )
     if epochs:
         smaller = _taught(smaller, model, context, _settings(config, context, epochs, learning_rate))
     notes: dict[str, Scalar] = {
@@ -150,7 +159,7 @@ def _narrowed(model: nn.Module, example: Tensor, amount: float) -> nn.Module:
             global_pruning=True,
             pruning_ratio=amount,
             max_pruning_ratio=0.8,  # no layer loses more: a narrow one would cut the network in two
-            round_to=8,  # whole vectors for the kernels
+            round_to=_VECTOR,
             ignored_layers=last,
         ).step()
     return smaller

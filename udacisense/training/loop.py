@@ -139,7 +139,7 @@ class TrainingRun:
         if not isinstance(batches, Batches):
             raise InputError("Auxiliary heads need udacisense.data.Batches, whose views are known; give such.")
         widths: dict[str, int] = {}
-        example = normalise(batches.images.pixels[:1])
+        example = normalise(batches.images.at(torch.tensor([0])).to(self.device))
         if auxiliary.folders:
             if not batches.n_folders:
                 raise InputError("The batches know no folders; give transfer images in folders, or no labels of them.")
@@ -154,7 +154,7 @@ class TrainingRun:
         if not isinstance(self.batches, Batches) or self.config.compute.compile != "auto":
             return 0.0
         n_images = len(self.batches) * self.batches.batch_size * self.config.epochs
-        return float(n_images) * count_macs(self.model, (1, *self.batches.images.pixels.shape[1:]))
+        return float(n_images) * count_macs(self.model, (1, *self.batches.images.shape))
 
     # ---- the loop
 

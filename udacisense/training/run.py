@@ -243,7 +243,7 @@ def _save(
 
 def _signature(spec: ModelSpec, dataset: DataSet) -> Signature:
     facts = network_facts(spec)
-    size_px = dataset.train.pixels.shape[-1]
+    size_px = dataset.size_px
     return make_signature(dataset.class_names, size_px=size_px, mean=facts.mean, std=facts.std)
 
 
@@ -268,4 +268,4 @@ def spec_text(spec: ModelSpec) -> str:
 
 
 def _preset(name: str, dataset: DataSet) -> ModelSpec:
-    return preset(name, num_classes=len(dataset.class_names), size_px=dataset.train.pixels.shape[-1])
+    return preset(name, num_classes=len(dataset.class_names), size_px=dataset.size_px)

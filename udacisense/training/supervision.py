@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from udacisense.base.records import Scalar, Signature, record
+from udacisense.data.augment import POLICIES, Policy, chosen_policy
 from udacisense.data.batches import Batches
 from udacisense.data.images import Images, images_sha256
 from udacisense.errors import InputError
@@ -31,6 +32,8 @@ class Supervision:
     auxiliary_teacher: Path | None = None  # whose logits an auxiliary head matches; as ``teacher``, of any classes
     auxiliary_weight: float = 1.0  # of each auxiliary head's loss
     views: int | Literal["fresh"] | None = None  # of each image; None: a few that come round again
+    augment: str = "auto"  # a row of udacisense.data.augment.POLICIES
+    balance: bool = False  # classes come equally often
     allow_factory: str | None = None  # the one package.module:factory that a teacher's record may import
 
     def __post_init__(self) -> None:
@@ -40,6 +43,8 @@ class Supervision:
             for name, is_given in needing.items():
                 if is_given:
                     raise InputError(f"{name} = {getattr(self, name)} needs transfer images; give their folder.")
+        if self.augment not in POLICIES:
+            raise InputError(f"augment is {self.augment!r}; allowed is {', '.join(POLICIES)}.")
         if isinstance(self.views, int) and self.views < 1:
             raise InputError(f"views is {self.views}; allowed is 1 or more, or fresh.")
 
@@ -72,14 +77,17 @@ class Sources:
     auxiliary: Auxiliary | None
     transfer: Images | None
     folders: tuple[str, ...]  # name of the folder of each transfer image
+    policy: Policy  # of augmentation
 
     @property
     def identity(self) -> str:
-        """What training depends on beyond the labelled images and the teacher; empty without transfer images."""
+        """What training depends on beyond the labelled images and the teacher; empty where nothing was asked."""
         asked = self.asked
+        text = "" if self.policy == "crop" else f" augment={self.policy}"
+        text += " balance" if asked.balance else ""
         if self.transfer is None:
-            return ""
-        text = f" transfer={images_sha256(self.transfer)} ratio={asked.transfer_ratio}"
+            return text
+        text += f" transfer={images_sha256(self.transfer)} ratio={asked.transfer_ratio}"
         text += f" mix={asked.mix}" if asked.mix else ""
         text += f" folders={'/'.join(sorted(set(self.folders)))}" if asked.transfer_labels == "folders" else ""
         return text + (f" views={asked.views}" if asked.views is not None else "")
@@ -90,23 +98,28 @@ class Sources:
         Raises:
             InputError: a number is out of range, or the folders tell nothing.
         """
-        asked, mean, std = self.asked, signature.mean, signature.std
+        asked = self.asked
+        given: dict[str, Any] = {
+            "batch_size": batch_size,
+            "policy": self.policy,
+            "balance": asked.balance,
+            "seed": seed,
+            "mean": signature.mean,
+            "std": signature.std,
+        }
         if self.transfer is None:
-            return Batches(images, batch_size=batch_size, shuffle=True, augment=True, seed=seed, mean=mean, std=std)
+            return Batches(images, shuffle=True, augment=True, **given)
         folders: tuple[Tensor, int] | None = None
         if asked.transfer_labels == "folders":
             folders = folder_classes(images.labels, signature.labels, self.folders)
         return TransferBatches(
             images,
             self.transfer,
-            batch_size=batch_size,
             ratio=asked.transfer_ratio,
             mix=asked.mix,
             views=(asked.views, asked.views) if isinstance(asked.views, int) else asked.views,
             folders=folders,
-            seed=seed,
-            mean=mean,
-            std=std,
+            **given,
         )
 
 
@@ -144,7 +157,14 @@ def load_supervision(asked: Supervision, signature: Signature, *, is_taught: boo
     folders: tuple[str, ...] = ()
     if asked.transfer is not None:
         transfer, folders = load_transfer(asked.transfer, size_px=signature.size_px)
-    return Sources(asked=asked, teacher=teacher, auxiliary=auxiliary, transfer=transfer, folders=folders)
+    return Sources(
+        asked=asked,
+        teacher=teacher,
+        auxiliary=auxiliary,
+        transfer=transfer,
+        folders=folders,
+        policy=chosen_policy(asked.augment, signature.size_px),
+    )
 
 
 def _teacher(path: Path, signature: Signature, asked: Supervision, num_classes: int | None) -> Teacher:

@@ -106,7 +106,7 @@ class Answers:
         unknown = order[~self._known[plan.rows[order]]]
         if not len(unknown):
             return
-        device = self._batches.images.pixels.device
+        device = self._batches.device
         rows, there = plan.rows[unknown], plan.to(device)
         for chosen, into in zip(*(torch.split(part, self._ask_at_once) for part in (unknown, rows)), strict=True):
             advance(0, note="asking the teacher")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from udacisense.base.photos import IMAGE_SUFFIXES
-from udacisense.data.batches import Batches, Plan, draw_crops
+from udacisense.data.augment import Policy
+from udacisense.data.batches import Batches, Plan, balanced_order
 from udacisense.data.images import MEAN, NO_LABEL, STD, Images, read_squares
 from udacisense.errors import InputError
 
@@ -30,8 +31,8 @@ def load_transfer(folder: Path, *, size_px: int) -> tuple[Images, tuple[str, ...
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
     if not files:
         raise InputError(f"{folder} holds no image; --transfer takes a folder with images at any depth.")
-    pixels = read_squares(files, size_px, "Reading transfer images")
-    images = Images(pixels, torch.full((len(files),), NO_LABEL))
+    pixels, sha256 = read_squares(files, size_px, "Reading transfer images")
+    images = Images(pixels, torch.full((len(files),), NO_LABEL), sha256)
     return images, tuple(file.parent.name for file in files)
 
 
@@ -85,6 +86,8 @@ class TransferBatches(Batches):
         views: different views of a labelled and of a transfer image; None: 8 and 2, with ``mix``, whose views differ
             more, 16 and 3; ``fresh``: new ones in each epoch, for a teacher that answers on the spot.
         folders: class of each image, labelled ones first, by the folder that it lies in, int64 (n,), and their number.
+        policy: how views are drawn; see :class:`udacisense.data.batches.Batches`.
+        balance: let the labelled images of each class come equally often.
         seed: of order and augmentation.
         mean: of RGB scaled to 0..1.
         std: likewise.
@@ -103,6 +106,8 @@ class TransferBatches(Batches):
         mix: float = 0.0,
         views: tuple[int, int] | Literal["fresh"] | None = None,
         folders: tuple[Tensor, int] | None = None,
+        policy: Policy = "crop",
+        balance: bool = False,
         seed: int = 0,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
@@ -113,10 +118,10 @@ class TransferBatches(Batches):
                 f"Batch size {batch_size}, views {n_views[0]} and {n_views[1]}, transfer ratio {ratio}, mix {mix}: "
                 "allowed are 1 or more, a ratio above 0, and 0 to 1 to mix."
             )
-        if labelled.pixels.shape[1:] != transfer.pixels.shape[1:]:
+        if labelled.shape != transfer.shape:
             raise InputError(
-                f"The labelled images are {tuple(labelled.pixels.shape[1:])} and the transfer images "
-                f"{tuple(transfer.pixels.shape[1:])}; load both at one size."
+                f"The labelled images are {labelled.shape} and the transfer images "
+                f"{transfer.shape}; load both at one size."
             )
         self.n_labelled, self.n_transfer = len(labelled), len(transfer)
         self.n_drawn = min(self.n_transfer, max(1, round(ratio * self.n_labelled)))
@@ -124,7 +129,17 @@ class TransferBatches(Batches):
         self.n_rows = None if views == "fresh" else n_views[0] * self.n_labelled + n_views[1] * self.n_transfer
         self.folders, self.n_folders = folders if folders is not None else (None, 0)
         together = Images(torch.cat([labelled.pixels, transfer.pixels]), torch.cat([labelled.labels, transfer.labels]))
-        super().__init__(together, batch_size=batch_size, shuffle=True, augment=True, seed=seed, mean=mean, std=std)
+        super().__init__(
+            together,
+            batch_size=batch_size,
+            shuffle=True,
+            augment=True,
+            policy=policy,
+            balance=balance,
+            seed=seed,
+            mean=mean,
+            std=std,
+        )
 
     def __len__(self) -> int:
         return sum(end - start >= self.part[1] for start, end in self._bounds(self.n_labelled + self.n_drawn))
@@ -140,7 +155,10 @@ class TransferBatches(Batches):
         first = min(turn * self.n_drawn, self.n_transfer - self.n_drawn)
         in_turn = torch.randperm(self.n_transfer, generator=self._generator(0, cycle))
         drawn = in_turn[first : first + self.n_drawn] + self.n_labelled
-        members = torch.cat([torch.arange(self.n_labelled), drawn])
+        labelled = torch.arange(self.n_labelled)
+        if self.balance:
+            labelled = balanced_order(self.images.labels[labelled].cpu(), self._generator(3, self.epoch))
+        members = torch.cat([labelled, drawn])
         order = members[torch.randperm(len(members), generator=self._generator(1, self.epoch))]
         if self.n_rows is None:
             return Plan(order=order, **self._view(self.epoch))
@@ -157,7 +175,7 @@ class TransferBatches(Batches):
     def _view(self, view: int) -> dict[str, Tensor]:
         """Draw how all images are seen the ``view``-th time, as a :class:`Plan` has it."""
         generator, n = self._generator(2, view), len(self.images)
-        drawn = draw_crops(n, self.images.pixels.shape[2], generator)
+        drawn = self.draws(n, generator)
         if not self.mix:
             return drawn
         shares = torch.rand(n, generator=generator)

@@ -158,7 +158,7 @@ BAD = [
         "--engine tpu -o {tmp}/o",
     ),
     ("no artifact", 2, "gone", "evaluate {tmp}/gone --data {shapes}"),
-    ("unknown format", 2, "tflite", "export {artifact} -f tflite -o {tmp}/o"),
+    ("unknown format", 2, "gguf", "export {artifact} -f gguf -o {tmp}/o"),
     ("unknown precision", 2, "fp64", "export {artifact} --precision fp64 -o {tmp}/o"),
     ("a batch in words", 2, "many", "export {artifact} --batch many -o {tmp}/o"),
     ("a factory without shape", 2, "--input-shape", "export torchvision.models:resnet18 -o {tmp}/o"),

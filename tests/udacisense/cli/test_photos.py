@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from drawn_photos import photo_folder
 
 from udacisense.base.records import Artifact, read_json
 from udacisense.cli.main import run
+from udacisense.data.decoding import cached_squares
+from udacisense.data.folder import list_folder
 
 COUNTS = {"train": {"cup": 6, "pan": 4}, "test": {"cup": 2, "pan": 2}}
 
@@ -44,3 +48,33 @@ def test_a_trained_models_own_size_is_kept_and_said(
 ) -> None:
     assert run(["evaluate", str(trained), "--data", str(photos)]) == 0
     assert "are fed at 64 px" in capsys.readouterr().err
+
+
+def test_data_check_ends_with_one_where_a_photo_is_in_both_splits(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["data", "check", str(photos)]) == 0
+    assert "Nothing is odd." in capsys.readouterr().out
+    leaky = shutil.copytree(photos, tmp_path / "leaky")
+    shutil.copy(leaky / "train" / "cup" / "1.jpg", leaky / "test" / "cup" / "leak.jpg")
+    assert run(["data", "check", str(leaky)]) == 1
+    told = capsys.readouterr().out
+    assert "failed (1): test photos that are in train too, pixel by pixel" in told
+    assert "train/cup/1.jpg = test/cup/leak.jpg" in told
+    assert run(["data", "check", str(leaky), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["findings"][0]["kind"] == "in-train-and-test"
+
+
+def test_what_is_kept_of_large_sets_is_listed_and_removed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UDACISENSE_CACHE", str(tmp_path))
+    cached_squares(list_folder(photos).flat("test"), 32, "reading")
+    assert run(["data", "list"]) == 0
+    told = capsys.readouterr().out
+    assert str(photos / "test") in told
+    assert "0.013 MB" in told
+    assert run(["data", "remove", "all"]) == 0
+    assert "Removed" in capsys.readouterr().out
+    assert run(["data", "remove", "all"]) == 0
+    assert "Nothing is kept of all." in capsys.readouterr().out

@@ -4,7 +4,7 @@ import pytest
 import torch
 from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
 
-from udacisense.errors import InputError
+from udacisense.errors import InputError, TrainingError
 from udacisense.measure.counts import count_macs, count_parameters
 from udacisense.measure.recording import parameter_counts
 from udacisense.stages.contract import StepContext
@@ -58,6 +58,19 @@ def test_channels_go_and_the_network_is_really_smaller() -> None:
     assert count_parameters(result.model) < 0.8 * count_parameters(model)
     assert count_macs(result.model, shape) < 0.9 * count_macs(model, shape)
     assert result.model(torch.zeros(2, 3, SIZE_PX, SIZE_PX)).shape == (2, len(CLASSES))
+
+
+def test_a_network_that_loses_no_channel_is_no_result() -> None:
+    narrow = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(6, 3),
+    )
+    with pytest.raises(TrainingError, match="removed nothing: 189 parameters before and after") as caught:
+        apply_structured_pruning(narrow, CONTEXT, amount=0.3, epochs=0)
+    assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize("stage", [apply_magnitude_pruning, apply_structured_pruning])

@@ -116,8 +116,8 @@ def student_options(spec: ModelSpec) -> list[str]:
     return [
         "--student",
         "p1-student",
-        "--width",
-        str(options["width_mult"]),
+        "--student-option",
+        f"width_mult={options['width_mult']}",
         "--resolution",
         str(options["resolution_px"]),
     ]

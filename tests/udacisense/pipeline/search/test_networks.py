@@ -32,7 +32,7 @@ def test_every_network_of_a_family_is_built_and_answers(family: Family) -> None:
             chosen["--student"],
             num_classes=3,
             resolution_px=int(chosen["--resolution"]),
-            width_mult=float(chosen["--width"]) if "--width" in chosen else None,
+            width_mult=float(width.partition("=")[2]) if (width := chosen.get("--student-option")) else None,
         )
         assert again == spec, "what compress is told builds the same network"
 

@@ -1,0 +1,91 @@
+"""The cache of decoded photos: what it holds, when it is made again, and what never gets into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn_photos import a_photo, photo_folder
+
+from udacisense.base.decoder import PIXELS
+from udacisense.base.photos import read_square
+from udacisense.data import decoding, images
+from udacisense.data.batches import Batches
+from udacisense.data.decoding import cached_squares, caches, list_caches, remove_caches
+from udacisense.data.folder import list_folder
+from udacisense.data.images import load_dataset, stratified_split
+from udacisense.errors import InputError
+
+COUNTS = {"train": {"cup": 6, "pan": 5}, "test": {"cup": 2, "pan": 2}}
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of photos, each set of which counts as large."""
+    monkeypatch.setenv("UDACISENSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(images, "MOST_IN_MEMORY_BYTES", 0)
+    return photo_folder(tmp_path / "photos", COUNTS)
+
+
+def test_a_large_set_is_mapped_and_has_the_pixels_of_one_in_memory(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped = load_dataset(str(photos), size_px=48)
+    monkeypatch.setattr(images, "MOST_IN_MEMORY_BYTES", 10**9)
+    held = load_dataset(str(photos), size_px=48)
+    assert (mapped.train.is_mapped, held.train.is_mapped) == (True, False)
+    assert torch.equal(mapped.train.pixels, held.train.pixels)
+    assert torch.equal(mapped.test.labels, held.test.labels)
+    split, expected = (stratified_split(data.train, 0.3, seed=1) for data in (mapped, held))
+    assert split[0].stored.data_ptr() == mapped.train.stored.data_ptr(), "a part of it is no copy"
+    for part, whole in zip(split, expected, strict=True):
+        batches = [Batches(i, batch_size=4, shuffle=True, augment=True, seed=3) for i in (part, whole)]
+        for (ours, labels), (theirs, wanted) in zip(*batches, strict=True):
+            assert torch.equal(ours, theirs)
+            assert torch.equal(labels, wanted)
+
+
+def test_a_second_run_takes_what_the_first_decoded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_dataset(str(photos), size_px=48)
+    monkeypatch.setattr(decoding, "decode", None)  # whoever calls it fails
+    assert load_dataset(str(photos), size_px=48).fingerprint == first.fingerprint
+
+
+def test_a_changed_photo_and_a_damaged_cache_are_decoded_again(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = list_folder(photos).flat("train")
+    cached_squares(files, 32, "reading")
+    a_photo("heart", 99).save(files[3])
+    pixels, _ = cached_squares(files, 32, "reading")
+    assert np.array_equal(pixels[3].permute(1, 2, 0).numpy(), read_square(files[3], 32))
+    ((place, _),) = list_caches()
+    with (place / PIXELS).open("r+b") as stream:
+        stream.write(bytes(100))
+    again, _ = cached_squares(files, 32, "reading")
+    assert "are damaged, and are made again" in caplog.text
+    assert np.array_equal(again[0].permute(1, 2, 0).numpy(), read_square(files[0], 32))
+
+
+def test_a_photo_that_cannot_be_read_is_named_and_nothing_is_kept(photos: Path) -> None:
+    (photos / "train" / "pan" / "1.jpg").write_bytes(b"no photo")
+    with pytest.raises(InputError, match=r"train/pan/1\.jpg cannot be read: it is no image that Pillow knows"):
+        load_dataset(str(photos), size_px=32)
+    assert [path.name for path in caches().iterdir()] == []
+
+
+def test_a_disk_with_too_little_room_is_found_before_anything_is_decoded(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.raises(InputError, match=r"11 photos of .* at 32 px take 0\.034 MB below .*; make room"):
+        load_dataset(str(photos), size_px=32)
+
+
+def test_what_is_kept_is_removed_by_the_folder_of_its_photos(photos: Path, tmp_path: Path) -> None:
+    load_dataset(str(photos), size_px=32)
+    assert sorted(kept.n_images for _, kept in list_caches() if kept) == [4, 11]
+    assert remove_caches(str(tmp_path / "elsewhere")) == []
+    assert len(remove_caches(str(photos))) == 2
+    assert list_caches() == []
