@@ -395,6 +395,8 @@ OWN: dict[str, str] = {
     "udacisense.data.decoding": "reads what its own processes wrote; a cache that is not whole is made again",
     "udacisense.data.folder": "reads the sizes of photos, which are read whole afterwards",
     "udacisense.training.run": "reads the record of an artifact that this folder's finished training wrote",
+    "udacisense.pipeline.search.run": "reads runs of its own, and what workers of the same study answered",
+    "udacisense.pipeline.techniques": "reads what workers of the same study answered",
     "udacisense.pipeline.run": "reads the figures of an equal run, and measures them again where it cannot",
     "udacisense.base.records": "reads records; each kind of record is fuzzed by itself",
 }
