@@ -45,7 +45,7 @@ def stages_table(
                 change(ratio, 1.0) if i else None,
                 percent(record.top1_fraction),
                 f"{100 * (record.top1_fraction - baseline.top1_fraction):+.1f}" if i else None,
-                percent(record.top5_fraction),
+                percent(record.told_top5),
             )
         )
     columns = ("stage", "size", "change", "parameters", "latency", "change", "top-1", "points", "top-5")

@@ -36,7 +36,7 @@ def techniques_table(found: TechniquesRecord) -> Table:
             None,
             None,
             None,
-            percent(base.top5_fraction),
+            percent(base.told_top5),
         )
     ]
     notes = []
@@ -55,7 +55,7 @@ def techniques_table(found: TechniquesRecord) -> Table:
                 f"{100 * low:.1f}-{100 * high:.1f}",
                 f"{100 * (figures.top1_fraction - base.top1_fraction):+.1f}",
                 f"{row.mcnemar_p:.2g}",
-                percent(figures.top5_fraction),
+                percent(figures.told_top5),
             )
         )
         packed = figures.config.get("gzip_bytes")

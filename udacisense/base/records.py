@@ -169,6 +169,16 @@ class StageRecord:
     latency_ms: Positive  # median, batch 1, CPU, this process
     n_eval_images: Count
 
+    @property
+    def macro_fraction(self) -> float:
+        """Mean over the classes of the fraction of each that was named: its recall."""
+        return sum(self.per_class.values()) / len(self.per_class)
+
+    @property
+    def told_top5(self) -> float | None:
+        """Top-5, where there are more than five classes: of fewer it says nothing."""
+        return None if 0 < len(self.per_class) <= 5 else self.top5_fraction
+
 
 @record
 class Confidence:

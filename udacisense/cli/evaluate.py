@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from udacisense.base.display import percent
 from udacisense.cli.options import allow_factory_option, allowing
 from udacisense.cli.output import Choice, emit_json, json_option, next_command, say, table
+
+if TYPE_CHECKING:
+    from udacisense.measure.metrics import Evaluation
+
+_MOST_CLASSES = 20  # that are shown one by one, with what each is taken for
 
 
 @click.command("evaluate", short_help="Measure a trained model on the test images.")
@@ -42,18 +48,36 @@ def command(*, artifact: Path, data: str, device: str, allow_factory: str | None
         emit_json(result)
         return
     say(f"{record.name} on {result.n_images} test images of {dataset.name}:")
-    say(f"top-1 {percent(result.top1_fraction)}, top-5 {percent(result.top5_fraction)}\n")
-    table("Per class", ["class", "top-1"], [[name, percent(value)] for name, value in result.per_class.items()])
-    say("\nConfusion (rows: true class; columns: answer, in the same order)")
-    width = max(len(name) for name in dataset.class_names)
-    for name, row in zip(dataset.class_names, result.confusion, strict=True):
-        say(f"{name:<{width}}  " + " ".join(f"{count:4d}" for count in row))
+    top5 = f", top-5 {percent(result.top5_fraction)}" if len(result.per_class) > 5 else ""
+    say(f"top-1 {percent(result.top1_fraction)}{top5}, mean recall of the classes {percent(result.macro_fraction)}\n")
+    _show_classes(result, dataset.class_names)
     line: list[object]
     if allow_factory is None:
         line = ["compress", "--pipeline", "p1", "--baseline", artifact, "--data", data, "-o", "runs/p1"]
     else:  # a pipeline's student has no part in a network that is not ours
         line = ["export", artifact, *allowing(allow_factory), "--data", data, "-o", "runs/bundle"]
     next_command("udacisense", *line)
+
+
+def _show_classes(result: Evaluation, names: Sequence[str]) -> None:
+    """Show each class and what it is taken for; of many classes those that are named worst."""
+    images = {name: sum(row) for name, row in zip(names, result.confusion, strict=True)}
+    worst = sorted(result.per_class, key=result.per_class.__getitem__)[:_MOST_CLASSES]
+    shown = [name for name in result.per_class if len(names) <= _MOST_CLASSES or name in worst]
+    title = "Per class" if len(names) <= _MOST_CLASSES else f"The {len(shown)} classes with the least recall"
+    table(title, ["class", "images", "recall"], [[n, images[n], percent(result.per_class[n])] for n in shown])
+    if len(names) <= _MOST_CLASSES:
+        say("\nConfusion (rows: true class; columns: answer, in the same order)")
+        width = max(len(name) for name in names)
+        for name, row in zip(names, result.confusion, strict=True):
+            say(f"{name:<{width}}  " + " ".join(f"{count:4d}" for count in row))
+        return
+    cells = [(n, names[i], names[j]) for i, row in enumerate(result.confusion) for j, n in enumerate(row) if i != j]
+    most = sorted(cell for cell in cells if cell[0])[:-11:-1]
+    say()
+    table(
+        "Most often taken for another", ["class", "answer", "images"], [[name, answer, n] for n, name, answer in most]
+    )
 
 
 def _few(names: Sequence[str], count: int = 12) -> str:

@@ -74,7 +74,7 @@ def command(
     figures alone. A checkpoint is kept after each epoch: the same command goes on after Ctrl-C or a crash, and ends
     with the same weights as an uninterrupted run.
     """
-    from udacisense.cli.loading import load_data
+    from udacisense.cli.loading import load_data, say_the_worst
     from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
     from udacisense.training import train_model
@@ -90,6 +90,7 @@ def command(
         "batch_size": batch_size,
         "supervision": replace(supervision, allow_factory=allow_factory),
     }
+    say_the_worst(data, dataset)
     _announce(spec, dataset, output, **given)
     if dry_run:
         return
@@ -120,7 +121,8 @@ def _show(artifact: Artifact, dataset: DataSet, data: str, output: Path) -> None
     say(f"{artifact.name} on {figures.n_eval_images} test images of {dataset.name}, trained in {took}:")
     rows: list[list[str | None]] = [
         ["top-1", percent(figures.top1_fraction)],
-        ["top-5", percent(figures.top5_fraction)],
+        ["mean recall of the classes", percent(figures.macro_fraction)],
+        ["top-5", percent(figures.told_top5)],
         ["parameters", f"{figures.parameters:,}"],
         ["size", megabytes(figures.file_bytes)],
         ["latency", f"{milliseconds(figures.latency_ms)} (median, batch 1, this process)"],

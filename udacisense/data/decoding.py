@@ -111,14 +111,15 @@ def photo_facts(files: Sequence[Path]) -> list[PhotoFacts]:
     return sorted((PhotoFacts(**json.loads(line)) for line in lines), key=lambda facts: facts.index)
 
 
-def cached_squares(files: Sequence[Path], size_px: int, description: str) -> tuple[Tensor, str]:
+def cached_squares(files: Sequence[Path], size_px: int, description: str) -> tuple[Tensor, Tensor]:
     """Return photos as :func:`udacisense.base.photos.fit_square` gives them, mapped from the cache; decoded once.
 
     The cache holds for the same files, by their names, sizes and times. It appears whole or not at all; a second run
     waits for the first.
 
     Returns:
-        uint8 (n, 3, size_px, size_px), which lies on disk and is read as it is used, and the hex SHA-256 of it.
+        uint8 (n, 3, size_px, size_px), which lies on disk and is read as it is used; and uint8 (n, 32), the SHA-256
+        of each.
 
     Raises:
         InputError: the disk has too little room, or as :func:`decode`.
@@ -180,7 +181,7 @@ def _make(place: Path, files: Sequence[Path], key: str, size_px: int, descriptio
         write_record(partial / PhotoCache.FILE_NAME, made)
 
 
-def _opened(place: Path, key: str, size_px: int) -> tuple[Tensor, str] | None:
+def _opened(place: Path, key: str, size_px: int) -> tuple[Tensor, Tensor] | None:
     """Return what a whole cache of these files holds; None where there is none."""
     if not (place / PhotoCache.FILE_NAME).is_file():
         return None
@@ -200,7 +201,7 @@ def _opened(place: Path, key: str, size_px: int) -> tuple[Tensor, str] | None:
             return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # nobody writes to them
-        return torch.from_numpy(pixels), kept.digests_sha256
+        return torch.from_numpy(pixels), torch.from_numpy(digests)
 
 
 def list_caches() -> list[tuple[Path, PhotoCache | None]]:

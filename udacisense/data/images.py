@@ -49,7 +49,7 @@ class Images:
 
     stored: Tensor  # uint8 (m, 3, H, W), RGB
     labels: Tensor  # int64 (n,)
-    stored_sha256: str | None = None  # what stands for ``stored`` in a fingerprint, where it is mapped from disk
+    digests: Tensor | None = None  # uint8 (m, 32), SHA-256 of each stored image, where they are mapped from disk
     rows: Tensor | None = None  # int64 (n,), which of the stored images these are; None: all of them
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Images:
     @property
     def is_mapped(self) -> bool:
         """Whether the pixels lie on disk."""
-        return self.stored_sha256 is not None
+        return self.digests is not None
 
     def at(self, chosen: Tensor) -> Tensor:
         """Return the pixels of some images, int64 (k,) → uint8 (k, 3, H, W), where they are stored."""
@@ -80,12 +80,12 @@ class Images:
         if not self.is_mapped:
             return Images(self.stored[indices], self.labels[indices])
         rows = indices if self.rows is None else self.rows[indices]
-        return Images(self.stored, self.labels[indices], self.stored_sha256, rows)
+        return Images(self.stored, self.labels[indices], self.digests, rows)
 
     def to(self, device: torch.device) -> Images:
         """Return them on a device; those that lie on disk stay there, and their labels move."""
         stored = self.stored if self.is_mapped else self.stored.to(device)
-        return Images(stored, self.labels.to(device), self.stored_sha256, self.rows)
+        return Images(stored, self.labels.to(device), self.digests, self.rows)
 
 
 @dataclass(frozen=True)
@@ -163,17 +163,17 @@ def _in_order(folder: Folder) -> tuple[str, ...]:
 def _load_split(folder: Folder, split: str, classes: tuple[str, ...], size_px: int) -> Images:
     by_class = dict(zip(folder.class_names, folder.files[split], strict=True))
     files = [path for name in classes for path in by_class[name]]
-    pixels, sha256 = read_squares(files, size_px, f"Reading {split} images")
+    pixels, digests = read_squares(files, size_px, f"Reading {split} images")
     counts = torch.tensor([len(by_class[name]) for name in classes])
-    return Images(pixels, torch.repeat_interleave(torch.arange(len(classes)), counts), sha256)
+    return Images(pixels, torch.repeat_interleave(torch.arange(len(classes)), counts), digests)
 
 
-def read_squares(files: Sequence[Path], size_px: int, description: str) -> tuple[Tensor, str | None]:
+def read_squares(files: Sequence[Path], size_px: int, description: str) -> tuple[Tensor, Tensor | None]:
     """Read image files, several at once, as :func:`fit_square` gives them.
 
     Returns:
         uint8 (n, 3, size_px, size_px): in memory, or, where they are many, as
-        :func:`udacisense.data.decoding.cached_squares` maps them, with the SHA-256 that it tells.
+        :func:`udacisense.data.decoding.cached_squares` maps them, with their digests.
 
     Raises:
         InputError: a file is no whole image (it is named), or the disk has no room for many.
@@ -199,13 +199,25 @@ def _fingerprint(classes: Sequence[str], *splits: Images) -> str:
     digest = hashlib.sha256("\n".join(classes).encode())
     for images in splits:
         digest.update(f"\n{(len(images), *images.shape)}\n".encode())
-        if images.stored_sha256 is None:
+        if images.digests is None:
             digest.update(images.pixels.numpy().data)
         else:
-            digest.update(images.stored_sha256.encode())
+            digest.update(images.digests.numpy().data)
             digest.update(b"" if images.rows is None else images.rows.numpy().data)
         digest.update(images.labels.numpy().data)
     return digest.hexdigest()
+
+
+def n_shared(dataset: DataSet) -> int:
+    """Return how many test images are, pixel by pixel, in the training images too."""
+
+    def digests(images: Images) -> list[bytes]:
+        if images.digests is None:
+            return [hashlib.sha256(image.numpy().data).digest() for image in images.pixels]
+        return [row.tobytes() for row in images.digests.numpy()]
+
+    known = set(digests(dataset.train))
+    return sum(digest in known for digest in digests(dataset.test))
 
 
 def images_sha256(images: Images) -> str:

@@ -25,9 +25,10 @@ class Evaluation:
 
     top1_fraction: float
     top5_fraction: float  # top min(5, C)
-    per_class: dict[str, float]  # label -> top-1 fraction; a class without images is left out
+    per_class: dict[str, float]  # label -> top-1 fraction, its recall; a class without images is left out
     confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class] -> images
     n_images: int
+    macro_fraction: float | None = None  # mean of per_class, each class counting alike; None in records of 0.1.0
 
 
 @contextmanager
@@ -105,10 +106,12 @@ def score(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> Evaluat
     confusion = torch.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
     top5 = (logits.topk(min(5, classes), dim=1).indices == labels[:, None]).any(1)
     totals, hits = confusion.sum(1), confusion.diagonal()
+    recalls = {name: int(hits[i]) / int(totals[i]) for i, name in enumerate(class_names) if totals[i]}
     return Evaluation(
         top1_fraction=int(hits.sum()) / len(labels),
         top5_fraction=int(top5.sum()) / len(labels),
-        per_class={name: int(hits[i]) / int(totals[i]) for i, name in enumerate(class_names) if totals[i]},
+        macro_fraction=sum(recalls.values()) / len(recalls),
+        per_class=recalls,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         n_images=len(labels),
     )

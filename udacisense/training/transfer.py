@@ -31,8 +31,8 @@ def load_transfer(folder: Path, *, size_px: int) -> tuple[Images, tuple[str, ...
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
     if not files:
         raise InputError(f"{folder} holds no image; --transfer takes a folder with images at any depth.")
-    pixels, sha256 = read_squares(files, size_px, "Reading transfer images")
-    images = Images(pixels, torch.full((len(files),), NO_LABEL), sha256)
+    pixels, digests = read_squares(files, size_px, "Reading transfer images")
+    images = Images(pixels, torch.full((len(files),), NO_LABEL), digests)
     return images, tuple(file.parent.name for file in files)
 
 

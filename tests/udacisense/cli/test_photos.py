@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from drawn_photos import photo_folder
 
 from udacisense.base.records import Artifact, read_json
+from udacisense.cli.evaluate import _show_classes
 from udacisense.cli.main import run
 from udacisense.data.decoding import cached_squares
 from udacisense.data.folder import list_folder
+from udacisense.measure.metrics import score
 
 COUNTS = {"train": {"cup": 6, "pan": 4}, "test": {"cup": 2, "pan": 2}}
 
@@ -48,6 +51,49 @@ def test_a_trained_models_own_size_is_kept_and_said(
 ) -> None:
     assert run(["evaluate", str(trained), "--data", str(photos)]) == 0
     assert "are fed at 64 px" in capsys.readouterr().err
+
+
+def test_train_says_the_worst_of_its_photos_in_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", "--model", "tiny", "--resolution", "64", "--dry-run", "-o", str(tmp_path / "o"), "--data"]
+    worse = shutil.copytree(photos, tmp_path / "worse")
+    (worse / "train" / "cup" / "phone.heic").write_bytes(b"x")
+    assert run([*line, str(worse)]) == 0
+    assert f"1 files of {worse} are not read: 'udacisense data check {worse}' says why." in capsys.readouterr().err
+    for i in range(40):
+        shutil.copy(worse / "train" / "cup" / f"{i % 6}.jpg", worse / "train" / "cup" / f"more{i}.jpg")
+    assert run([*line, str(worse)]) == 0
+    assert "The classes are unequal, 46 training photos of 'cup' and 4 of 'pan': train with --balance" in (
+        capsys.readouterr().err
+    )
+    shutil.copy(worse / "train" / "cup" / "1.jpg", worse / "test" / "cup" / "leak.jpg")
+    assert run([*line, str(worse)]) == 0
+    told = capsys.readouterr().err
+    assert "1 of the 5 test images are in train too, and flatter the model" in told
+    assert "unequal" not in told
+
+
+def test_two_classes_have_no_top5_and_the_mean_of_their_recalls(
+    trained: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["evaluate", str(trained), "--data", str(photos)]) == 0
+    told = capsys.readouterr().out
+    assert "top-5" not in told
+    assert "mean recall of the classes" in told
+
+
+def test_of_a_thousand_classes_the_worst_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"class {i}" for i in range(1000)]
+    labels = torch.arange(1000).repeat(2)
+    answers = torch.nn.functional.one_hot(labels, 1000).float()
+    answers[7, 8] = answers[1007, 8] = 2.0
+    _show_classes(score(answers, labels, names), names)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "The 20 classes with the least recall"
+    assert any(line.split() == ["class", "7", "2", "0.0", "%"] for line in told)
+    assert any(line.split() == ["class", "7", "class", "8", "2"] for line in told)
+    assert len(told) < 40
 
 
 def test_data_check_ends_with_one_where_a_photo_is_in_both_splits(

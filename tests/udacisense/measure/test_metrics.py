@@ -13,6 +13,7 @@ from udacisense.measure.metrics import (
     mcnemar_p,
     median_latency_ms,
     predict,
+    score,
     state_bytes,
     wilson_interval,
 )
@@ -60,6 +61,14 @@ def test_top5_of_fewer_classes_is_all_of_them():
     evaluation = evaluate(Echo(3), [batch([[1, 2, 3]], [0])], NAMES[:3])
     assert evaluation.top1_fraction == 0
     assert evaluation.top5_fraction == 1
+
+
+def test_the_mean_recall_counts_each_class_alike():
+    labels = torch.tensor([0] * 9 + [1])
+    found = score(torch.tensor([[1.0, 0.0]]).expand(10, 2), labels, ("common", "rare"))
+    assert found.top1_fraction == 0.9
+    assert found.macro_fraction == 0.5
+    assert found.per_class == {"common": 1.0, "rare": 0.0}
 
 
 def test_predict_keeps_the_order_of_the_batches():
