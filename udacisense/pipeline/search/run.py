@@ -109,9 +109,7 @@ def run_search(
     )
     task, grace_s = search.task, options.place.grace_s
     storage = options.place.open(output_dir)
-    halving = optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=max(1, options.epochs // _HALVING**2), reduction_factor=_HALVING
-    )
+    halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung(options.epochs), reduction_factor=_HALVING)
     study = open_study(storage, "search", task, halving)
     if not study.get_trials(deepcopy=False):  # every other network is held against the family's own
         study.enqueue_trial({"resolution_px": dataset.train.pixels.shape[-1], **search.family.first})
@@ -132,6 +130,18 @@ def run_search(
     answers = share(finals, list(chosen), lambda key: to_json(search.run_trial(*chosen[key])), grace_s=grace_s)
     finalists = tuple(from_json(Finalist, text, source="the study") for text in answers.values())
     return search.keep(trials, finalists)
+
+
+def first_rung(epochs: int) -> int:
+    """Return after how many epochs networks are held against each other first: earlier ones say little of the last.
+
+    >>> first_rung(9), first_rung(27), first_rung(6), first_rung(1)
+    (3, 3, 2, 1)
+    """
+    rung = epochs // _HALVING
+    while rung >= _HALVING**2:
+        rung //= _HALVING
+    return max(1, rung)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from udacisense.models.artifact import save_artifact
 from udacisense.pipeline.search.cost import Limits
 from udacisense.pipeline.search.place import Place
 from udacisense.pipeline.search.record import SearchRecord
-from udacisense.pipeline.search.run import SearchOptions, run_search
+from udacisense.pipeline.search.run import SearchOptions, first_rung, run_search
 
 LIMITS = Limits(parameters=60_000, file_bytes=None, arm_instructions=16_000_000)
 OPTIONS = SearchOptions(limits=LIMITS, trials=4, finalists=1, epochs=3, final_epochs=1, seeds=(0, 1), batch_size=16)
@@ -131,3 +131,7 @@ def test_options_that_make_no_sense_are_refused(
     with pytest.raises(InputError, match=word):
         run_search(baseline, dataset(), output_dir=tmp_path / "out", options=SearchOptions(**options))
     assert not (tmp_path / "out").exists()
+
+
+def test_halving_begins_where_a_loss_says_something() -> None:
+    assert [first_rung(epochs) for epochs in (1, 3, 6, 9, 27, 81)] == [1, 1, 2, 3, 3, 3]
