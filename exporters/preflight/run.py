@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.bundle.metadata import Metadata, read_extra_file
+from exporters.bundle.tflite_file import read_tflite
 from exporters.formats.pointwise import NEVER_ON_X86
 from exporters.preflight.lite_facts import LiteFacts, backport, read_lite
 from udacisense.base.files import size_bytes
@@ -99,6 +102,9 @@ _REDUCED = frozenset(
 # Its globally allowed types, and those that shapes, indices and conditions need.
 _REDUCED_TYPES = frozenset({"float", "int8_t", "uint8_t", "int32_t", "int64_t", "bool"})
 
+# Releases of org.tensorflow:tensorflow-lite. A converter notes in the file which release its operators need at least.
+TFLITE_RUNTIMES = {"2.16.1": (2, 16, 1), "2.14.0": (2, 14, 0), "2.8.0": (2, 8, 0)}
+
 # Core ML's specification version by system: coremltools' table of the same name.
 COREML_TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}
 
@@ -107,20 +113,22 @@ def preflight(path: Path, *, runtime: str | None = None) -> PreflightReport:
     """Hold a file against a phone's runtime.
 
     Args:
-        path: a ``.ptl``, ``.onnx``, ``.ort`` or ``.mlpackage``.
-        runtime: a key of :data:`LITE_RUNTIMES`, :data:`ONNX_RUNTIMES` or :data:`COREML_TARGETS`; None takes the
-            first of the former two, or the oldest iOS that runs an exported model, iOS 16.
+        path: a ``.ptl``, ``.onnx``, ``.ort``, ``.tflite`` or ``.mlpackage``.
+        runtime: a key of :data:`LITE_RUNTIMES`, :data:`ONNX_RUNTIMES`, :data:`TFLITE_RUNTIMES` or
+            :data:`COREML_TARGETS`; None takes the first of the former three, or the oldest iOS that runs an exported
+            model, iOS 16.
 
     Raises:
         InputError: the file is missing or of another kind, or the runtime is unknown.
         LoadError: the file is damaged.
     """
     if not path.exists():
-        raise InputError(f"There is no file {path}; give a .ptl, .onnx, .ort or .mlpackage.")
+        raise InputError(f"There is no file {path}; give a .ptl, .onnx, .ort, .tflite or .mlpackage.")
     kinds: dict[str, tuple[Callable[[Path, str], list[PreflightCheck]], list[str], str]] = {
         ".ptl": (_check_lite, list(LITE_RUNTIMES), next(iter(LITE_RUNTIMES))),
         ".onnx": (_check_onnx, list(ONNX_RUNTIMES), next(iter(ONNX_RUNTIMES))),
         ".ort": (_check_onnx, list(ONNX_RUNTIMES), next(iter(ONNX_RUNTIMES))),
+        ".tflite": (_check_tflite, list(TFLITE_RUNTIMES), next(iter(TFLITE_RUNTIMES))),
         ".mlpackage": (_check_coreml, list(COREML_TARGETS), "iOS16"),
     }
     suffix = path.suffix.lower()
@@ -338,6 +346,41 @@ def _check_reduced(path: Path, facts: OnnxFacts) -> list[PreflightCheck]:
             )
         )
     return checks
+
+
+def _check_tflite(path: Path, runtime: str) -> list[PreflightCheck]:
+    file = read_tflite(path)
+    own = [name for name, _ in file.codes if name.startswith("custom:") or name == "unknown"]
+    needed = file.min_runtime_version
+    has_metadata = b"TFLITE_METADATA" in [file.model.Metadata(i).Name() for i in range(file.model.MetadataLength())]
+    metadata = read_extra_file(path) if zipfile.is_zipfile(path) else None
+    version = "runtime version"
+    return [
+        _check(
+            "operators",
+            f"not built in: {', '.join(own)}" if own else f"{len({*file.codes})} operators",
+            "built-in ones alone",
+            "link the library that has them, or rewrite the model without them",
+            is_ok=not own,
+        ),
+        _skipped(version, "the file does not say which release its operators need")
+        if needed is None
+        else _check(
+            version,
+            f"needs {needed}",
+            f"up to {runtime}",
+            "use a newer library",
+            is_ok=tuple(int(part) for part in re.findall(r"\d+", needed)) <= TFLITE_RUNTIMES[runtime],
+        ),
+        _check(
+            "labels and normalisation",
+            "there" if has_metadata else "none: an app must know them",
+            "any",
+            "",
+            is_ok=True,
+        ),
+        _check_shape(metadata),
+    ]
 
 
 def _check_coreml(path: Path, runtime: str) -> list[PreflightCheck]:

@@ -15,7 +15,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +48,14 @@ def command(prefix: str, *words: str) -> tuple[int, dict[str, Any] | None, str]:
 
 def tried(name: str, prefix: str) -> dict[str, Any]:
     """Export and verify one network; return what became of each format."""
-    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         bundle = f"{folder}/bundle"
         formats = [word for row in FORMATS for word in ("-f", row)]
         code, manifest, said = command(prefix, "export", name, *formats, "--precision", "fp32", "-o", bundle)
-        exported_s = time.monotonic() - start
         if manifest is None:
-            return {"formats": dict.fromkeys(FORMATS, said or f"exit code {code}"), "export_s": exported_s}
+            return {"formats": dict.fromkeys(FORMATS, said or f"exit code {code}")}
         rows = {row["id"]: row for row in manifest["variants"]}
         found = {row: rows[f"{row}-fp32"]["reason"] or "exported" for row in FORMATS}
-        start = time.monotonic()
         runners = [word for row in FORMATS.values() for word in ("--runner", row)]
         code, record, said = command(prefix, "verify", bundle, *runners)
         for cell in record["measurements"] if record else ():
@@ -68,7 +64,7 @@ def tried(name: str, prefix: str) -> dict[str, Any]:
                 found[row] = cell["reason"] or cell["outcome"]
         if record is None:
             found = {row: said if text == "exported" else text for row, text in found.items()}
-        return {"formats": found, "export_s": exported_s, "verify_s": time.monotonic() - start}
+        return {"formats": found}
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -83,14 +79,13 @@ def table(answers: Answers) -> str:
     lines = [
         f"{len(answers)} of the list's {len(NETWORKS)} networks were tried; {passed} passed in all three formats.",
         "",
-        "| network | parameters | px | `.ptl` | `.onnx` | `.mlpackage` | export | verify |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | parameters | px | `.ptl` | `.onnx` | `.mlpackage` |",
+        "|---|---|---|---|---|---|",
     ]
     for name in sorted(answers):
         row = answers[name]
         cells = " | ".join(text.replace("|", "\\|") for text in row["formats"].values())
-        times = " | ".join(f"{row[key]:.0f} s" if key in row else "-" for key in ("export_s", "verify_s"))
-        lines.append(f"| `{name}` | {row['parameters'] / 1e6:.2f} M | {row['px']} | {cells} | {times} |")
+        lines.append(f"| `{name}` | {row['parameters'] / 1e6:.2f} M | {row['px']} | {cells} |")
     return "\n".join(lines)
 
 

@@ -42,7 +42,7 @@ def command(
     images give the report's figures and choose nothing.
     """
     from udacisense.base.files import locked
-    from udacisense.data.images import load_dataset
+    from udacisense.cli.loading import load_data
     from udacisense.errors import InputError
     from udacisense.measure.cascade import Wish
     from udacisense.models.cascade import candidates, make_cascade, save_cascade
@@ -54,7 +54,7 @@ def command(
         max_points_lost = 1.0
     found = candidates(members, allow_factory=allow_factory)
     signature = found[0].artifact.signature
-    dataset = load_dataset(data, size_px=signature.size_px)
+    dataset = load_data(data, size_px=signature.size_px)
     if dataset.class_names != signature.labels:
         raise InputError(f"{data} has other classes than the members; give the data that they were made for.")
     with locked(output):

@@ -57,7 +57,8 @@ def _show(report: DataReport) -> None:
     title = "Classes" if shown is names else f"The largest and the smallest of {len(names)} classes"
     table(title, ["class", "train", "test"], [[name, report.train[name], report.test[name]] for name in shown])
     for finding in report.findings:
-        examples = "; ".join(" = ".join(_brief(names)) for names in finding.photos[:_MOST_EXAMPLES])
+        between = ": " if finding.kind in ("unreadable", "skipped") else " = "  # a file and its reason, or equal photos
+        examples = "; ".join(between.join(_brief(names)) for names in finding.photos[:_MOST_EXAMPLES])
         more = f"; and {len(finding.photos) - _MOST_EXAMPLES:,} more" if len(finding.photos) > _MOST_EXAMPLES else ""
         state = "failed" if finding.spoils else "note"
         say(f"\n{state} ({finding.n_photos:,}): {finding.sentence}{'. ' if examples else ''}{examples}{more}.")

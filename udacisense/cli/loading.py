@@ -44,22 +44,20 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
 
 
 def say_the_worst(data: str, dataset: DataSet) -> None:
-    """Say, in one line on standard error, the worst that can be told of the images without looking at them again."""
+    """Say on standard error the worst of the images, as far as it is known, and whether the classes are unequal."""
     from udacisense.data.check import unequal
     from udacisense.data.folder import list_folder
     from udacisense.data.images import n_shared
 
     counts = dataset.train.labels.bincount(minlength=len(dataset.class_names)).tolist()
-    worst = unequal(dict(zip(dataset.class_names, counts, strict=True)))
-    if worst is not None:
-        worst += "."
+    told = unequal(dict(zip(dataset.class_names, counts, strict=True)))
+    if told is not None:
+        say_cost(f"{told[:1].upper()}{told[1:]}.")
     skipped = 0 if data == "cifar100" else len(list_folder(Path(data)).skipped)
-    if skipped and worst is None:
-        worst = f"{skipped:,} files of {data} are not read: 'udacisense data check {data}' says why."
     if shared := n_shared(dataset):
-        worst = (
+        say_cost(
             f"{shared:,} of the {len(dataset.test):,} test images are in train too, and flatter the model: "
             f"'udacisense data check {data}' names them."
         )
-    if worst is not None:
-        say_cost(worst[:1].upper() + worst[1:])
+    elif skipped:
+        say_cost(f"{skipped:,} files of {data} are not read: 'udacisense data check {data}' says why.")
