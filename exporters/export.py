@@ -23,11 +23,19 @@ from udacisense.base.progress import progress
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, did_you_mean
+from udacisense.measure.estimate import Estimate
 
 if TYPE_CHECKING:
     from exporters.source import ExportSource
 
 _WORK = ".work"
+# For an estimate: seconds of an interpreter with PyTorch in it, and of one variant; bytes of code, metadata and
+# operator tables of one file, and of a parameter. Dynamic int8 packs the linear layers alone: counted as nothing.
+_PROCESS_S = 3.0
+_VARIANT_S = {"coreml": 4.0, "executorch": 4.0}
+_OTHER_VARIANT_S = 1.0
+_FILE_BYTES = 60_000
+_PARAMETER_BYTES = {"fp16": 2.0, "int8-static": 1.0, "int8-weights": 1.0, "palette6": 0.8, "palette4": 0.5}
 MAX_BATCH = 1024
 OPSETS = (13, 20)  # 13: per-channel quantisation; 20: the newest that torch 2.7 writes by tracing
 
@@ -278,4 +286,22 @@ def _records(root: Path) -> tuple[FileRecord, ...]:
         FileRecord(path=p.relative_to(root).as_posix(), sha256=sha256_file(p), file_bytes=p.stat().st_size)
         for p in sorted(root.rglob("*"))
         if p.is_file()
+    )
+
+
+def estimate_export(options: ExportOptions, *, parameters: int, cores: int) -> Estimate:
+    """Estimate an export: a process a format, as many at once as there are cores."""
+    plans = {name: FORMATS[name].plans(options) for name in options.formats if FORMATS[name].unavailable() is None}
+    size = sum(
+        _PARAMETER_BYTES.get(plan.precision, 4.0) * parameters + _FILE_BYTES for made in plans.values() for plan in made
+    )
+    busy_s = [
+        _PROCESS_S + len(made) * _VARIANT_S.get(name, _OTHER_VARIANT_S) for name, made in plans.items() if made
+    ] or [0.0]
+    names = [plan.id for made in plans.values() for plan in made]
+    return Estimate(
+        what=f"{len(names)} variant{'' if len(names) == 1 else 's'}",
+        seconds=max(*busy_s, sum(busy_s) / max(1, cores)),
+        disk_bytes=int(size) + 4 * parameters,
+        details=(", ".join(names),) if names else (),
     )

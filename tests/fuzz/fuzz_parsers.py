@@ -385,7 +385,7 @@ OWN: dict[str, str] = {
     "harness.verify.inside.worker": _WORKER,
     "harness.cell.worker": _WORKER,
     "udacisense.cli.compress": _FRESH,
-    "udacisense.cli.costs": _SHIPPED,
+    "udacisense.cli.demo": _SHIPPED,
     "udacisense.cli.device": _FRESH,
     "udacisense.cli.options": "reads the reference of a bundle that was opened before",
     "udacisense.cli.export": "reads an artifact's record for its size; the artifact is loaded afterwards",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of
-from udacisense.cli.output import Choice, dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.output import Choice, announce, dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options, supervision_options
 
 if TYPE_CHECKING:
@@ -90,11 +90,10 @@ def command(
     """
     from harness.report.tables import requirements_table, stages_table
     from udacisense.base.records import read_json
-    from udacisense.cli.costs import announce, compression_cost
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
-    from udacisense.pipeline.plan import choose_student
+    from udacisense.pipeline.plan import choose_student, estimate_pipeline
     from udacisense.pipeline.recipes import long_name
     from udacisense.training import training_split
 
@@ -119,7 +118,7 @@ def command(
     )
     planned = plan_pipeline(recipe.name, preset=settings, baseline=baseline, dataset=dataset, options=options)
     n_images = round(len(training_split(dataset)[0]) * supervision.images_for_each)
-    announce(compression_cost(recipe, spec, baseline_model, n_images=n_images, epochs=epochs), output)
+    announce(estimate_pipeline(recipe, spec, baseline_model, n_images=n_images, epochs=epochs), output)
     if dry_run:
         return
     planned.run(compute, output_dir=output, resume=resume)

@@ -6,15 +6,17 @@ import logging
 import os
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from udacisense.cli.output import dry_run_option, duration, next_command, say, say_cost
+from udacisense.cli.output import announce, dry_run_option, duration, next_command, say, say_cost
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Precision
+    from udacisense.measure.estimate import Estimate
 
 # float32 everywhere, and int8 where it is what would ship.
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
@@ -31,6 +33,14 @@ _COMPRESSED = {
     "p1": "compress --pipeline p1 --resolution 64 --epochs 2 --lr 1e-3",
     "p2": "compress --pipeline p2 --epochs 6 --batch-size 32 --lr 1e-3 --ema 0.9",
 }
+# For an estimate. Of a quick sweep: five processes a variant; of the demo's reports: two documents, one with its plots;
+# of the first part: a small baseline and the two pipelines of it, on drawn shapes.
+_TIMED_S = 12.0
+_TIMED_BYTES = 20_000
+_REPORTS_S = 20.0
+_REPORTS_BYTES = 1_000_000
+_SHAPES_S = 60.0
+_SHAPES_BYTES = 60_000_000
 _ABOUT = (
     "First a small baseline is trained on drawn shapes and compressed by two pipelines. These figures are about shapes "
     "and say nothing about photos."
@@ -48,12 +58,11 @@ def command(*, output: Path, data: str | None, dry_run: bool) -> None:
     the shipped models' files are compared on each bundle's own golden images; accuracy is then what the models'
     records say.
     """
-    from udacisense.cli.costs import announce, demo_cost
     from udacisense.data.images import load_dataset
 
     n_images = None if data is None else len(load_dataset(data).test)
     cores = os.cpu_count() or 1
-    cost = demo_cost(_PRECISIONS, formats=_FORMATS, timed=_TIMED, n_images=n_images, cores=cores)
+    cost = _estimate(_PRECISIONS, formats=_FORMATS, timed=_TIMED, n_images=n_images, cores=cores)
     compressing, shipping = _compressing(output), _shipping(output, data)
     if dry_run:
         say_cost("\n".join(f"udacisense {line}" for line in compressing + shipping))
@@ -138,3 +147,58 @@ def _run(line: str) -> int:
     is_verbose = logging.getLogger("udacisense").level == logging.DEBUG
     told = ["--quiet"] if is_quiet() else ["--verbose"] if is_verbose else []
     return run([*told, *shlex.split(line)])
+
+
+def _estimate(
+    models: Mapping[str, Sequence[Precision]],
+    *,
+    formats: Sequence[str],
+    timed: Sequence[str],
+    n_images: int | None,
+    cores: int,
+) -> Estimate:
+    """Estimate the demo, whose bundles are not there yet: their variants are planned, their models built and timed.
+
+    Args:
+        models: name of a model that ships → precisions that it is exported in.
+        formats: that each is exported in.
+        timed: ids of the variants that are timed.
+        n_images: that each bundle is verified on; None: its golden images.
+        cores: of this machine.
+    """
+    import torch
+
+    from exporters.export import estimate_export
+    from exporters.formats.contract import ExportOptions
+    from exporters.formats.table import FORMATS
+    from exporters.source import GOLDEN_COUNT
+    from harness.verify.plan import estimate_cells
+    from udacisense.base.records import Artifact, read_json
+    from udacisense.measure.counts import count_parameters
+    from udacisense.measure.estimate import Estimate, seconds_an_image, total
+    from udacisense.models.build import build_model
+    from udacisense.zoo.table import resolve_artifact
+
+    costs = [Estimate(what="drawn shapes", seconds=_SHAPES_S, disk_bytes=_SHAPES_BYTES)]
+    for name, precisions in models.items():
+        record = read_json(Artifact, resolve_artifact(Path(name)) / Artifact.FILE_NAME)
+        with torch.random.fork_rng([]):
+            model = build_model(record.model)
+        options = ExportOptions(formats=tuple(formats), precisions=tuple(precisions))
+        rows = [FORMATS[row] for row in options.formats]
+        plans = [plan for row in rows if row.unavailable() is None for plan in row.plans(options)]
+        image_s = seconds_an_image(model, (1, *record.signature.input_shape[1:]))
+        n_timed = 1 + sum(plan.id in timed for plan in plans)  # and the eager model
+        costs += [
+            estimate_export(options, parameters=count_parameters(model), cores=cores),
+            estimate_cells(
+                plans,
+                image_s=image_s,
+                n_images=GOLDEN_COUNT if n_images is None else n_images,
+                emulated_images=GOLDEN_COUNT,
+                cores=cores,
+            ),
+            Estimate(what="timing", seconds=_TIMED_S * n_timed, disk_bytes=_TIMED_BYTES * n_timed),
+        ]
+    costs.append(Estimate(what="reports", seconds=_REPORTS_S, disk_bytes=_REPORTS_BYTES))
+    return total(f"The demo of {', '.join(models)}", costs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of, search_working_folder
-from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.output import announce, dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
     from exporters.formats.contract import ExportOptions
@@ -75,10 +75,9 @@ def command(
     format in every precision. One format that fails leaves the others whole: it is listed with its reason, and the
     exit code is 1.
     """
-    from exporters.export import export_bundle
+    from exporters.export import estimate_export, export_bundle
     from harness.report.tables import variants_table
     from udacisense.base.records import Outcome
-    from udacisense.cli.costs import announce, export_cost
     from udacisense.errors import InputError
     from udacisense.measure.counts import count_parameters
 
@@ -92,7 +91,7 @@ def command(
                 "weights. Leave them out."
             )
         source = _kept_source(Path(model), data, allow_factory)
-    cost = export_cost(options, parameters=count_parameters(source.model), cores=os.cpu_count() or 1)
+    cost = estimate_export(options, parameters=count_parameters(source.model), cores=os.cpu_count() or 1)
     announce(cost, output)
     if dry_run:
         return

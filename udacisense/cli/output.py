@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from udacisense.base.display import megabytes
 from udacisense.base.progress import is_live, is_quiet
 from udacisense.errors import did_you_mean
 
 if TYPE_CHECKING:
     from harness.report.table import Table
+    from udacisense.measure.estimate import Estimate
 
     _Choice = click.Choice[str]
 else:
@@ -187,3 +192,19 @@ def _plain_table(title: str, columns: Sequence[str], texts: list[list[str]], rig
     _echo(line(["-" * w for w in widths]))
     for row in texts:
         _echo(line(row))
+
+
+def announce(cost: Estimate, folder: Path) -> None:
+    """Print a cost, and how much room the disk of ``folder`` has."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free_bytes = shutil.disk_usage(place).free
+    short = " (that is more than is free there)" if free_bytes < cost.disk_bytes else ""
+    say_cost(
+        f"{cost.what}: about {duration(cost.seconds)} and {megabytes(cost.disk_bytes)} of the "
+        f"{free_bytes / 1e9:.1f} GB that are free for {folder}{short}."
+    )
+    width = max(40, shutil.get_terminal_size().columns)
+    for line in cost.details:
+        say_cost(textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from udacisense.cli.options import allow_factory_option, names_of, seeds_of
-from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.output import announce, dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options, place_options, supervision_options
 
 if TYPE_CHECKING:
@@ -87,11 +87,10 @@ def command(
 
     from harness.report.chapters.search import finalists_table, search_markdown, tried_table
     from udacisense.base.files import write_text
-    from udacisense.cli.costs import announce, search_cost
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline.search.cost import Limits
-    from udacisense.pipeline.search.run import SearchOptions, run_search
+    from udacisense.pipeline.search.run import SearchOptions, estimate_search, run_search
 
     options = SearchOptions(
         limits=Limits(parameters=parameters, file_bytes=file_bytes, arm_instructions=arm_instructions),
@@ -101,7 +100,7 @@ def command(
     )
     kept, model = load_artifact(baseline, allow_factory=allow_factory)
     dataset = load_data(data, size_px=kept.signature.size_px)
-    announce(search_cost(options, model, dataset), output)
+    announce(estimate_search(options, model, dataset), output)
     if dry_run:
         return
     found = run_search(

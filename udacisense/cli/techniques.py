@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from udacisense.cli.options import allow_factory_option, names_of, seeds_of
-from udacisense.cli.output import dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.output import announce, dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options, place_options
 
 if TYPE_CHECKING:
@@ -62,16 +62,15 @@ def command(
     from dataclasses import replace
 
     from udacisense.base.records import to_json
-    from udacisense.cli.costs import announce, techniques_cost
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions
-    from udacisense.pipeline.techniques import find_techniques, run_techniques
+    from udacisense.pipeline.techniques import estimate_techniques, find_techniques, run_techniques
 
     chosen = find_techniques(names)
     kept, model = load_artifact(baseline, allow_factory=allow_factory)
     dataset = load_data(data, size_px=kept.signature.size_px)
-    cost = techniques_cost(chosen, kept.model, model, dataset, epochs=epochs)
+    cost = estimate_techniques(chosen, kept.model, model, dataset, epochs=epochs)
     n_seeds = max(1, len(seeds))
     announce(replace(cost, seconds=cost.seconds * n_seeds, disk_bytes=cost.disk_bytes * n_seeds), output)
     if dry_run:

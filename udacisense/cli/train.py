@@ -11,7 +11,7 @@ import click
 
 from udacisense.base.display import megabytes, milliseconds, percent
 from udacisense.cli.options import allow_factory_option, model_options, names_of, search_working_folder
-from udacisense.cli.output import dry_run_option, duration, emit_json, json_option, next_command, say, table
+from udacisense.cli.output import announce, dry_run_option, duration, emit_json, json_option, next_command, say, table
 from udacisense.cli.training_options import compute_options, config_options, supervision_options
 
 if TYPE_CHECKING:
@@ -105,13 +105,13 @@ def _announce(
     spec: ModelSpec, dataset: DataSet, output: Path, *, config: TrainConfig, batch_size: int, supervision: Supervision
 ) -> None:
     """Say what the run costs, behind everything that can be refused."""
-    from udacisense.cli.costs import announce, training_cost
     from udacisense.data.batches import Batches
     from udacisense.training import training_split
+    from udacisense.training.run import estimate_training
 
     Batches(dataset.train, batch_size=batch_size)
     n_images = round(len(training_split(dataset)[0]) * supervision.images_for_each)
-    cost = training_cost(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
+    cost = estimate_training(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
     announce(cost, output)
 
 

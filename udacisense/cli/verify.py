@@ -16,7 +16,18 @@ from udacisense.cli.options import (
     variant_option,
     variants_of,
 )
-from udacisense.cli.output import Cell, Choice, dry_run_option, emit_json, json_option, next_command, say, show, table
+from udacisense.cli.output import (
+    Cell,
+    Choice,
+    announce,
+    dry_run_option,
+    emit_json,
+    json_option,
+    next_command,
+    say,
+    show,
+    table,
+)
 
 if TYPE_CHECKING:
     from exporters.bundle.open import Bundle
@@ -79,7 +90,7 @@ def command(
     from exporters.bundle.open import opened
     from harness.verify.limits import LIMITS, read_limits
     from harness.verify.options import VerifyOptions
-    from udacisense.cli.costs import announce, verification_cost
+    from harness.verify.plan import estimate_verification
     from udacisense.cli.loading import load_data
 
     with opened(bundle) as source:
@@ -91,7 +102,7 @@ def command(
         if located is not None:
             _locate(source, located, options, reproducer, as_json=as_json)
         path = output or record_beside(bundle, "verify")
-        announce(verification_cost(source, options), path)
+        announce(estimate_verification(source, options), path)
         if not dry_run:
             _verify(source, options, path, as_json=as_json)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature
 from udacisense.data.images import DataSet
+from udacisense.measure.estimate import Estimate
 from udacisense.models.build import build_model
 from udacisense.models.libraries import at_lower_resolution, is_library
 from udacisense.pipeline.initial import check_student_init
@@ -22,6 +23,7 @@ from udacisense.stages.prune import apply_structured_pruning
 from udacisense.stages.quantize import apply_dynamic_quantization, quantized_engine
 from udacisense.stages.static import apply_static_quantization
 from udacisense.training.losses import check_distillation
+from udacisense.training.run import estimate_training
 from udacisense.training.supervision import Sources, load_supervision
 from udacisense.training.types import Teacher, TrainConfig
 
@@ -138,3 +140,13 @@ def _check_distillation(step: RecipeStep, signature: Signature, baseline: nn.Mod
     student = student_spec(options, num_classes=len(signature.labels), size_px=signature.size_px)
     refuse_larger(build_model(student), cast("Teacher", options.get("teacher") or baseline))
     check_student_init(student, str(options.get("student_init", "auto")))
+
+
+def estimate_pipeline(
+    recipe: PipelineRecipe, student: ModelSpec | None, baseline: nn.Module, *, n_images: int, epochs: int | None
+) -> Estimate:
+    """Estimate a pipeline by its distillation, which is nearly all of it; the baseline stands for the teacher."""
+    options = recipe.steps[0].options
+    spec = student or student_spec(options, num_classes=10, size_px=32)  # near enough for a time
+    count = epochs if epochs is not None else int(str(options["epochs"]))
+    return estimate_training(spec, n_images=n_images, epochs=count, teacher=baseline)

@@ -9,26 +9,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from udacisense.base.records import StageRecord, from_json, record, to_json, write_record
+from udacisense.base.records import ModelSpec, StageRecord, from_json, record, to_json, write_record
 from udacisense.base.tensors import supported_engines
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError, did_you_mean
-from udacisense.measure.counts import count_macs
+from udacisense.measure.counts import count_macs, count_parameters
+from udacisense.measure.estimate import Estimate, seconds_an_image, total
 from udacisense.measure.metrics import mcnemar_p, predict, score, wilson_interval
 from udacisense.pipeline import PipelineResult
 from udacisense.pipeline.search.place import Place
 from udacisense.pipeline.start import Baseline, PipelineOptions, load_baseline, start_pipeline
 from udacisense.stages.contract import Kind, StepFunction, kind_of
-from udacisense.stages.distill import apply_knowledge_distillation
+from udacisense.stages.distill import apply_knowledge_distillation, student_spec
 from udacisense.stages.graph import apply_graph_optimization
 from udacisense.stages.prune import apply_magnitude_pruning, apply_structured_pruning
 from udacisense.stages.qat import apply_quantization_aware_training
 from udacisense.stages.quantize import apply_dynamic_quantization
 from udacisense.stages.static import apply_static_quantization
 from udacisense.training.compute import Compute
+from udacisense.training.run import PROBE_IMAGES, estimate_training, training_split
 from udacisense.training.types import TrainConfig
+
+# What one technique takes beside its training: passes over the test images, latencies by turns, plots. Static int8 also
+# tries its blocks one by one, in so many answers; training with rounding in the graph takes so many times a plain step.
+_PASSES = 4
+_TECHNIQUE_S = 10.0
+_SEARCH_ANSWERS = 15_000
+_ROUNDED = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,3 +306,45 @@ def _result(
         top1_interval=wilson_interval(int(hits.sum()), len(hits)),
         confusion=score(logits, labels, dataset.class_names).confusion,
     )
+
+
+def estimate_techniques(
+    rows: Sequence[Technique], spec: ModelSpec, baseline: nn.Module, dataset: DataSet, *, epochs: int | None
+) -> Estimate:
+    """Estimate techniques that run one by one on a baseline: those that train by their epochs, all by their tests.
+
+    A row whose quantised engine this host lacks is left out, as when they run.
+    """
+    n_train, size_px = len(training_split(dataset)[0]), dataset.size_px
+    count = EPOCHS if epochs is None else epochs
+    answer_s = seconds_an_image(baseline, (PROBE_IMAGES, 3, size_px, size_px))
+    tested_s = _TECHNIQUE_S + _PASSES * answer_s * len(dataset.test)
+    kept_bytes = 4 * count_parameters(baseline)
+    trained: dict[str, Estimate] = {}  # several techniques train the same network
+    costs: list[Estimate] = []
+    engines = supported_engines()
+    chosen = [row for row in rows if row.engine is None or row.engine in engines]
+    for row in chosen:
+        searched_s = _SEARCH_ANSWERS * answer_s if row.function is apply_static_quantization else 0.0
+        costs.append(Estimate(what=row.name, seconds=tested_s + searched_s, disk_bytes=kept_bytes))
+        if not row.trains:
+            continue
+        student, made = row.options.get("student"), spec
+        if student is not None:
+            made = student_spec(row.options, num_classes=len(dataset.class_names), size_px=size_px)
+        key = f"{made}{student is None}"
+        if key not in trained:
+            trained[key] = estimate_training(
+                made,
+                n_images=n_train,
+                epochs=count,
+                channels_last=student is not None,
+                teacher=None if student is None else baseline,
+            )
+        slower = _ROUNDED if row.function is apply_quantization_aware_training else 1.0
+        costs.append(replace(trained[key], seconds=slower * trained[key].seconds))
+    names = ", ".join(row.name for row in chosen)
+    n_trained = sum(row.trains for row in chosen)
+    length = f"{count} epoch{'' if count == 1 else 's'}"
+    training = f", {n_trained} of which with {length} of {n_train:,} images" if n_trained else ""
+    return total(f"{len(chosen)} technique{'' if len(chosen) == 1 else 's'} ({names}){training}", costs)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from udacisense.base.files import locked
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, read_json
 from udacisense.data.batches import Batches, normalise
 from udacisense.data.images import DataSet, Images, make_signature, stratified_split
 from udacisense.errors import InputError
+from udacisense.measure.counts import count_parameters
+from udacisense.measure.estimate import Estimate, seconds_an_image
 from udacisense.measure.metrics import confidence_of
 from udacisense.measure.recording import record_stage
 from udacisense.models.artifact import save_artifact
@@ -40,6 +43,7 @@ from udacisense.training.types import (
 
 ARTIFACT_FOLDER = "artifact"
 EVALUATION_BATCH = 100
+PROBE_IMAGES = 8  # that a step is timed on, for an estimate
 _SPLIT_SEED = 0
 _VALIDATION_FRACTION = 0.1
 
@@ -269,3 +273,31 @@ def spec_text(spec: ModelSpec) -> str:
 
 def _preset(name: str, dataset: DataSet) -> ModelSpec:
     return preset(name, num_classes=len(dataset.class_names), size_px=dataset.size_px)
+
+
+def estimate_training(
+    spec: ModelSpec, *, n_images: int, epochs: int, channels_last: bool = False, teacher: nn.Module | None = None
+) -> Estimate:
+    """Estimate a training run on the CPU: one step on a few images is timed, nothing is kept of it."""
+    with torch.random.fork_rng([]):
+        model = build_model(spec).train()
+        images = torch.randn(PROBE_IMAGES, 3, *[int(spec.options.get("size_px") or 32)] * 2)
+        if channels_last:
+            model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        seconds = min(_step_s(model, images) for _ in range(3)) / PROBE_IMAGES
+    if teacher is not None:
+        seconds += seconds_an_image(teacher, tuple(images.shape))
+    # The checkpoint holds the weights, the best ones and two moments of each, twice while it is replaced.
+    disk_bytes = 9 * 4 * count_parameters(model)
+    return Estimate(
+        what=f"{epochs} epoch{'' if epochs == 1 else 's'} of {n_images:,} images",
+        seconds=seconds * n_images * epochs,
+        disk_bytes=disk_bytes,
+    )
+
+
+def _step_s(model: nn.Module, images: Tensor) -> float:
+    start = time.perf_counter()
+    model.zero_grad()
+    model(images).sum().backward()
+    return time.perf_counter() - start

@@ -18,6 +18,7 @@ from udacisense.data.batches import Batches
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError, TrainingError, did_you_mean
 from udacisense.measure.counts import count_parameters
+from udacisense.measure.estimate import Estimate
 from udacisense.pipeline.plan import changed, plan_pipeline
 from udacisense.pipeline.recipes import find_pipeline
 from udacisense.pipeline.run import RunRecord
@@ -29,10 +30,10 @@ from udacisense.pipeline.search.storage import open_study
 from udacisense.pipeline.search.work import UntrainedError, Worker, claim, error_of, is_trained, share
 from udacisense.pipeline.start import Baseline, PipelineOptions, load_baseline
 from udacisense.stages.contract import StepContext
-from udacisense.stages.distill import apply_knowledge_distillation
+from udacisense.stages.distill import apply_knowledge_distillation, student_spec
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.compute import Compute
-from udacisense.training.run import ARTIFACT_FOLDER, EVALUATION_BATCH, spec_text, training_split
+from udacisense.training.run import ARTIFACT_FOLDER, EVALUATION_BATCH, estimate_training, spec_text, training_split
 from udacisense.training.supervision import Sources, Supervision, load_supervision
 from udacisense.training.types import EpochRecord, History
 
@@ -313,4 +314,22 @@ def _tried(trial: FrozenTrial) -> TriedNetwork:
         epochs=len(losses),
         validation_loss=min(losses, default=None),
         validation_top1_fraction=trial.user_attrs.get("top1_fraction"),
+    )
+
+
+def estimate_search(options: SearchOptions, baseline: nn.Module, dataset: DataSet) -> Estimate:
+    """Estimate a search by its family's first network, as if none were halved; another worker shares it."""
+    family = find_family(options.family)
+    step = find_pipeline(family.pipeline).steps[0].options
+    spec = student_spec(step, num_classes=len(dataset.class_names), size_px=dataset.train.pixels.shape[-1])
+    n_images = round(len(training_split(dataset)[0]) * options.supervision.images_for_each)
+    length = options.final_epochs or int(str(step["epochs"]))
+    n_finalists = options.finalists * len(options.seeds)
+    an_epoch = estimate_training(spec, n_images=n_images, epochs=1, teacher=baseline)
+    n_epochs = options.trials * options.epochs + n_finalists * length
+    return Estimate(
+        what=f"{options.trials} networks for at most {options.epochs} epochs and {n_finalists} for {length}, "
+        f"of {n_images:,} images each",
+        seconds=an_epoch.seconds * n_epochs,
+        disk_bytes=an_epoch.disk_bytes * (1 + n_finalists),
     )

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from exporters.export import estimate_export
 from exporters.formats.contract import ExportOptions
 from udacisense.base.records import ModelSpec
-from udacisense.cli import costs, output
+from udacisense.cli import demo, output
 from udacisense.data.images import DataSet, load_dataset
 from udacisense.data.shapes import draw_dataset
+from udacisense.measure.estimate import Estimate, total
 from udacisense.models.build import build_model, preset
+from udacisense.pipeline.plan import estimate_pipeline
 from udacisense.pipeline.recipes import find_pipeline
-from udacisense.pipeline.techniques import TECHNIQUES
+from udacisense.pipeline.techniques import TECHNIQUES, estimate_techniques
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +31,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ModelSpec, int, bool]]:
     """What training was estimated of: (network, epochs, whether a teacher answers), for 10 s and 1,000 bytes each."""
     made: list[tuple[ModelSpec, int, bool]] = []
 
-    def told(spec: ModelSpec, *, epochs: int, teacher: object = None, **_: object) -> costs.Cost:
+    def told(spec: ModelSpec, *, epochs: int, teacher: object = None, **_: object) -> Estimate:
         made.append((spec, epochs, teacher is not None))
-        return costs.Cost(what="training", seconds=10.0, disk_bytes=1_000)
+        return Estimate(what="training", seconds=10.0, disk_bytes=1_000)
 
-    monkeypatch.setattr(costs, "training_cost", told)
-    monkeypatch.setattr(costs, "_answer_s", lambda *_: 0.0)
+    for room in ("techniques", "plan"):
+        monkeypatch.setattr(f"udacisense.pipeline.{room}.estimate_training", told)
+    monkeypatch.setattr("udacisense.pipeline.techniques.seconds_an_image", lambda *_: 0.0)
     return made
 
 
@@ -41,8 +45,8 @@ def test_techniques_cost_what_each_of_them_trains(shapes: DataSet, asked: list[t
     spec = preset("tiny", resolution_px=32)
     baseline = build_model(spec)
     names = ("graph", "pruning-gradual", "structured-pruning", "distillation", "resolution-96")
-    cost = costs.techniques_cost([TECHNIQUES[name] for name in names], spec, baseline, shapes, epochs=3)
-    untrained = costs.techniques_cost([TECHNIQUES["graph"]], spec, baseline, shapes, epochs=3)
+    cost = estimate_techniques([TECHNIQUES[name] for name in names], spec, baseline, shapes, epochs=3)
+    untrained = estimate_techniques([TECHNIQUES["graph"]], spec, baseline, shapes, epochs=3)
     assert cost.seconds == 5 * untrained.seconds + 40.0, "four of the five train"
     assert cost.disk_bytes > 4_000
     resolutions = {(made.options["resolution_px"], epochs, is_taught) for made, epochs, is_taught in asked}
@@ -53,23 +57,23 @@ def test_techniques_cost_what_each_of_them_trains(shapes: DataSet, asked: list[t
 def test_a_technique_whose_engine_is_missing_costs_nothing(
     shapes: DataSet, asked: list[tuple[ModelSpec, int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("udacisense.base.tensors.supported_engines", lambda: ("qnnpack",))
+    monkeypatch.setattr("udacisense.pipeline.techniques.supported_engines", lambda: ("qnnpack",))
     spec = preset("tiny", resolution_px=32)
     rows = [TECHNIQUES["qat-fbgemm"], TECHNIQUES["qat-qnnpack"]]
-    cost = costs.techniques_cost(rows, spec, build_model(spec), shapes, epochs=None)
+    cost = estimate_techniques(rows, spec, build_model(spec), shapes, epochs=None)
     assert cost.what.startswith("1 technique (qat-qnnpack), 1 of which with 4 epochs")
     assert "fbgemm" not in cost.what
 
 
 def test_a_pipeline_is_estimated_at_its_own_students_resolution(asked: list[tuple[ModelSpec, int, bool]]) -> None:
     baseline = build_model(preset("tiny", resolution_px=32))
-    costs.compression_cost(find_pipeline("p1"), None, baseline, n_images=10, epochs=None)
+    estimate_pipeline(find_pipeline("p1"), None, baseline, n_images=10, epochs=None)
     assert asked[0][0].options["resolution_px"] == 128
 
 
 def test_the_demo_costs_more_where_it_does_more() -> None:
-    few = costs.demo_cost({"p1": ("fp32",)}, formats=("onnx",), timed=(), n_images=None, cores=2)
-    more = costs.demo_cost(
+    few = demo._estimate({"p1": ("fp32",)}, formats=("onnx",), timed=(), n_images=None, cores=2)
+    more = demo._estimate(
         {"p1": ("fp32", "int8-static")}, formats=("onnx",), timed=("onnx-fp32",), n_images=None, cores=2
     )
     assert more.disk_bytes > few.disk_bytes > 6_000_000, "two float32 files and the reference weigh this at least"
@@ -77,8 +81,8 @@ def test_the_demo_costs_more_where_it_does_more() -> None:
 
 
 def test_a_sum_of_costs(tmp_path: Path) -> None:
-    made = costs.total("both", [costs.Cost(what=w, seconds=2.0, disk_bytes=3) for w in "ab"])
-    assert made == costs.Cost(what="both", seconds=4.0, disk_bytes=6)
+    made = total("both", [Estimate(what=w, seconds=2.0, disk_bytes=3) for w in "ab"])
+    assert made == Estimate(what="both", seconds=4.0, disk_bytes=6)
 
 
 def test_a_long_list_stands_below_the_figures_and_is_folded_between_names(
@@ -86,7 +90,7 @@ def test_a_long_list_stands_below_the_figures_and_is_folded_between_names(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     options = ExportOptions(formats=("ptl", "onnx"), precisions=("fp32", "int8-dynamic"))
-    costs.announce(costs.export_cost(options, parameters=1_000, cores=2), tmp_path / "o")
+    output.announce(estimate_export(options, parameters=1_000, cores=2), tmp_path / "o")
     first, *below = capsys.readouterr().err.splitlines()
     assert first.startswith("7 variants: about ")
     assert f"are free for {tmp_path / 'o'}." in first
