@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from udacisense.measure.shifts import SHIFTS, all_shifts, by_shift, shift_images, some_rows
+from udacisense.data.images import Images, make_signature
+from udacisense.measure.shifts import SHIFTS, all_shifts, by_shift, evaluate_shifts, shift_images, some_rows
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,23 @@ def test_answers_are_told_by_shift_and_severity(photos: torch.Tensor) -> None:
     found = by_shift(right)
     assert found[2].shift == "JPEG"
     assert found[2].top1_fractions == (0.0, 0.0, 0.0, 0.0, 0.75)
+
+
+class Bright(torch.nn.Module):
+    """Answers class 1 where the mean of an image is over 130 of 255."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        over = images.mean(dim=(1, 2, 3)) - 130 / 255
+        return torch.stack([-over, over], dim=1)
+
+
+def test_a_classifier_of_brightness_loses_in_the_dark_alone() -> None:
+    pixels = torch.cat([torch.full((3, 3, 16, 16), 60), torch.full((3, 3, 16, 16), 200)]).to(torch.uint8)
+    images = Images(pixels, torch.tensor([0, 0, 0, 1, 1, 1]))
+    signature = make_signature(["dark", "bright"], size_px=16, mean=(0, 0, 0), std=(1, 1, 1))
+    found = {row.shift: row.top1_fractions for row in evaluate_shifts(Bright(), images, signature, device="cpu")}
+    assert found.pop("darkness") == (1.0, 1.0, 1.0, 1.0, 0.5)  # 200 less 0.3 of 255 is 124
+    assert set(found.values()) == {(1.0,) * 5}
 
 
 def test_at_most_two_hundred_images_are_shifted() -> None:
