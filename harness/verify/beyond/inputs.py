@@ -43,7 +43,8 @@ def read_unknown(folder: Path, size_px: int) -> PixelArray:
     if not files:
         raise InputError(f"{folder} holds no images; give --unknown a folder of photos of other things.")
     chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MOST_UNKNOWN)).round().astype(int))
-    found: PixelArray = read_squares([files[i] for i in chosen], size_px, "Reading photos of other things").numpy()
+    pixels, _ = read_squares([files[i] for i in chosen], size_px, "Reading photos of other things")
+    found: PixelArray = pixels.numpy()
     return found
 
 

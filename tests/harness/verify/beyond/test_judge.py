@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from exporters.bundle.open import open_bundle
 from harness.inputs import InputSet
@@ -82,3 +83,8 @@ def test_what_cannot_be_fed_is_refused(tmp_path: Path) -> None:
         read_unknown(tmp_path / "nothing", 32)
     with pytest.raises(InputError, match="holds no images"):
         read_unknown(tmp_path, 32)
+    (tmp_path / "deeper").mkdir()
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "deeper" / "a.png")
+    found = read_unknown(tmp_path, 32)
+    assert found.shape == (1, 3, 32, 32)
+    assert found[0, :, 5, 5].tolist() == [255, 0, 0]
