@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exporters.bundle.manifest import Variant
+from harness.inputs import PixelArray
 from harness.verify.limits import LIMITS, Limit, limit_for
 from udacisense.data.images import DataSet
 
@@ -26,6 +27,8 @@ class VerifyOptions:
     runners: tuple[str, ...] = ()  # rows of RUNNERS; empty: all that open the format
     variants: tuple[str, ...] = ()  # ids; empty: all
     allow_factory: str | None = None  # the ``package.module:factory`` that may be imported to build the model
+    unknown: PixelArray | None = None  # photos of other things: uint8 (n, 3, H, W)
+    is_shifted: bool = False  # the test images are fed as phones take them, too
     emulated_images: Literal["golden", "all"] = "golden"  # what runners under emulation are fed
 
     def limit(self, variant: Variant) -> Limit:

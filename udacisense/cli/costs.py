@@ -294,16 +294,19 @@ def verification_cost(bundle: Bundle, options: VerifyOptions) -> Cost:
     from exporters.bundle.reference import load_reference
     from harness.verify.plan import check_runners, check_variants
     from udacisense.base.records import Outcome
+    from udacisense.measure.shifts import MOST_IMAGES
 
     check_runners(options.runners)
     chosen = check_variants(bundle.manifest.variants, options.variants or None)
     model, _ = load_reference(bundle, allow_factory=options.allow_factory)
     n_golden = len(bundle.manifest.golden.images)
     n_images = n_golden if options.dataset is None else len(options.dataset.test)
+    beyond = 0 if options.unknown is None else len(options.unknown)
+    beyond += 35 * min(n_images, MOST_IMAGES) if options.is_shifted else 0  # 7 shifts at 5 severities
     return _verification_cost(
         [variant for variant in chosen if variant.outcome is Outcome.PASSED],
         image_s=_answer_s(model, (1, *bundle.manifest.signature.input_shape[1:])),
-        n_images=n_images,
+        n_images=n_images + beyond // 2,  # which are answered once
         emulated_images=n_images if options.emulated_images == "all" else n_golden,
         runners=options.runners or None,
         cores=os.cpu_count() or 1,
