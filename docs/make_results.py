@@ -1,4 +1,4 @@
-"""Write the tables of README.md, docs/results.md and docs/techniques.md from records.
+"""Write the tables of README.md, docs/results.md, docs/techniques.md and docs/howto/search.md from records.
 
 Run ``python docs/make_results.py FOLDER…``. Each table stands between two marks, ``<!-- NAME: begin -->`` and
 ``<!-- NAME: end -->``; one whose record is in none of the folders stays as it is. Looked for, in this order of folders:
@@ -7,7 +7,7 @@ Run ``python docs/make_results.py FOLDER…``. Each table stands between two mar
 - ``baseline``, ``p1``, ``tiny``: bundles, with ``NAME.verify.json`` beside them, and ``bench.json``;
 - ``techniques``: a run of ``udacisense techniques``.
 
-``docs/seeds.json`` has the top-1 of every seed.
+``docs/seeds.json`` has the top-1 of every seed, ``docs/search.json`` the record of a run of ``udacisense search``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Literal
 from exporters.bundle.manifest import Manifest
 from harness.bench.ranking import rank
 from harness.records import BenchSet, Measurement, MeasurementSet
+from harness.report.chapters.search import search_markdown
 from harness.report.plots.techniques import write_plots
 from harness.report.table import Table, markdown_table
 from harness.report.tables import latency_table, requirements_table, stages_table
@@ -32,10 +33,11 @@ from udacisense.base.files import write_text
 from udacisense.base.records import Count, Outcome, StageRecord, read_json, record
 from udacisense.measure.metrics import wilson_interval
 from udacisense.pipeline.run import RunRecord
+from udacisense.pipeline.search.record import SearchRecord
 from udacisense.pipeline.techniques import TechniquesRecord
 
 DOCS = Path(__file__).parent
-PAGES = (DOCS.parent / "README.md", DOCS / "results.md", DOCS / "techniques.md")
+PAGES = (DOCS.parent / "README.md", DOCS / "results.md", DOCS / "techniques.md", DOCS / "howto" / "search.md")
 SHIPPED = ("baseline", "p1", "tiny")
 RUNS = {"p1": ("p1",), "p2": ("p2", "tiny"), "p2-int8": ("p2-int8",)}  # pipeline → folders that may hold its record
 NETWORKS = {
@@ -99,6 +101,7 @@ class SeedRuns:
 def main(folders: Sequence[Path]) -> None:
     """Write every table whose record is there, and say which."""
     tables = _run_tables(folders) | _file_tables(folders) | _technique_tables(folders)
+    tables["search"] = search_markdown(read_json(SearchRecord, DOCS / SearchRecord.FILE_NAME))
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     if lost := [name for name in tables if f"<!-- {name}: begin -->" not in pages]:
         sys.exit(f"No page has the marks of {', '.join(lost)}.")

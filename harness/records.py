@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from udacisense.base.records import Count, Fraction, Outcome, Positive, Scalar, record
+from udacisense.base.records import Count, Fraction, Outcome, Positive, Scalar, ShiftAccuracy, record
 
 
 @record
@@ -81,6 +81,31 @@ class Certainty:
 
 
 @record
+class Unknown:
+    """Photos of other things: how often one is taken for a class, at the manifest's threshold."""
+
+    n_images: Count
+    taken_fraction: Fraction
+    taken_low: Fraction  # Wilson 95 % interval
+    taken_high: Fraction
+    reference_taken_fraction: Fraction  # by the float32 master
+
+
+@record
+class Shifts:
+    """The test images as phones take them."""
+
+    n_images: Count  # each under every shift and severity
+    accuracy: tuple[ShiftAccuracy, ...]
+    reference_accuracy: tuple[ShiftAccuracy, ...]  # of the float32 master
+    clean_lost_points: float  # top-1 lost to the float32 master on the same images, not shifted
+    lost_points: float  # mean over shifts and severities
+    more_points: float  # lost_points - clean_lost_points
+    more_low: float  # 95 % interval, paired by image
+    more_high: float
+
+
+@record
 class Comparison:
     """A variant's outputs held against the eager source of its precision and against the float32 master."""
 
@@ -104,6 +129,8 @@ class Comparison:
     reference_per_class: dict[str, float] | None
     mcnemar_p: float | None
     certainty: Certainty | None = None  # None: some answers are not finite, or an earlier release compared
+    unknown: Unknown | None = None  # None: not asked for
+    shifts: Shifts | None = None  # None: not asked for
 
 
 @record

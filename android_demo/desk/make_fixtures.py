@@ -22,12 +22,13 @@ from PIL import Image, ImageDraw
 
 from exporters.bundle.manifest import Manifest
 from harness.records import Comparison
-from harness.verify.compare import compare, softmax
+from harness.verify.compare import compare
 from harness.verify.limits import LIMITS, judge
 from udacisense.base.photos import fit_square
 from udacisense.base.records import Artifact, read_json
 from udacisense.data.images import HOUSEHOLD_CLASSES
 from udacisense.data.shapes import draw_dataset
+from udacisense.measure.confidence import probabilities
 from udacisense.measure.metrics import wilson_interval
 from udacisense.measure.stats import summarise
 
@@ -180,7 +181,7 @@ def numbers() -> dict[str, object]:
             for name, values in answers.items()
         ],
         "master": text(master),
-        "softmax": softmax(master).tolist(),
+        "softmax": probabilities(master).tolist(),
         "wilson": [[k, n, *wilson_interval(k, n)] for k, n in ((0, 5), (3, 5), (38, 38), (970, 1000))],
         "limits": {name: vars_of(limit) for name, limit in LIMITS.items()},
         "judged": judged(),

@@ -91,6 +91,12 @@ def _confidence(own: Figures, rules: Rules) -> Iterator[Check]:
     if limits.min_answered_top1_fraction is not None:
         right = None if found is None else found.answered_top1_fraction
         yield _at_least("top-1 of the answered", right, limits.min_answered_top1_fraction, "fraction", _NO_LABELS)
+    if limits.max_unknown_taken_fraction is not None:
+        name, most = "other things taken for a class", limits.max_unknown_taken_fraction
+        yield _at_most(name, own.unknown_taken_fraction, most, "fraction", _NO_UNKNOWN)
+    if rules.shift.max_lost_points is not None:
+        name, most = "top-1 lost to the float32 master under shift", rules.shift.max_lost_points
+        yield _at_most(name, own.shift_lost_points, most, "points", _NO_SHIFT)
 
 
 def _size(own: Figures, rules: Rules, figures: Mapping[str, Figures]) -> Iterator[Check]:
@@ -157,6 +163,8 @@ def _slower(own: Figures, old: Figures, rules: Rules, absent: str) -> Iterator[C
 
 _NO_LABELS = "no labelled images were verified on; give verify --data"
 _NOT_COMPARED = "no finite answers were compared; verify the bundle again"
+_NO_UNKNOWN = "no photos of other things were fed; give verify --unknown"
+_NO_SHIFT = "no shifted photos were fed; give verify --shift"
 _NEW = "the baseline does not have it"
 _NOISE = "NOISY: measure again on a quiet host"
 

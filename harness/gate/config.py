@@ -13,6 +13,10 @@ min_top1_fraction = 0.8
 max_moved = 0.05                # mean |p - the float32 master's p|
 max_calibration_error = 0.05    # expected calibration error, 0..1
 min_answered_top1_fraction = 0.9
+max_unknown_taken_fraction = 0.5  # of photos of other things (verify --unknown), taken for a class
+
+[shift]                         # verify --shift
+max_lost_points = 2.0           # mean over shifts and severities, to the float32 master
 
 [size]
 max_bytes = 5_000_000
@@ -68,6 +72,14 @@ class Belief:
     max_moved: float | None
     max_calibration_error: float | None
     min_answered_top1_fraction: float | None
+    max_unknown_taken_fraction: float | None
+
+
+@record
+class Shift:
+    """Limits on photos as phones take them."""
+
+    max_lost_points: float | None
 
 
 @record
@@ -103,6 +115,7 @@ class Rules:
     consistency: Consistency
     accuracy: Accuracy
     confidence: Belief
+    shift: Shift
     size: Size
     speed: Speed
     regression: Regression
@@ -112,7 +125,13 @@ class Rules:
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "consistency": {"required": []},
     "accuracy": {"max_drop_points": 5.0, "min_top1_fraction": None},
-    "confidence": {"max_moved": None, "max_calibration_error": None, "min_answered_top1_fraction": None},
+    "confidence": {
+        "max_moved": None,
+        "max_calibration_error": None,
+        "min_answered_top1_fraction": None,
+        "max_unknown_taken_fraction": None,
+    },
+    "shift": {"max_lost_points": None},
     "size": {"max_bytes": None, "min_reduction_percent": None, "reference": None},
     "speed": {"max_median_ms": None, "min_speedup": None},
     "regression": {"max_accuracy_drop_points": 1.0, "max_size_growth_percent": 5.0, "max_slowdown_percent": 10.0},

@@ -27,6 +27,8 @@ class Figures:
     noisy: bool
     medians_ms: tuple[Positive, ...] = ()  # of the processes behind it, by which a later run is judged
     certainty: Certainty | None = None  # of the cell that moved most
+    unknown_taken_fraction: float | None = None  # of the cell that takes most
+    shift_lost_points: float | None = None  # of the cell that loses most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,4 +89,6 @@ def join_figures(variant_id: str, cells: Sequence[Measurement], file_bytes: int 
         noisy=row is not None and row.noisy,
         medians_ms=tuple(medians),
         certainty=max(sure, key=lambda found: found.mean_moved, default=None),
+        unknown_taken_fraction=max((c.unknown.taken_fraction for c in compared if c.unknown), default=None),
+        shift_lost_points=max((c.shifts.lost_points for c in compared if c.shifts), default=None),
     )

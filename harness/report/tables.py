@@ -165,6 +165,45 @@ def certainty_table(measured: MeasurementSet, *, title: str = "Confidence") -> T
     return Table(title=title, columns=columns, rows=rows, notes=notes)
 
 
+def beyond_table(
+    measured: MeasurementSet, *, title: str = "Other things, and photos as phones take them"
+) -> Table | None:
+    """One row a cell that was fed more than the test images; None without any."""
+    found = [(m.spec, m.comparison) for m in measured.measurements if m.comparison is not None]
+    rows = []
+    for spec, c in found:
+        u, s = c.unknown, c.shifts
+        if u is None and s is None:
+            continue
+        rows.append(
+            (
+                spec.variant_id,
+                spec.runner,
+                None if u is None else f"{_span(100 * u.taken_fraction, 100 * u.taken_low, 100 * u.taken_high)} %",
+                None if u is None else percent(u.reference_taken_fraction),
+                None if s is None else f"{s.clean_lost_points:.1f}",
+                None if s is None else f"{s.lost_points:.1f}",
+                None if s is None else _span(s.more_points, s.more_low, s.more_high),
+            )
+        )
+    if not rows:
+        return None
+    counts = {(c.unknown and c.unknown.n_images, c.shifts and c.shifts.n_images) for _, c in found}
+    unknown, shifted = max(counts, key=lambda pair: (pair[0] or 0, pair[1] or 0))
+    notes = [f"Other things: {unknown} photos; taken for a class at the threshold of the manifest."] if unknown else []
+    if shifted:
+        notes.append(
+            f"Shift: {shifted} test images under 7 shifts at 5 severities. Lost: points of top-1 to the float32 master "
+            "on the same photos; more: lost under shift beyond what is lost on clean ones. In brackets: 95 %."
+        )
+    columns = ("variant", "runner", "other things taken", "by the master", "lost, clean", "lost, shifted", "more")
+    return Table(title=title, columns=columns, rows=tuple(rows), notes=tuple(notes))
+
+
+def _span(value: float, low: float, high: float) -> str:
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
 def _beside(own: str | None, reference: str | None) -> str | None:
     return None if own is None else f"{own} ({reference})"
 

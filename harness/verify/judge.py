@@ -19,6 +19,8 @@ from harness.cell.run import Cell
 from harness.records import Comparison, Measurement
 from harness.runners.table import RUNNERS
 from harness.verify.beyond.certainty import certainty
+from harness.verify.beyond.inputs import BEYOND
+from harness.verify.beyond.judge import judge_shifts, judge_unknown
 from harness.verify.compare import FloatArray, compare, difference
 from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, limit_for, out_of_limits
@@ -70,6 +72,17 @@ class Answers:
         found = self.references[master_of(self.allow_factory).id]
         if isinstance(found, str):
             raise InferenceError(f"The float32 master did not answer: {found}.")
+        return found
+
+    def beyond(self) -> FloatArray:
+        """Return the float32 master's logits of what was fed beside the test images.
+
+        Raises:
+            InferenceError: it did not answer.
+        """
+        found = self.cells["reference", master_of(self.allow_factory).id, "eager", None].others[BEYOND]
+        if isinstance(found, str):
+            raise InferenceError(f"The float32 master did not answer other things and shifted photos: {found}.")
         return found
 
     def source(self, variant: Variant) -> FloatArray:
@@ -237,7 +250,40 @@ def _compare(answers: Answers, job: CellJob, outputs: FloatArray, limit: Limit) 
         atol=limit.atol,
     )
     sure = certainty(own, master, labels, output_kind=job.variant.output_kind, fitted=answers.manifest.confidence)
-    return dataclasses.replace(found, certainty=sure)
+    return _with_beyond(answers, job, dataclasses.replace(found, certainty=sure), outputs)
+
+
+def _with_beyond(answers: Answers, job: CellJob, found: Comparison, outputs: FloatArray) -> Comparison:
+    """Add what the variant answers to other things and to shifted photos, where it was asked and answered finitely."""
+    beyond, own, kind = answers.feed.beyond, answers.own(job).others.get(BEYOND), job.variant.output_kind
+    if beyond is None or job.role != "own" or own is None or isinstance(own, str) or not np.isfinite(own).all():
+        return found
+    master, n = answers.beyond(), beyond.n_unknown
+    if n:
+        unknown = judge_unknown(own[:n], master[:n], output_kind=kind, fitted=answers.manifest.confidence)
+        found = dataclasses.replace(found, unknown=unknown)
+    if len(beyond.shifted) and answers.feed.labels is not None:
+        rows = beyond.shifted
+        clean = outputs[rows], answers.master()[rows]
+        shifts = judge_shifts(own[n:], master[n:], answers.feed.labels[rows], clean=clean)
+        found = dataclasses.replace(found, shifts=shifts)
+    return found
+
+
+def _beyond(own: Cell, comparison: Comparison) -> tuple[list[str], list[str]]:
+    """Tell what went wrong beyond the test images, and a loss under shift that clean images do not show."""
+    answered, what = own.others.get(BEYOND), "on other things and shifted photos"
+    if isinstance(answered, str):
+        return [f"{what}: {answered}"], []
+    if answered is not None and not np.isfinite(answered).all():
+        return [f"{what}: NaN or infinite answers"], []
+    s = comparison.shifts
+    if s is None or s.more_low <= 0:
+        return [], []
+    return [], [
+        f"loses more under shift than on clean photos: {s.more_points:.1f} points ({s.more_low:.1f} to "
+        f"{s.more_high:.1f}) more"
+    ]
 
 
 def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, comparison: Comparison, limit: Limit) -> Verdict:
@@ -268,6 +314,7 @@ def _judge_own(answers: Answers, job: CellJob, outputs: FloatArray, comparison: 
         _probes(answers, job.variant, outputs, limit) if everything else ([], []),
         _settings(answers, job, outputs, limit) if everything else ([], []),
         (_golden(answers, job.variant, limit), []),
+        _beyond(answers.own(job), comparison),
         ([*inside.problems[:1], *(p + more for p in inside.problems[1:2])], inside.notes),
     ):
         problems += found

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exporters.bundle.manifest import Variant
+from harness.inputs import PixelArray
 from harness.verify.limits import LIMITS, Limit, limit_for
 from udacisense.data.images import DataSet
+from udacisense.measure.shifts import MOST_IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,14 @@ class VerifyOptions:
     runners: tuple[str, ...] = ()  # rows of RUNNERS; empty: all that open the format
     variants: tuple[str, ...] = ()  # ids; empty: all
     allow_factory: str | None = None  # the ``package.module:factory`` that may be imported to build the model
+    unknown: PixelArray | None = None  # photos of other things: uint8 (n, 3, H, W)
+    is_shifted: bool = False  # the test images are fed as phones take them, too
     emulated_images: Literal["golden", "all"] = "golden"  # what runners under emulation are fed
+
+    def images_beyond(self, n_images: int) -> int:
+        """Return how many images each file answers beside the real ones, which are so many."""
+        shifted = 35 * min(n_images, MOST_IMAGES) if self.is_shifted else 0  # 7 shifts at 5 severities
+        return shifted + (0 if self.unknown is None else len(self.unknown))
 
     def limit(self, variant: Variant) -> Limit:
         """Return what a variant is held to."""

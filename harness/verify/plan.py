@@ -21,6 +21,7 @@ from harness.inputs import InputSet, PixelArray, normalized
 from harness.records import RunSpec
 from harness.runners.table import RUNNERS, Runner, verifiers_for
 from harness.runners.torch import ALLOW_FACTORY
+from harness.verify.beyond.inputs import BEYOND, Beyond
 from harness.verify.options import VerifyOptions
 from udacisense.base.records import Outcome, Scalar, Signature
 from udacisense.base.tensors import supported_engines
@@ -55,10 +56,18 @@ class Feed:
     rows: Mapping[Rows, NDArray[np.intp]]  # rows of "all" that each file holds
     labels: NDArray[np.int64] | None  # of the real rows
     golden_labels: NDArray[np.int64] | None
+    beyond: Beyond | None  # in files of their own
 
     @classmethod
     def write(
-        cls, folder: Path, signature: Signature, inputs: InputSet, golden: InputSet, probes: Mapping[str, PixelArray]
+        cls,
+        folder: Path,
+        signature: Signature,
+        inputs: InputSet,
+        golden: InputSet,
+        probes: Mapping[str, PixelArray],
+        *,
+        beyond: Beyond | None,
     ) -> Feed:
         """Write every file that a job may ask for."""
         n, extra = len(inputs), 0 if golden is inputs else len(golden)
@@ -72,8 +81,9 @@ class Feed:
         # Photographs and probes, all of them twice: the second answer to an image must be the first.
         rows["alone"] = np.tile(np.unique(np.concatenate([rows["few"], np.arange(golden_rows.start, len(pixels))])), 2)
         for name, chosen in rows.items():
-            np.save(folder / f"{name}-normalized.npy", normalized(pixels[chosen], signature))
-            np.save(folder / f"{name}-pixels.npy", pixels[chosen].astype(np.float32))
+            _write(folder, name, pixels[chosen], signature)
+        if beyond is not None:
+            _write(folder, BEYOND, beyond.pixels, signature)
         return cls(
             folder=folder,
             real=slice(0, n),
@@ -83,6 +93,7 @@ class Feed:
             rows=rows,
             labels=inputs.labels,
             golden_labels=golden.labels,
+            beyond=beyond,
         )
 
     def judged(self, rows: Rows) -> NDArray[np.intp]:
@@ -96,9 +107,15 @@ class Feed:
             return self.golden_labels
         return None if self.labels is None else self.labels[self.judged(rows)]
 
-    def path(self, rows: Rows, variant: Loadable) -> Path:
+    def path(self, rows: Rows | Literal["beyond"], variant: Loadable) -> Path:
         """Return the file that a variant is fed."""
         return self.folder / f"{rows}-{variant.input_kind}.npy"
+
+
+def _write(folder: Path, name: str, pixels: PixelArray, signature: Signature) -> None:
+    """Write images in both kinds that variants take."""
+    np.save(folder / f"{name}-normalized.npy", normalized(pixels, signature))
+    np.save(folder / f"{name}-pixels.npy", pixels.astype(np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +180,8 @@ class Planner:
                 batch_size=1,
                 inputs_path=str(self.feed.path("alone", source).absolute()),
             )
-            job = dataclasses.replace(job, others=(alone,))
+            beyond = self._beyond(source, engine=None, batch_size=job.spec.batch_size)
+            job = dataclasses.replace(job, others=(alone, *beyond))
         return ReferenceJob(source, job)
 
     def variant(self, variant: Variant) -> list[CellJob]:
@@ -191,6 +209,7 @@ class Planner:
                 continue
             engines = self._other_engines(variant, runner)
             settings = [*self._other_settings(variant, runner, engine), *(self._setting(cell) for cell in engines)]
+            settings += () if runner.is_emulated else self._beyond(variant, engine=engine, batch_size=batch_size)
             assert own.job is not None
             cells += [dataclasses.replace(own, job=dataclasses.replace(own.job, others=tuple(settings))), *engines]
         return cells
@@ -207,6 +226,20 @@ class Planner:
                 inputs_path=str(self.feed.path("few", variant).absolute()),
             )
         ]
+
+    def _beyond(self, variant: Loadable, *, engine: str | None, batch_size: int) -> tuple[Setting, ...]:
+        """Return the setting that answers what is fed beside the test images, where anything is."""
+        if self.feed.beyond is None:
+            return ()
+        return (
+            Setting(
+                name=BEYOND,
+                engine=engine,
+                threads=self.options.threads,
+                batch_size=batch_size,
+                inputs_path=str(self.feed.path(BEYOND, variant).absolute()),
+            ),
+        )
 
     def _other_engines(self, variant: Variant, runner: Runner) -> list[CellJob]:
         if variant.engine is None or not runner.quantized_engines:
@@ -357,7 +390,7 @@ def estimate_verification(bundle: Bundle, options: VerifyOptions) -> Estimate:
     return estimate_cells(
         [variant for variant in chosen if variant.outcome is Outcome.PASSED],
         image_s=seconds_an_image(model, (1, *bundle.manifest.signature.input_shape[1:])),
-        n_images=n_images,
+        n_images=n_images + options.images_beyond(n_images) // 2,  # which are answered once
         emulated_images=n_images if options.emulated_images == "all" else n_golden,
         runners=options.runners or None,
         cores=os.cpu_count() or 1,

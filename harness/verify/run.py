@@ -21,6 +21,7 @@ from harness.cell.run import Cell, run_cell
 from harness.host import read_host
 from harness.inputs import golden_pack, probe_images, real_inputs
 from harness.records import MeasurementSet
+from harness.verify.beyond.inputs import make_beyond
 from harness.verify.inside.run import look_inside
 from harness.verify.judge import Answers, check_golden, judge_cell
 from harness.verify.options import VerifyOptions
@@ -70,8 +71,9 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
     signature = bundle.manifest.signature
     golden = golden_pack(bundle.root, bundle.manifest)
     inputs = golden.inputs if options.dataset is None else real_inputs(options.dataset, signature)
+    beyond = make_beyond(inputs, unknown=options.unknown, is_shifted=options.is_shifted)
     with tempfile.TemporaryDirectory(prefix="udacisense-verify-") as name:
-        feed = Feed.write(Path(name), signature, inputs, golden.inputs, probe_images(signature.size_px))
+        feed = Feed.write(Path(name), signature, inputs, golden.inputs, probe_images(signature.size_px), beyond=beyond)
         planner = Planner(bundle=bundle, feed=feed, options=options, cores=cores)
         answers = _ask(planner, chosen, on_progress)
     check_golden(answers, golden.logits)

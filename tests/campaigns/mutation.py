@@ -184,7 +184,7 @@ def answers(bundle: Bundle, variant_id: str) -> np.ndarray:
     golden = golden_pack(bundle.root, bundle.manifest).inputs
     signature = bundle.manifest.signature
     with tempfile.TemporaryDirectory() as name:
-        feed = Feed.write(Path(name), signature, golden, golden, probe_images(signature.size_px))
+        feed = Feed.write(Path(name), signature, golden, golden, probe_images(signature.size_px), beyond=None)
         options = VerifyOptions(runners=RUNNERS, timeout_s=TIMEOUT_S)
         planner = Planner(bundle=bundle, feed=feed, options=options, cores=1)
         job = next(cell.job for cell in planner.variant(variant) if cell.job is not None)

@@ -191,6 +191,14 @@ class Confidence:
 
 
 @record
+class ShiftAccuracy:
+    """Top-1 under one shift of :mod:`udacisense.measure.shifts`, by severity 1 to 5."""
+
+    shift: str
+    top1_fractions: tuple[Fraction, ...]
+
+
+@record
 class Artifact:
     """A trained model on disk: ``artifact.json`` beside its float32 weights (safetensors)."""
 

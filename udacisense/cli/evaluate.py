@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,12 @@ _MOST_CLASSES = 20  # that are shown one by one, with what each is taken for
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="'cifar100', or a folder with {train,test}/<class>/*.")
 @click.option("--device", default="cpu", show_default=True, type=Choice(["cpu", "cuda", "mps", "auto"]))
+@click.option("--shift", "is_shifted", is_flag=True, help="Also on photos blurred, noisy, dark, turned, ...")
 @allow_factory_option
 @json_option
-def command(*, artifact: Path, data: str, device: str, allow_factory: str | None, as_json: bool) -> None:
+def command(
+    *, artifact: Path, data: str, device: str, is_shifted: bool, allow_factory: str | None, as_json: bool
+) -> None:
     """Measure ARTIFACT (a folder that 'train' or 'compress' wrote): top-1, top-5, accuracy per class, confusion."""
     from udacisense.cli.loading import load_data
     from udacisense.data.batches import Batches
@@ -44,6 +48,10 @@ def command(*, artifact: Path, data: str, device: str, allow_factory: str | None
     batches = Batches(dataset.test, batch_size=100, mean=signature.mean, std=signature.std)
     where = resolve_device(device)
     result = evaluate(model.to(where), batches, dataset.class_names, device=where)
+    if is_shifted:
+        from udacisense.measure.shifts import evaluate_shifts
+
+        result = replace(result, shifts=evaluate_shifts(model, dataset.test, signature, device=where))
     if as_json:
         emit_json(result)
         return
@@ -51,6 +59,12 @@ def command(*, artifact: Path, data: str, device: str, allow_factory: str | None
     top5 = f", top-5 {percent(result.top5_fraction)}" if len(result.per_class) > 5 else ""
     say(f"top-1 {percent(result.top1_fraction)}{top5}, mean recall of the classes {percent(result.macro_fraction)}\n")
     _show_classes(result, dataset.class_names)
+    if result.shifts is not None:
+        say(
+            "\nTop-1 under shift (at most 200 of the images; severities 1 to 5 as in CIFAR-10-C where it has the shift)"
+        )
+        for shift in result.shifts:
+            say(f"{shift.shift:<14}" + "".join(f"{percent(value):>9}" for value in shift.top1_fractions))
     line: list[object]
     if allow_factory is None:
         line = ["compress", "--pipeline", "p1", "--baseline", artifact, "--data", data, "-o", "runs/p1"]

@@ -46,6 +46,13 @@ if TYPE_CHECKING:
     help="Runner; may be repeated. Default: all that open the format.",
     shell_complete=names_of("harness.runners.table", "RUNNERS"),
 )
+@click.option(
+    "--unknown",
+    "unknown_folder",
+    type=click.Path(path_type=Path),
+    help="Folder of photos of other things: how many are taken for a class?",
+)
+@click.option("--shift", "is_shifted", is_flag=True, help="Also feed the photos blurred, noisy, dark, turned, ...")
 @click.option("--rtol", type=float, help="Relative tolerance, instead of each precision's own.")
 @click.option("--atol", type=float, help="Absolute tolerance, instead of each precision's own.")
 @click.option("--limits", "limits_path", type=click.Path(path_type=Path), help="TOML of other limits by precision.")
@@ -74,6 +81,7 @@ def command(
     *,
     bundle: Path,
     data: str | None,
+    unknown_folder: Path | None,
     limits_path: Path | None,
     located: str | None,
     reproducer: Path | None,
@@ -88,6 +96,7 @@ def command(
     when a variant fails, 3 when one would not load, 4 when one crashed.
     """
     from exporters.bundle.open import opened
+    from harness.verify.beyond.inputs import read_unknown
     from harness.verify.limits import LIMITS, read_limits
     from harness.verify.options import VerifyOptions
     from harness.verify.plan import estimate_verification
@@ -96,6 +105,7 @@ def command(
     with opened(bundle) as source:
         options = VerifyOptions(
             dataset=load_data(data, size_px=source.manifest.signature.size_px) if data else None,
+            unknown=read_unknown(unknown_folder, source.manifest.signature.size_px) if unknown_folder else None,
             limits=read_limits(limits_path, source.manifest.variants) if limits_path else LIMITS,
             **given,
         )
@@ -121,7 +131,7 @@ def _locate(
 
 
 def _verify(source: Bundle, options: VerifyOptions, path: Path, *, as_json: bool) -> None:
-    from harness.report.tables import certainty_table, verification_table
+    from harness.report.tables import beyond_table, certainty_table, verification_table
     from harness.verify.run import exit_code, verify_bundle
     from udacisense.base.files import locked
     from udacisense.base.progress import progress
@@ -135,9 +145,10 @@ def _verify(source: Bundle, options: VerifyOptions, path: Path, *, as_json: bool
     else:
         say(f"{measured.bundle} on {measured.inputs}:\n")
         show(verification_table(measured))
-        if (sure := certainty_table(measured)) is not None:
-            say()
-            show(sure)
+        for made in (certainty_table(measured), beyond_table(measured)):
+            if made is not None:
+                say()
+                show(made)
         say(f"\nKept in {path}.")
         next_command("udacisense", "bench", source.given, *allowing(options.allow_factory))
     if code := exit_code(measured):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from udacisense.base.records import Confidence, record
+from udacisense.base.records import Confidence, ShiftAccuracy, record
 from udacisense.base.tensors import torchscript_bytes
 from udacisense.errors import InputError
 from udacisense.measure.confidence import fit_confidence
@@ -29,6 +29,7 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]  # [true class][predicted class] -> images
     n_images: int
     macro_fraction: float | None = None  # mean of per_class, each class counting alike; None in records of 0.1.0
+    shifts: tuple[ShiftAccuracy, ...] | None = None  # None: not asked for
 
 
 @contextmanager

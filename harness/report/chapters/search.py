@@ -88,8 +88,7 @@ def finalists_table(found: SearchRecord) -> Table:
 
 def search_markdown(found: SearchRecord) -> str:
     """Return the tables for a page."""
-    parts = [as_markdown(table) + "".join(f"\n{note}\n" for note in table.notes) for table in _tables(found)]
-    return "\n".join(parts)
+    return "\n".join(map(as_markdown, _tables(found)))
 
 
 def _tables(found: SearchRecord) -> tuple[Table, Table]:

@@ -11,8 +11,8 @@ from harness.report.blocks import Block, Chapter, Part, Prose, gallery
 from harness.report.chapters.flips import flip_blocks
 from harness.report.collect import Evidence
 from harness.report.gate import open_checks_table
-from harness.report.plots.accuracy import agreement_picture, class_heat, size_picture
-from harness.report.tables import certainty_table, variants_table, verification_table
+from harness.report.plots.accuracy import agreement_picture, class_heat, shift_heats, size_picture
+from harness.report.tables import beyond_table, certainty_table, variants_table, verification_table
 from udacisense.data.images import DataSet
 
 _TEXT = (
@@ -52,10 +52,11 @@ def _bundle_part(evidence: Evidence, path: Path, manifest: Manifest, dataset: Da
 
 def _verified(made: MeasurementSet, bundle: tuple[Path, Manifest] | None, dataset: DataSet | None) -> tuple[Block, ...]:
     heat = class_heat(made, title=f"Accuracy per class ({made.inputs})")
-    sure = certainty_table(made, title=f"Confidence on {made.inputs}")
+    tables = (certainty_table(made, title=f"Confidence on {made.inputs}"), beyond_table(made))
     return (
         verification_table(made, title=f"Verification on {made.inputs} ({host_name(made.host)})"),
-        *(() if sure is None else (sure,)),
+        *(table for table in tables if table is not None),
+        *shift_heats(made),
         *(() if heat is None else (heat,)),
         *flip_blocks(made, bundle, dataset),
     )

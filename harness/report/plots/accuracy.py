@@ -135,6 +135,40 @@ def class_heat(measured: MeasurementSet, *, title: str) -> Heat | None:
     )
 
 
+def shift_heats(measured: MeasurementSet) -> tuple[Heat, ...]:
+    """Return accuracy under shift, of every cell that saw shifted photos, and of the master by severity."""
+    cells = [(cell, c.shifts) for cell, _, c in compared(measured) if c.shifts is not None]
+    if not cells:
+        return ()
+    first = cells[0][1]
+    columns = tuple(row.shift for row in first.accuracy)
+    named = [("float32 master", first.reference_accuracy), *((cell, found.accuracy) for cell, found in cells)]
+    by_cell = tuple(
+        (name, tuple(_share(sum(row.top1_fractions) / len(row.top1_fractions)) for row in rows)) for name, rows in named
+    )
+    by_severity = tuple(
+        (str(severity + 1), tuple(_share(row.top1_fractions[severity]) for row in first.reference_accuracy))
+        for severity in range(len(first.accuracy[0].top1_fractions))
+    )
+    says = f"Top-1 in percent of {first.n_images} test images"
+    return (
+        Heat(
+            title="Accuracy under shift",
+            corner="cell",
+            columns=columns,
+            rows=by_cell,
+            says=f"{says}, the mean of five severities.",
+        ),
+        Heat(
+            title="Accuracy of the float32 master by severity of the shift",
+            corner="severity",
+            columns=columns,
+            rows=by_severity,
+            says=f"{says}; severities 1 to 5 as in CIFAR-10-C where that has the shift.",
+        ),
+    )
+
+
 def stage_heat(stages: Sequence[tuple[str, dict[str, float]]], *, title: str) -> Heat | None:
     """Return accuracy per class, a row a stage."""
     columns = tuple(dict.fromkeys(name for _, per_class in stages for name in per_class))

@@ -144,6 +144,12 @@ def test_confidence_is_held_where_limits_are_given(source: Source) -> None:
     assert check(report, "torchscript-fp32", "confidence moved from the float32 master's").outcome is Outcome.PASSED
     assert check(report, "ptl-int8", "expected calibration error").outcome is Outcome.FAILED  # 78 right, 15 % sure
     assert check(report, "ptl-int8", "top-1 of the answered").outcome is Outcome.FAILED
+    text += "max_unknown_taken_fraction = 0.5\n[shift]\nmax_lost_points = 1.0\n"
+    report = gated(source, text)
+    assert check(report, "ptl-int8", "other things taken for a class").reason == (
+        "no photos of other things were fed; give verify --unknown"
+    )
+    assert check(report, "ptl-int8", "top-1 lost to the float32 master under shift").outcome is Outcome.SKIPPED
     assert check(report, "coreml-fp32", "top-1 of the answered").outcome is Outcome.SKIPPED
     assert "expected calibration error" not in {entry.check.requirement for entry in gated(source).checks}
 

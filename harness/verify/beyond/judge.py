@@ -1,0 +1,88 @@
+"""What a variant answers beyond the test images, held against the float32 master: other things, and shifted photos."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from harness.records import Shifts, Unknown
+from harness.verify.beyond.certainty import as_probabilities
+from harness.verify.compare import FloatArray, IntArray
+from udacisense.base.records import Confidence
+from udacisense.measure.confidence import margins
+from udacisense.measure.metrics import wilson_interval
+from udacisense.measure.shifts import SHIFTS, by_shift
+
+_SEVERITIES = 5
+
+
+def judge_unknown(
+    outputs: FloatArray,
+    master: FloatArray,
+    *,
+    output_kind: Literal["logits", "probabilities"],
+    fitted: Confidence | None,
+) -> Unknown:
+    """Return how often photos of other things are taken for a class: their margin reaches the threshold.
+
+    Args:
+        outputs: float32 (n, C), the variant's.
+        master: float32 (n, C), the float32 master's logits.
+        output_kind: of the outputs.
+        fitted: the manifest's; None: everything is answered.
+    """
+    temperature, threshold = (1.0, 0.0) if fitted is None else (fitted.temperature, fitted.unsure_below)
+    taken = margins(as_probabilities(outputs, output_kind, temperature)) >= threshold
+    by_master = margins(as_probabilities(master, "logits", temperature)) >= threshold
+    low, high = wilson_interval(int(taken.sum()), len(taken))
+    return Unknown(
+        n_images=len(taken),
+        taken_fraction=float(taken.mean()),
+        taken_low=low,
+        taken_high=high,
+        reference_taken_fraction=float(by_master.mean()),
+    )
+
+
+def judge_shifts(
+    outputs: FloatArray,
+    master: FloatArray,
+    labels: IntArray,
+    *,
+    clean: tuple[FloatArray, FloatArray],
+) -> Shifts:
+    """Return what a variant loses to the master under shift, and whether that is more than on clean images.
+
+    Args:
+        outputs: float32 (7 · 5 · n, C), the variant's, in the order of :func:`udacisense.measure.shifts.all_shifts`.
+        master: float32 (7 · 5 · n, C), the float32 master's.
+        labels: int64 (n,).
+        clean: the variant's and the master's answers to the same n images, not shifted.
+
+    Returns:
+        The interval is Student's of the images' own differences: an image's 35 shifted copies are no 35 images.
+    """
+    from scipy import stats
+
+    n = len(labels)
+
+    def right(answers: FloatArray) -> np.ndarray:
+        chosen = answers.argmax(axis=1).reshape(len(SHIFTS), _SEVERITIES, n)
+        return np.asarray(chosen == labels)
+
+    own, reference = right(outputs), right(master)
+    lost = 100 * (reference.mean(axis=(0, 1)) - own.mean(axis=(0, 1)))
+    own_clean, reference_clean = (100.0 * (answers.argmax(axis=1) == labels) for answers in clean)
+    more = lost - (reference_clean - own_clean)
+    half = float(stats.t.ppf(0.975, n - 1) * more.std(ddof=1) / np.sqrt(n)) if n > 1 else 100.0
+    return Shifts(
+        n_images=n,
+        accuracy=by_shift(own),
+        reference_accuracy=by_shift(reference),
+        clean_lost_points=float((reference_clean - own_clean).mean()),
+        lost_points=float(lost.mean()),
+        more_points=float(more.mean()),
+        more_low=float(more.mean()) - half,
+        more_high=float(more.mean()) + half,
+    )
