@@ -166,7 +166,9 @@ class Planner:
 
     def reference(self, source: Loadable) -> ReferenceJob:
         """Return the cell that computes an eager source; the float32 master answers some images alone, too."""
-        job = self._job(source, RUNNERS["eager"], engine=source.engine, batch_size=_own_batch(source), rows="all")
+        batches = {row.batch for row in self.bundle.manifest.variants if row.outcome is Outcome.PASSED}
+        size = 1 if batches == {1} else _own_batch(source)  # the model may be for one image at a time
+        job = self._job(source, RUNNERS["eager"], engine=source.engine, batch_size=size, rows="all")
         if source == master_of(self.options.allow_factory):
             alone = Setting(
                 name=ALONE,
