@@ -22,7 +22,7 @@ from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path,
 from udacisense.base.progress import progress
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.base.tensors import save_tensors
-from udacisense.errors import InputError, did_you_mean
+from udacisense.errors import InputError, cause, did_you_mean
 from udacisense.measure.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def export_bundle(
     """
     _check_options(options)
     _refuse_foreign_folder(out_dir)
+    if options.batch is None:
+        _refuse_single_images(source)
     plans = {name: FORMATS[name].plans(options) for name in options.formats}
     plans = {name: found for name, found in plans.items() if found}
     if not plans:
@@ -110,6 +112,20 @@ def _check_options(options: ExportOptions) -> None:
         raise InputError(
             f"There is no quantised engine {wrong[0]!r}; choose of {', '.join(known)}.{did_you_mean(wrong[0], known)}"
         )
+
+
+def _refuse_single_images(source: ExportSource) -> None:
+    """Refuse a dynamic batch of a model that answers one image at a time."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            source.model(torch.zeros(2, *source.signature.input_shape[1:]))
+    # Foreign code runs here, which may raise whatever it likes.
+    except Exception as exc:
+        raise InputError(
+            f"The model answers one image at a time, and fails for two ({cause(exc)}); export it with --batch 1."
+        ) from exc
 
 
 def _refuse_foreign_folder(out_dir: Path) -> None:

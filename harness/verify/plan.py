@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 
 from exporters.bundle.manifest import Loadable, Variant, plain
 from exporters.bundle.open import Bundle
-from exporters.bundle.reference import has_own_source, load_reference
-from exporters.formats.contract import Plan
+from exporters.bundle.reference import has_own_source
 from harness.cell.run import Job, Setting
 from harness.inputs import InputSet, PixelArray, normalized
 from harness.records import RunSpec
@@ -26,7 +24,6 @@ from harness.verify.options import VerifyOptions
 from udacisense.base.records import Outcome, Scalar, Signature
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, did_you_mean
-from udacisense.measure.estimate import Estimate, seconds_an_image
 
 X86_ANDROID = "android-x86_64"  # the runner with the kernels of the emulator on a PC
 
@@ -37,8 +34,6 @@ CellKey = tuple[str, str, str, str | None]  # role or "reference", variant id, r
 Rows = Literal["all", "golden", "some", "few", "alone"]
 ALONE = "alone"  # name of the reference's setting that answers image by image, and twice
 
-_PROCESS_S = 3.0  # of an interpreter with PyTorch and a runtime in it, for an estimate
-_SLOWER = {"mil": 30.0, "android-arm64": 30.0}  # against the eager model, an image
 _BATCH = 50
 _OTHER_BATCH = 7  # divides nothing, so that the last batch is another size again
 _COUNTS: Mapping[Rows, int] = {"some": 200, "few": 32}
@@ -171,7 +166,9 @@ class Planner:
 
     def reference(self, source: Loadable) -> ReferenceJob:
         """Return the cell that computes an eager source; the float32 master answers some images alone, too."""
-        job = self._job(source, RUNNERS["eager"], engine=source.engine, batch_size=_own_batch(source), rows="all")
+        batches = {row.batch for row in self.bundle.manifest.variants if row.outcome is Outcome.PASSED}
+        size = 1 if batches == {1} else _own_batch(source)  # the model may be for one image at a time
+        job = self._job(source, RUNNERS["eager"], engine=source.engine, batch_size=size, rows="all")
         if source == master_of(self.options.allow_factory):
             alone = Setting(
                 name=ALONE,
@@ -378,52 +375,3 @@ def check_variants(variants: Sequence[Variant], ids: Sequence[str] | None) -> tu
     if not chosen:
         raise InputError("The bundle has no variants: nothing could be verified.")
     return chosen
-
-
-def estimate_verification(bundle: Bundle, options: VerifyOptions) -> Estimate:
-    """Estimate a verification: a process for each variant and runner, each of which answers every image twice."""
-    check_runners(options.runners)
-    chosen = check_variants(bundle.manifest.variants, options.variants or None)
-    model, _ = load_reference(bundle, allow_factory=options.allow_factory)
-    n_golden = len(bundle.manifest.golden.images)
-    n_images = n_golden if options.dataset is None else len(options.dataset.test)
-    return estimate_cells(
-        [variant for variant in chosen if variant.outcome is Outcome.PASSED],
-        image_s=seconds_an_image(model, (1, *bundle.manifest.signature.input_shape[1:])),
-        n_images=n_images + options.images_beyond(n_images) // 2,  # which are answered once
-        emulated_images=n_images if options.emulated_images == "all" else n_golden,
-        runners=options.runners or None,
-        cores=os.cpu_count() or 1,
-    )
-
-
-def estimate_cells(
-    variants: Sequence[Variant | Plan],
-    *,
-    image_s: float,
-    n_images: int,
-    emulated_images: int,
-    runners: Sequence[str] | None = None,
-    cores: int,
-) -> Estimate:
-    """Estimate the cells of variants that may not be there yet: each answers every image twice."""
-    cells = [
-        (variant.id, row.name)
-        for variant in variants
-        for row in verifiers_for(variant.format, runners)
-        if row.unavailable() is None
-    ]
-    by_runner: dict[str, list[str]] = {}
-    for variant_id, runner in cells:
-        by_runner.setdefault(runner, []).append(variant_id)
-    counts = [emulated_images if RUNNERS[runner].is_emulated else n_images for _, runner in cells]
-    seconds = [
-        _PROCESS_S + 2 * count * image_s * _SLOWER.get(runner, 1.0)
-        for (_, runner), count in zip(cells, counts, strict=True)
-    ]
-    return Estimate(
-        what=f"{len(cells)} cell{'' if len(cells) == 1 else 's'} on {n_images:,} images",
-        seconds=sum(seconds) / max(1, cores),
-        disk_bytes=3_000 * len(cells) + 100 * n_images,
-        details=tuple(f"{runner}: {', '.join(names)}" for runner, names in by_runner.items()),
-    )

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from exporters.bundle.manifest import Loadable, Manifest, Variant
 from exporters.bundle.open import LABELS, Bundle, bundle_sha256, check_files
-from exporters.bundle.reference import REFERENCE, Reference
+from exporters.bundle.reference import REFERENCE, Reference, load_reference
+from exporters.formats.contract import Plan
 from harness.cell.run import Cell, run_cell
 from harness.host import read_host
 from harness.inputs import golden_pack, probe_images, real_inputs
 from harness.records import MeasurementSet
+from harness.runners.table import RUNNERS, verifiers_for
 from harness.verify.beyond.inputs import make_beyond
 from harness.verify.inside.run import look_inside
 from harness.verify.judge import Answers, check_golden, judge_cell
@@ -40,10 +42,13 @@ from harness.verify.reference import reference_outputs
 from udacisense.base.child import child_pool, warm_children
 from udacisense.base.records import Outcome, read_json
 from udacisense.errors import InputError, LoadError
+from udacisense.measure.estimate import Estimate, seconds_an_image
 
 _WORKERS = ("harness.cell.worker", "harness.verify.inside.worker")
 # What the cells of a format load beside PyTorch.
 _LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "ort": ("onnx", "onnxruntime"), "coreml": ("coremltools",)}
+_PROCESS_S = 3.0  # of an interpreter with PyTorch and a runtime in it, for an estimate
+_SLOWER = {"mil": 30.0, "android-arm64": 30.0}  # against the eager model, an image
 OnProgress = Callable[[int, str], None]  # told as each cell ends: cells in all, which one
 
 
@@ -163,3 +168,52 @@ def _run_all(
             if on_progress is not None:
                 on_progress(len(futures), job.name)
     return cells
+
+
+def estimate_verification(bundle: Bundle, options: VerifyOptions) -> Estimate:
+    """Estimate a verification: a process for each variant and runner, each of which answers every image twice."""
+    check_runners(options.runners)
+    chosen = check_variants(bundle.manifest.variants, options.variants or None)
+    model, _ = load_reference(bundle, allow_factory=options.allow_factory)
+    n_golden = len(bundle.manifest.golden.images)
+    n_images = n_golden if options.dataset is None else len(options.dataset.test)
+    return estimate_cells(
+        [variant for variant in chosen if variant.outcome is Outcome.PASSED],
+        image_s=seconds_an_image(model, (1, *bundle.manifest.signature.input_shape[1:])),
+        n_images=n_images + options.images_beyond(n_images) // 2,  # which are answered once
+        emulated_images=n_images if options.emulated_images == "all" else n_golden,
+        runners=options.runners or None,
+        cores=os.cpu_count() or 1,
+    )
+
+
+def estimate_cells(
+    variants: Sequence[Variant | Plan],
+    *,
+    image_s: float,
+    n_images: int,
+    emulated_images: int,
+    runners: Sequence[str] | None = None,
+    cores: int,
+) -> Estimate:
+    """Estimate the cells of variants that may not be there yet: each answers every image twice."""
+    cells = [
+        (variant.id, row.name)
+        for variant in variants
+        for row in verifiers_for(variant.format, runners)
+        if row.unavailable() is None
+    ]
+    by_runner: dict[str, list[str]] = {}
+    for variant_id, runner in cells:
+        by_runner.setdefault(runner, []).append(variant_id)
+    counts = [emulated_images if RUNNERS[runner].is_emulated else n_images for _, runner in cells]
+    seconds = [
+        _PROCESS_S + 2 * count * image_s * _SLOWER.get(runner, 1.0)
+        for (_, runner), count in zip(cells, counts, strict=True)
+    ]
+    return Estimate(
+        what=f"{len(cells)} cell{'' if len(cells) == 1 else 's'} on {n_images:,} images",
+        seconds=sum(seconds) / max(1, cores),
+        disk_bytes=3_000 * len(cells) + 100 * n_images,
+        details=tuple(f"{runner}: {', '.join(names)}" for runner, names in by_runner.items()),
+    )

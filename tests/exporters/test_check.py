@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from exporters.bundle.open import open_bundle
 from exporters.check import check_classifier
 from exporters.export import export_bundle
 from exporters.formats.contract import ExportOptions
 from exporters.source import source_from_factory
+from harness.verify.options import VerifyOptions
+from harness.verify.run import verify_bundle
 from udacisense.base.records import ModelSpec, Outcome
 from udacisense.errors import InputError
 from udacisense.models.build import build_model
@@ -133,9 +137,18 @@ def test_a_map_that_a_first_call_computes_is_no_change(their: Callable[[str], st
     assert source_from_factory(their(code), SHAPE, None).signature.output_shape == (1, 10)
 
 
-def test_a_network_for_single_images_is_fine(their: Callable[[str], str]) -> None:
-    code = net(forward="assert len(x) == 1; return y")
-    assert source_from_factory(their(code), SHAPE, None).signature.output_shape == (1, 10)
+def test_a_network_for_single_images_is_exported_for_them(their: Callable[[str], str], tmp_path: Path) -> None:
+    name = their(net(forward="return y.view(1, 10)"))
+    source = source_from_factory(name, SHAPE, None)
+    assert source.signature.output_shape == (1, 10)
+    options = ExportOptions(formats=("onnx",), precisions=("fp32",))
+    with pytest.raises(InputError, match=r"one image at a time, and fails for two .* export it with --batch 1"):
+        export_bundle(source, tmp_path / "bundle", options)
+    assert not (tmp_path / "bundle").exists()
+    export_bundle(source, tmp_path / "bundle", replace(options, batch=1))
+    bundle = open_bundle(tmp_path / "bundle")
+    record = verify_bundle(bundle, VerifyOptions(runners=("onnxruntime",), variants=("onnx-fp32",), allow_factory=name))
+    assert [row.outcome for row in record.measurements] == [Outcome.PASSED]
 
 
 def test_what_a_factory_prints_and_reads_is_not_ours(
@@ -151,14 +164,20 @@ def test_what_a_factory_prints_and_reads_is_not_ours(
     assert "hello" in told.err
 
 
-def test_a_frozen_decision_is_the_reason_of_every_variant(their: Callable[[str], str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_frozen_decision_is_the_reason_of_every_variant(
+    their: Callable[[str], str], tmp_path: Path, *, reads: bool
+) -> None:
     """No image of the pack goes the other way, so nothing else would notice."""
-    source = source_from_factory(their(net(forward="return y if x.abs().max() < 100 else -y")), SHAPE, None)
+    forward = "return y if x.abs().max() < 100 else -y"
+    if reads:
+        forward = "return y + torch.from_numpy(x.numpy().mean((1, 2, 3)))[:, None]"
+    source = source_from_factory(their(net(forward=forward)), SHAPE, None)
     options = ExportOptions(formats=("torchscript", "onnx"), precisions=("fp32",))
     for variant in export_bundle(source, tmp_path / "bundle", options).variants:
         assert variant.outcome is Outcome.FAILED
         assert "The trace froze a decision on the input's values, at their_module_" in str(variant.reason)
-        assert "x.abs().max() < 100" in str(variant.reason)
+        assert ("x.numpy()" if reads else "x.abs().max() < 100") in str(variant.reason)
 
 
 def test_a_check_leaves_the_model_as_it_is() -> None:

@@ -172,7 +172,7 @@ def _estimate(
     from exporters.formats.contract import ExportOptions
     from exporters.formats.table import FORMATS
     from exporters.source import GOLDEN_COUNT
-    from harness.verify.plan import estimate_cells
+    from harness.verify.run import estimate_cells
     from udacisense.base.records import Artifact, read_json
     from udacisense.measure.counts import count_parameters
     from udacisense.measure.estimate import Estimate, seconds_an_image, total

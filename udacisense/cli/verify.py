@@ -99,7 +99,7 @@ def command(
     from harness.verify.beyond.inputs import read_unknown
     from harness.verify.limits import LIMITS, read_limits
     from harness.verify.options import VerifyOptions
-    from harness.verify.plan import estimate_verification
+    from harness.verify.run import estimate_verification
     from udacisense.cli.loading import load_data
 
     with opened(bundle) as source:

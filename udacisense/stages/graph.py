@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
@@ -98,7 +99,7 @@ def decisions(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         model: eager float32.
         example: float32 (N, 3, H, W).
     """
-    with torch.inference_mode(), _Decisions(example.clone()) as watching:
+    with torch.inference_mode(), _Decisions(example.clone()) as watching, _Readings(watching):
         model(watching.example)
     return tuple(dict.fromkeys(watching.places))
 
@@ -139,6 +140,24 @@ class _Decisions(TorchDispatchMode):
             if not tensors and made is not None:
                 self.places.append(_place())
         return made
+
+
+class _Readings(TorchFunctionMode):
+    """Notes where values that are computed of an example leave torch, where no operator is seen."""
+
+    leaving = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
+
+    def __init__(self, watching: _Decisions) -> None:
+        super().__init__()
+        self.watching = watching
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function of torch."""
+        if func in self.leaving and args[0] in self.watching.derived:
+            self.watching.places.append(_place())
+        return func(*args, **(kwargs or {}))
 
 
 def _place() -> str:
