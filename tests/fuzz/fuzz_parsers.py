@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import fuzz_containers as inside
@@ -279,6 +280,14 @@ EXPORTED = (
         read.in_bundle(PACKAGE, read.core_ml),
     ),
     row(
+        "TensorFlow Lite file",
+        "exporters.bundle.tflite_file",
+        lambda _: (files("harness.runtime") / "native" / "self_test.tflite").read_bytes(),
+        damaged,
+        read.preflight("model.tflite"),
+        examples=100,
+    ),
+    row(
         "app",
         "exporters.preflight.apk",
         lambda _: whole.app(),
@@ -356,6 +365,9 @@ _FRESH = "reads what this very command wrote"
 _SHIPPED = "reads what its own installation holds"
 # Modules that read, and nothing from outside that another row does not stand for.
 OWN: dict[str, str] = {
+    "exporters.bundle.pte_file": _WORKER,
+    "exporters.bundle.tflite_metadata": _FRESH,
+    "exporters.toolchain.setup": "reads its own lock, and the record that it wrote when an environment was whole",
     "exporters.export": _ANSWER,
     "exporters.formats.onnx": _FRESH,
     "exporters.preflight.run": _SHIPPED,
@@ -385,12 +397,17 @@ OWN: dict[str, str] = {
     "harness.verify.inside.worker": _WORKER,
     "harness.cell.worker": _WORKER,
     "udacisense.cli.compress": _FRESH,
+    "udacisense.cli.techniques": _FRESH,
     "udacisense.cli.demo": _SHIPPED,
     "udacisense.cli.device": _FRESH,
     "udacisense.cli.options": "reads the reference of a bundle that was opened before",
     "udacisense.cli.export": "reads an artifact's record for its size; the artifact is loaded afterwards",
     "udacisense.cli.preflight": _FRESH,
     "udacisense.base.tensors": _FRESH,
+    "udacisense.base.forks": "reads what its parent asks for",
+    "udacisense.measure.shifts": "reads a JPEG that it made a moment before",
+    "udacisense.models.cascade": "reads a record, whose kind is fuzzed by itself, and artifacts, which are too",
+    "udacisense.models.pickled": _ANSWER,
     "udacisense.base.decoder": "reads what its parent wrote, and photos as udacisense.base.photos does",
     "udacisense.data.decoding": "reads what its own processes wrote; a cache that is not whole is made again",
     "udacisense.data.folder": "reads the sizes of photos, which are read whole afterwards",
