@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 import torch
-from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec
+from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
 
 from udacisense.base.tensors import supported_engines
 from udacisense.pipeline.step import Step, perform
@@ -28,10 +28,12 @@ CONTEXT = StepContext(
 )
 # Defaults must work; what would only take time is cut short here.
 SHORT = {"epochs": 1}
+# These try every block of the network apart; test_static.py and test_qat.py have larger ones.
+SEARCHED = ("static-int8", "qat")
 
 
-def model_of(kind: Kind) -> torch.nn.Module:
-    model = build(mobilenet_spec())
+def model_of(kind: Kind, row: Stage | None = None) -> torch.nn.Module:
+    model = build(tiny_spec() if row is not None and row.name in SEARCHED else mobilenet_spec())
     if kind is Kind.EAGER_INT8:
         return dynamic_int8(model, engine=supported_engines()[0])
     return trace_and_freeze(model, CONTEXT.example) if kind is Kind.TORCHSCRIPT else model
@@ -54,7 +56,7 @@ def test_the_forms_are_told_apart(kind: Kind) -> None:
 
 @pytest.mark.parametrize(("row", "kind"), CASES)
 def test_a_stage_keeps_its_contract(row: Stage, kind: Kind) -> None:
-    model = model_of(kind)
+    model = model_of(kind, row)
     before = state_sha256(model)
     result = perform(step_of(row), model, CONTEXT)
     assert isinstance(result, StepResult)
@@ -74,7 +76,7 @@ def test_a_stage_is_repeatable(row: Stage, kind: Kind) -> None:
     outputs = []
     for salt in (0, 1):
         torch.manual_seed(salt)  # a stage must not draw from the generator it happens to find
-        result = perform(step_of(row), model_of(kind), CONTEXT)
+        result = perform(step_of(row), model_of(kind, row), CONTEXT)
         with torch.inference_mode():
             outputs.append(result.model(images))
     assert torch.equal(outputs[0], outputs[1])
