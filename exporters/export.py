@@ -66,12 +66,7 @@ def export_bundle(
     _refuse_foreign_folder(out_dir)
     if options.batch is None:
         _refuse_single_images(source)
-    plans = {name: FORMATS[name].plans(options) for name in options.formats}
-    plans = {name: found for name, found in plans.items() if found}
-    if not plans:
-        raise InputError(
-            f"None of the formats {', '.join(options.formats)} has the precision {', '.join(options.precisions)}."
-        )
+    plans = _plans(options)
     with locked(out_dir), atomic_path(out_dir) as partial:
         partial.mkdir()
         golden = _write_common(source, options, partial)
@@ -92,6 +87,15 @@ def export_bundle(
     if zip:
         write_zip(out_dir, out_dir.with_name(f"{out_dir.name}.zip"))
     return manifest
+
+
+def _plans(options: ExportOptions) -> dict[str, tuple[Plan, ...]]:
+    plans = {name: found for name in options.formats if (found := FORMATS[name].plans(options))}
+    if not plans:
+        raise InputError(
+            f"None of the formats {', '.join(options.formats)} has the precision {', '.join(options.precisions)}."
+        )
+    return plans
 
 
 def _check_options(options: ExportOptions) -> None:

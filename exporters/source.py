@@ -118,12 +118,9 @@ def source_from_factory(
         InputError: the factory, the shape or the number of classes is not what is needed.
         LoadError: the weights belong to another model.
     """
-    if len(input_shape) != 4 or input_shape[1] != 3 or input_shape[2] != input_shape[3] or input_shape[2] < 1:
-        raise InputError(f"The input shape is {input_shape}; allowed is (N, 3, H, W) with H = W, such as 1,3,224,224.")
-    size_px, names = input_shape[2], class_names or (dataset.class_names if dataset else None)
-    spec = preset(
-        factory, num_classes=len(names) if names else _TRAINED_CLASSES, size_px=size_px, options=options or {}
-    )
+    size_px, names = _square(input_shape), class_names or (dataset.class_names if dataset else None)
+    classes = len(names) if names else _TRAINED_CLASSES
+    spec = preset(factory, num_classes=classes, size_px=size_px, options=options or {})
     facts = network_facts(spec)
 
     def build() -> nn.Module:
@@ -135,18 +132,28 @@ def source_from_factory(
 
     model = build()
     plain_state(model)  # refuses lazy layers, whose weights cannot be loaded
-    if init in TRAINED:
-        initialise(model, init, spec)
-    elif init != "none":
-        load_state(model, Path(init), pickled=True)
+    _take_weights(model, init, spec)
     # Of unlike brightness: what is taken over the whole batch differs from what is taken over one.
     drawn = drawn_images(_PROBES, size_px).pixels // torch.arange(1, _PROBES + 1, dtype=torch.uint8).view(-1, 1, 1, 1)
     probes = normalise(drawn, mean=facts.mean, std=facts.std)
     count = check_classifier(model, build, probes)
     signature = make_signature(_labels(count, names), size_px=size_px, mean=facts.mean, std=facts.std)
-    return make_source(
-        name=name or re.split("[:/]", factory)[-1], model=model, spec=spec, signature=signature, dataset=dataset
-    )
+    name = name or re.split("[:/]", factory)[-1]
+    return make_source(name=name, model=model, spec=spec, signature=signature, dataset=dataset)
+
+
+def _take_weights(model: nn.Module, init: str, spec: ModelSpec) -> None:
+    if init in TRAINED:
+        initialise(model, init, spec)
+    elif init != "none":
+        load_state(model, Path(init), pickled=True)
+
+
+def _square(input_shape: tuple[int, int, int, int]) -> int:
+    """Return the edge of the images that a shape is of."""
+    if len(input_shape) != 4 or input_shape[1] != 3 or input_shape[2] != input_shape[3] or input_shape[2] < 1:
+        raise InputError(f"The input shape is {input_shape}; allowed is (N, 3, H, W) with H = W, such as 1,3,224,224.")
+    return input_shape[2]
 
 
 def make_source(

@@ -68,8 +68,7 @@ def count(
         LoadError: the file would not load.
         InferenceError: it would not run, or 12 runs did not settle.
     """
-    name = COUNTERS[path.suffix.removeprefix(".")]
-    folder = folder_that_counts(name)
+    folder = folder_that_counts(name := COUNTERS[path.suffix.removeprefix(".")])
     with tempfile.TemporaryDirectory(prefix="udacisense-count-") as scratch:
         counts = Path(scratch) / "counts"
         with LibrarySession(

@@ -179,6 +179,7 @@ def _estimate(
     from udacisense.models.build import build_model
     from udacisense.zoo.table import resolve_artifact
 
+    images = GOLDEN_COUNT if n_images is None else n_images
     costs = [Estimate(what="drawn shapes", seconds=_SHAPES_S, disk_bytes=_SHAPES_BYTES)]
     for name, precisions in models.items():
         record = read_json(Artifact, resolve_artifact(Path(name)) / Artifact.FILE_NAME)
@@ -191,13 +192,7 @@ def _estimate(
         n_timed = 1 + sum(plan.id in timed for plan in plans)  # and the eager model
         costs += [
             estimate_export(options, parameters=count_parameters(model), cores=cores),
-            estimate_cells(
-                plans,
-                image_s=image_s,
-                n_images=GOLDEN_COUNT if n_images is None else n_images,
-                emulated_images=GOLDEN_COUNT,
-                cores=cores,
-            ),
+            estimate_cells(plans, image_s=image_s, n_images=images, emulated_images=GOLDEN_COUNT, cores=cores),
             Estimate(what="timing", seconds=_TIMED_S * n_timed, disk_bytes=_TIMED_BYTES * n_timed),
         ]
     costs.append(Estimate(what="reports", seconds=_REPORTS_S, disk_bytes=_REPORTS_BYTES))

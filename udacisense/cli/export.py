@@ -84,12 +84,12 @@ def command(
     options = _options(**asked)
     if is_named(model):
         source = _named_source(model, data, input_shape, init or "none", model_options)
+    elif input_shape is not None or init is not None or model_options:
+        raise InputError(
+            f"--input-shape, --init and --option are for a model that is named; {model} has its own shape and weights. "
+            "Leave them out."
+        )
     else:
-        if input_shape is not None or init is not None or model_options:
-            raise InputError(
-                f"--input-shape, --init and --option are for a model that is named; {model} has its own shape and "
-                "weights. Leave them out."
-            )
         source = _kept_source(Path(model), data, allow_factory)
     cost = estimate_export(options, parameters=count_parameters(source.model), cores=os.cpu_count() or 1)
     announce(cost, output)

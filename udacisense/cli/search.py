@@ -85,8 +85,6 @@ def command(
     """
     from dataclasses import replace
 
-    from harness.report.chapters.search import finalists_table, search_markdown, tried_table
-    from udacisense.base.files import write_text
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline.search.cost import Limits
@@ -111,15 +109,25 @@ def command(
         compute=compute,
         count=lambda folder: _count(folder, allow_factory),
     )
-    write_text(output / "search.md", search_markdown(found))
+    _keep(found, output, is_shown=not as_json)
     if as_json:
         emit_json(found)
+    else:
+        next_command("udacisense", *_compress(found, baseline, data), "-o", output / "best")
+
+
+def _keep(found: SearchRecord, output: Path, *, is_shown: bool) -> None:
+    """Write the tables of a search, and show them."""
+    from harness.report.chapters.search import finalists_table, search_markdown, tried_table
+    from udacisense.base.files import write_text
+
+    write_text(output / "search.md", search_markdown(found))
+    if not is_shown:
         return
     for table in (tried_table(found), finalists_table(found)):
         show(table)
         say()
     say(f"Written: {output}/search.json and search.md.")
-    next_command("udacisense", *_compress(found, baseline, data), "-o", output / "best")
 
 
 def _compress(found: SearchRecord, baseline: Path, data: str) -> list[object]:

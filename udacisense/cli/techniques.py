@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,16 +43,13 @@ def command(
     baseline: Path,
     data: str,
     names: tuple[str, ...],
-    epochs: int | None,
-    batch_size: int,
-    seed: int,
     seeds: tuple[int, ...],
-    allow_factory: str | None,
     output: Path,
     compute: Compute,
     place: Place,
     dry_run: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Run each technique on the baseline, measure it on the test images, and write tables and plots to OUTPUT.
 
@@ -67,10 +64,10 @@ def command(
     from udacisense.pipeline import PipelineOptions
     from udacisense.pipeline.techniques import estimate_techniques, find_techniques, run_techniques
 
-    chosen = find_techniques(names)
-    kept, model = load_artifact(baseline, allow_factory=allow_factory)
+    chosen, options = find_techniques(names), PipelineOptions(**asked)
+    kept, model = load_artifact(baseline, allow_factory=options.allow_factory)
     dataset = load_data(data, size_px=kept.signature.size_px)
-    cost = estimate_techniques(chosen, kept.model, model, dataset, epochs=epochs)
+    cost = estimate_techniques(chosen, kept.model, model, dataset, epochs=options.epochs)
     n_seeds = max(1, len(seeds))
     announce(replace(cost, seconds=cost.seconds * n_seeds, disk_bytes=cost.disk_bytes * n_seeds), output)
     if dry_run:
@@ -80,7 +77,7 @@ def command(
         dataset,
         output_dir=output,
         names=names,
-        options=PipelineOptions(epochs=epochs, batch_size=batch_size, seed=seed, allow_factory=allow_factory),
+        options=options,
         compute=compute,
         seeds=seeds,
         place=place,
@@ -90,8 +87,8 @@ def command(
         _keep(one, folder, is_shown=not as_json)
     if as_json:
         emit_json(found[0] if n_seeds == 1 else [json.loads(to_json(one)) for one in found])
-        return
-    next_command("udacisense", "report", output, "-o", "report.html")
+    else:
+        next_command("udacisense", "report", output, "-o", "report.html")
 
 
 def _keep(found: TechniquesRecord, folder: Path, *, is_shown: bool) -> None:

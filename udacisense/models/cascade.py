@@ -88,15 +88,12 @@ def make_cascade(
     signature = members[0].artifact.signature
     seen, labels = _logits(members, held_back, signature)
     unseen, test_labels = _logits(members, test, signature)
-    fitted = [
-        one.artifact.confidence or fit_confidence(logits, labels) for one, logits in zip(members, seen, strict=True)
-    ]
+    fitted = [one.artifact.confidence or fit_confidence(x, labels) for one, x in zip(members, seen, strict=True)]
     times = [median_time(r) for r in latencies_by_turns([one.model for one in members], signature.input_shape)]
     chosen_on, reported_on = _answers(seen, labels, fitted), _answers(unseen, test_labels, fitted)
-    curve = draw_curve(chosen_on, times)
-    chosen = choose(curve, wish)
+    chosen = choose(curve := draw_curve(chosen_on, times), wish)
     alone = [proportion(found.argmax(axis=1) == test_labels) for found in unseen]
-    limits = [*chosen.thresholds, None]
+    kept = zip(members, fitted, [*chosen.thresholds, None], times, alone, strict=True)
     return Cascade(
         schema_version=1,
         name=name,
@@ -111,7 +108,7 @@ def make_cascade(
                 latency_ms=time,
                 top1_fraction=top1,
             )
-            for one, confidence, limit, time, top1 in zip(members, fitted, limits, times, alone, strict=True)
+            for one, confidence, limit, time, top1 in kept
         ),
         wish=wish,
         data=data,

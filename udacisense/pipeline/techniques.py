@@ -205,11 +205,8 @@ def run_techniques(
     rows = _possible(names)
     bench = _Bench(load_baseline(baseline, dataset, allow_factory=options.allow_factory), dataset, compute)
     folders = {seed: output_dir / f"seed-{seed}" if len(seeds) > 1 else output_dir for seed in seeds or (options.seed,)}
-    points = {
-        bench.key(row, replace(options, seed=seed)): (row, replace(options, seed=seed), folders[seed])
-        for seed in folders
-        for row in rows
-    }
+    seeded = [replace(options, seed=seed) for seed in folders]
+    points = {bench.key(row, one): (row, one, folders[one.seed]) for one in seeded for row in rows}
     study = open_study(place.open(output_dir), "techniques", {})
     answers = share(study, list(points), lambda key: to_json(bench.run_trial(*points[key])), grace_s=place.grace_s)
     done = {key: from_json(_Done, text, source="the study") for key, text in answers.items()}

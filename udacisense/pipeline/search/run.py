@@ -122,15 +122,21 @@ def run_search(
     worker = Worker(study=study, grace_s=grace_s, before_ask=reseed)
     worker.work(search.explore, wanted=options.trials)
     trials = study.get_trials(deepcopy=False)
-    best = sorted((t for t in trials if t.state is TrialState.COMPLETE), key=lambda t: (t.value or 0.0, t.number))
-    if not best:
-        why = next((error for t in trials if (error := error_of(t))), "none was left by the halving")
-        raise TrainingError(f"No network was trained to its end: {why}")
-    chosen = {f"network {t.number}, seed {s}": (t, s) for t in best[: options.finalists] for s in options.seeds}
+    best = _ranked(trials)[: options.finalists]
+    chosen = {f"network {t.number}, seed {s}": (t, s) for t in best for s in options.seeds}
     finals = open_study(storage, "finalists", {**task, "final_epochs": options.final_epochs})
     answers = share(finals, list(chosen), lambda key: to_json(search.run_trial(*chosen[key])), grace_s=grace_s)
     finalists = tuple(from_json(Finalist, text, source="the study") for text in answers.values())
     return search.keep(trials, finalists)
+
+
+def _ranked(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the networks that were trained to their end, the best first."""
+    best = sorted((t for t in trials if t.state is TrialState.COMPLETE), key=lambda t: (t.value or 0.0, t.number))
+    if not best:
+        why = next((error for t in trials if (error := error_of(t))), "none was left by the halving")
+        raise TrainingError(f"No network was trained to its end: {why}")
+    return best
 
 
 def first_rung(epochs: int) -> int:
