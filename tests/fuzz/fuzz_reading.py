@@ -268,8 +268,8 @@ def answered(place: Place, result: bytes, outputs: bytes) -> None:
 
     job = Job(
         task="outputs",
-        spec=whole.example_of(RunSpec),
-        variant=open_bundle(place.seeds.bundle).variant("onnx-fp32"),
+        spec=dataclasses.replace(whole.example_of(RunSpec), runner="onnxruntime"),
+        variant=open_bundle(place.seeds.bundle).variant("onnx-fp32").loadable,
         model_path="",
         inputs_path="",
         others=(),
