@@ -147,4 +147,4 @@ def test_a_format_whose_runtime_is_missing_is_said_and_not_counted(
     assert ".ptl is not counted: android-arm64 is not set up" in told
     assert ".onnx is not counted: onnxruntime-arm64 is not set up" in told
     for form in ("torchscript", "coreml"):
-        assert f"{form} is not counted: there is a counter for .ptl, .onnx, .ort alone" in told
+        assert f"{form} is not counted: there is a counter for .ptl, .tflite, .onnx, .ort alone" in told

@@ -258,6 +258,8 @@ def test_one_set_up_at_a_time_fetches(cache: Path, tmp_path: Path) -> None:
 def test_every_stated_cost_covers_what_stands(x86_64: str, arm64: str, onnxruntime_arm64: str) -> None:
     downloads = catalogue.cache_root() / "downloads"
     for state in setup.list_runtimes():
+        if state.name not in (x86_64, arm64, onnxruntime_arm64):
+            continue  # the tests set up no other
         row = catalogue.runtime(state.name)
         names = {artifact.file_name for artifact in (row.library.artifact(str(state.library_version)), *row.jars)}
         kept = [p for p in downloads.iterdir() if p.name in names or (p.suffix == ".deb" and row.emulator)]
