@@ -164,10 +164,9 @@ class Planner:
     options: VerifyOptions
     cores: int
 
-    def reference(self, source: Loadable) -> ReferenceJob:
+    def reference(self, source: Loadable, *, is_single: bool = False) -> ReferenceJob:
         """Return the cell that computes an eager source; the float32 master answers some images alone, too."""
-        batches = {row.batch for row in self.bundle.manifest.variants if row.outcome is Outcome.PASSED}
-        size = 1 if batches == {1} else _own_batch(source)  # the model may be for one image at a time
+        size = 1 if is_single else _own_batch(source)
         job = self._job(source, RUNNERS["eager"], engine=source.engine, batch_size=size, rows="all")
         if source == master_of(self.options.allow_factory):
             alone = Setting(
@@ -180,6 +179,10 @@ class Planner:
             beyond = self._beyond(source, engine=None, batch_size=job.spec.batch_size)
             job = dataclasses.replace(job, others=(alone, *beyond))
         return ReferenceJob(source, job)
+
+    def is_for_one_image(self) -> bool:
+        """Tell whether every file was written for one image at a time: the model may take no more."""
+        return {row.batch for row in self.bundle.manifest.variants if row.outcome is Outcome.PASSED} == {1}
 
     def variant(self, variant: Variant) -> list[CellJob]:
         """Return every cell of a variant: its own by runner, then other settings and other engines."""

@@ -107,6 +107,10 @@ def _ask(planner: Planner, chosen: Sequence[Variant], on_progress: OnProgress | 
     with warm_children(*_WORKERS, *sorted(libraries)), child_pool(1) as beside:
         found = beside.submit(look_inside, planner.bundle, chosen, options)
         cells = _run_all([*references.values(), *jobs], processes, on_progress)
+        if planner.is_for_one_image():
+            failed = [name for name, job in references.items() if cells[job.key].outputs is None]
+            references |= {name: planner.reference(references[name].source, is_single=True) for name in failed}
+            cells |= _run_all([references[name] for name in failed], processes, None)
     return Answers(
         bundle=planner.bundle,
         feed=planner.feed,

@@ -280,7 +280,7 @@ def _why(exc: BaseException) -> str:
     """Return what ended a user's code; Ctrl-C goes on."""
     if isinstance(exc, KeyboardInterrupt):
         raise exc
-    if isinstance(exc, SystemExit):
+    if isinstance(exc, SystemExit) and not isinstance(exc.code, str):  # as argparse does
         return f"it ends the program, by {exc.code!r}: code that reads the command line belongs under __main__"
     return cause(exc)
 
