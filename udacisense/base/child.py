@@ -40,8 +40,9 @@ log = logging.getLogger(__name__)
 _MOST_TOLD = 8_000  # characters of a child's output
 _ROOT = str(Path(__file__).resolve().parents[2])  # where this program itself is found
 # Before this line, the child's search path starts with the folder that it works in, which is empty of code.
-_PROGRAM = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from udacisense.base.child import serve; serve()"
-_SERVER = _PROGRAM.replace("serve", "serve_children")
+_BEFORE = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
+_PROGRAM = _BEFORE + "from udacisense.base.child import serve; serve()"
+_FORGE_PROGRAM = _BEFORE + "from udacisense.base.child import serve_children; serve_children()"
 # Another interpreter keeps its own packages. Ours are found in their folder, which may hold others, by their names
 # alone; what the user works on comes behind all.
 _PROGRAM_ELSEWHERE = """
@@ -115,7 +116,8 @@ def run_child(
         raise StoppedError
     folder = folder.absolute()
     words = [module, str(folder), str(Path.cwd()), *arguments]
-    process = _begin(words, folder, _environment(threads, shares_cores, python), stop, python)
+    env = _environment(threads, shares_cores, python)
+    process = _begin(words, folder, env, stop, python=python, may_fork=shares_cores and threads == 1)
     deadline = time.monotonic() + timeout_s
     try:
         while (code := _wait(process)) is None:
@@ -148,7 +150,7 @@ def warm_children(*modules: str) -> Iterator[None]:
 
         def start(descriptor: int) -> subprocess.Popen[bytes]:
             words = [str(descriptor), *modules]
-            return _start(_SERVER, words, Path(folder), _environment(1, True), (descriptor,))
+            return _start(_FORGE_PROGRAM, words, Path(folder), _environment(1, True), (descriptor,))
 
         _forges.append(Forge(start))
         try:
@@ -158,13 +160,18 @@ def warm_children(*modules: str) -> Iterator[None]:
 
 
 def _begin(
-    words: list[str], folder: Path, env: dict[str, str], stop: threading.Event, python: Path | None
+    words: list[str],
+    folder: Path,
+    env: dict[str, str],
+    stop: threading.Event,
+    *,
+    python: Path | None,
+    may_fork: bool,
 ) -> subprocess.Popen[bytes] | Fork:
     for left in (_DONE, _FAILED):
         (folder / left).unlink(missing_ok=True)
     if python is not None:
         return _start(_PROGRAM_ELSEWHERE, words, folder, env, python=python, places=[_ROOT, *_users_places()])
-    may_fork = env["OMP_NUM_THREADS"] == "1" and "OMP_WAIT_POLICY" in env
     fork = _fork(words, folder, env, stop) if may_fork else None
     return fork or _start(_PROGRAM, words, folder, env)
 

@@ -50,7 +50,10 @@ def test_forks_are_processes_of_their_own_and_find_loaded_what_was_asked_for(fol
 
 
 @pytest.mark.parametrize(("threads", "shares_cores"), [(2, True), (1, False)])
-def test_what_has_the_cores_for_itself_starts_afresh(threads: int, shares_cores: bool, folder: Path) -> None:
+def test_what_has_the_cores_for_itself_starts_afresh(
+    threads: int, shares_cores: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # as a user may have it set
     with warm_children("colorsys"):
         assert run_child("tells", folder, timeout_s=60, threads=threads, shares_cores=shares_cores) is None
     assert (folder / "said").read_text().split()[3] == "False"
