@@ -20,7 +20,7 @@ from exporters.toolchain.setup import python_of
 from udacisense.base.child import child_pool, run_child, warm_children
 from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
 from udacisense.base.progress import progress
-from udacisense.base.records import Outcome, read_json, write_record
+from udacisense.base.records import UNFITTED, Outcome, read_json, write_record
 from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, cause, did_you_mean
 from udacisense.measure.estimate import Estimate
@@ -223,7 +223,7 @@ def _run_format(run: _Run, name: str, plans: tuple[Plan, ...]) -> list[Variant]:
             name=run.source.name,
             model=run.source.spec,
             signature=run.source.signature,
-            temperature=1.0 if run.source.confidence is None else run.source.confidence.temperature,
+            temperature=(run.source.confidence or UNFITTED).temperature,
             artifact_sha256=run.source.artifact_sha256,
             shared=str((run.partial / _WORK).resolve()),
         )

@@ -18,8 +18,9 @@ from exporters.check import check_classifier, refuse_other_forms
 from udacisense.base.files import sha256_file
 from udacisense.base.records import Artifact, Confidence, ModelSpec, Scalar, Signature
 from udacisense.data.batches import normalise
-from udacisense.data.images import Images, make_signature, stratified_draw
+from udacisense.data.images import Images, make_signature, stratified_draw, turns
 from udacisense.errors import InputError
+from udacisense.measure.confidence import margins
 from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model, preset
 from udacisense.models.libraries import network_facts
@@ -196,12 +197,9 @@ def _golden_without_photos(model: nn.Module, signature: Signature, count: int) -
     inputs = normalise(drawn.pixels, mean=signature.mean, std=signature.std)
     with torch.inference_mode():
         logits = torch.cat([model(batch) for batch in torch.split(inputs, 1)]).nan_to_num()
-    best = logits.topk(2, dim=1)
-    margins, answers = best.values[:, 0] - best.values[:, 1], best.indices[:, 0]
-    place = torch.zeros(len(drawn))
-    for answer in torch.unique(answers):
-        of_it = torch.nonzero(answers == answer).flatten()
-        place[of_it[margins[of_it].argsort(descending=True, stable=True)]] = torch.arange(len(of_it)).float()
+    surest = torch.from_numpy(margins(logits.numpy())).argsort(descending=True, stable=True)
+    place = torch.empty_like(surest)
+    place[surest] = turns(logits.argmax(dim=1)[surest])
     return drawn.take(place.argsort(stable=True)[:count].sort().values)
 
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from harness.records import Host, HostState
+from udacisense.base.child import allowed_cores
 from udacisense.errors import InputError
 
 _LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime", "coremltools", "executorch", "numpy", "udacisense")
@@ -60,8 +61,7 @@ def read_state() -> HostState:
 
 def usable_cores(host: Host) -> int:
     """Return how many physical cores this process may really use (an affinity mask or a cpuset lowers it)."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else host.logical_cores
-    return max(1, min(host.physical_cores, allowed))
+    return max(1, min(host.physical_cores, allowed_cores()))
 
 
 def machine_differences(a: Host, b: Host) -> list[str]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-from udacisense.base.records import Confidence, Outcome, Scalar, Signature, record
+from udacisense.base.records import UNFITTED, Confidence, Outcome, Scalar, Signature, record
 
 Format = Literal["torchscript", "ptl", "onnx", "ort", "coreml", "executorch", "tflite"]
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "palette6", "palette4"]
@@ -136,4 +136,4 @@ class Manifest:
     @property
     def temperature(self) -> float:
         """Return what logits are divided by before the softmax."""
-        return 1.0 if self.confidence is None else self.confidence.temperature
+        return (self.confidence or UNFITTED).temperature

@@ -13,13 +13,13 @@ from udacisense.base.records import Scalar
 from udacisense.errors import InferenceError, LoadError, cause
 
 if TYPE_CHECKING:
-    from exporters.bundle.manifest import Variant
+    from exporters.bundle.manifest import Loadable
 
 
 class LiteRtSession:
     """An interpreter with one input, (N, H, W, 3), and one output."""
 
-    def __init__(self, interpreter: Any, variant: Variant, threads: int) -> None:
+    def __init__(self, interpreter: Any, variant: Loadable, threads: int) -> None:
         self._interpreter = interpreter
         self._variant = variant
         self._input = interpreter.get_input_details()[0]["index"]
@@ -41,7 +41,7 @@ class LiteRtSession:
 def load(
     runner: str,  # noqa: ARG001 - the seam
     path: Path,
-    variant: Variant,
+    variant: Loadable,
     *,
     engine: str | None,  # noqa: ARG001 - LiteRT has no choice of one
     threads: int,

@@ -11,7 +11,7 @@ from exporters.bundle.manifest import Variant
 from harness.inputs import PixelArray
 from harness.verify.limits import LIMITS, Limit, limit_for
 from udacisense.data.images import DataSet
-from udacisense.measure.shifts import MOST_IMAGES
+from udacisense.measure.shifts import MOST_IMAGES, n_copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class VerifyOptions:
 
     def images_beyond(self, n_images: int) -> int:
         """Return how many images each file answers beside the real ones, which are so many."""
-        shifted = 35 * min(n_images, MOST_IMAGES) if self.is_shifted else 0  # 7 shifts at 5 severities
+        shifted = n_copies() * min(n_images, MOST_IMAGES) if self.is_shifted else 0
         return shifted + (0 if self.unknown is None else len(self.unknown))
 
     def limit(self, variant: Variant) -> Limit:

@@ -23,6 +23,7 @@ from harness.verify.beyond.inputs import BEYOND, Beyond
 from harness.verify.options import VerifyOptions
 from udacisense.base.records import Outcome, Scalar, Signature
 from udacisense.base.tensors import supported_engines
+from udacisense.data.images import spread_rows
 from udacisense.errors import InputError, did_you_mean
 
 X86_ANDROID = "android-x86_64"  # the runner with the kernels of the emulator on a PC
@@ -70,7 +71,7 @@ class Feed:
         pixels = np.concatenate(blocks)
         rows: dict[Rows, NDArray[np.intp]] = {"all": np.arange(len(pixels))}
         for name, count in _COUNTS.items():
-            rows[name] = np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.intp))
+            rows[name] = spread_rows(n, count)
         golden_rows = slice(n, n + extra) if extra else slice(0, n)
         rows["golden"] = np.arange(golden_rows.start, golden_rows.stop)
         # Photographs and probes, all of them twice: the second answer to an image must be the first.

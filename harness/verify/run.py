@@ -39,7 +39,7 @@ from harness.verify.plan import (
     source_of,
 )
 from harness.verify.reference import reference_outputs
-from udacisense.base.child import child_pool, warm_children
+from udacisense.base.child import allowed_cores, child_pool, warm_children
 from udacisense.base.records import Outcome, read_json
 from udacisense.errors import InputError, LoadError
 from udacisense.measure.estimate import Estimate, seconds_an_image
@@ -68,7 +68,7 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
     _refuse_damage(bundle)
     check_runners(options.runners)
     chosen = check_variants(bundle.manifest.variants, options.variants or None)
-    cores = _usable_cores()
+    cores = allowed_cores()
     if not 1 <= options.threads <= 4 * cores:
         raise InputError(
             f"Threads must be from 1 to {4 * cores} on this host of {cores} cores; given: {options.threads}."
@@ -146,10 +146,6 @@ def exit_code(measured: MeasurementSet) -> int:
     if failed:
         return max(int(m.actual.get("exit_code") or 1) for m in failed)
     return 0 if any(m.outcome is Outcome.PASSED for m in measured.measurements) else 1
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sources(variants: Sequence[Variant], allow_factory: str | None) -> list[Loadable]:

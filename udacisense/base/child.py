@@ -83,6 +83,11 @@ def child_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
+def allowed_cores() -> int:
+    """Return how many cores this process may use: an affinity mask or a cpuset lowers it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_child(
     module: str,
     folder: Path,

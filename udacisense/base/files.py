@@ -87,6 +87,11 @@ def _clear_up(target: Path) -> None:
             remove(left)
 
 
+def lock_path(target: Path) -> Path:
+    """Return the hidden file that is there while a target is locked."""
+    return target.parent / f".{target.name}.lock"
+
+
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Keep every other writer from ``target``, a file or a folder, while the block runs.
@@ -99,7 +104,7 @@ def locked(target: Path) -> Iterator[None]:
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.parent / f".{target.name}.lock"
+    path = lock_path(target)
     descriptor = _take_lock(path, target)
     try:
         yield

@@ -190,6 +190,10 @@ class Confidence:
     n_images: Count  # held back from the training, that both were fitted on
 
 
+# Of a model for which no images were held back: the softmax as it is, and everything is answered.
+UNFITTED = Confidence(temperature=1.0, rule="margin", unsure_below=0.0, n_images=0)
+
+
 @record
 class ShiftAccuracy:
     """Top-1 under one shift of :mod:`udacisense.measure.shifts`, by severity 1 to 5."""

@@ -95,7 +95,7 @@ def command(
     from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
     from udacisense.pipeline.plan import choose_student, estimate_pipeline
     from udacisense.pipeline.recipes import long_name
-    from udacisense.training import training_split
+    from udacisense.training.run import images_an_epoch
 
     recipe = find_pipeline(pipeline, preset=settings)
     kept, baseline_model = load_artifact(baseline, allow_factory=allow_factory)
@@ -117,7 +117,7 @@ def command(
         allow_factory=allow_factory,
     )
     planned = plan_pipeline(recipe.name, preset=settings, baseline=baseline, dataset=dataset, options=options)
-    n_images = round(len(training_split(dataset)[0]) * supervision.images_for_each)
+    n_images = images_an_epoch(dataset, supervision)
     announce(estimate_pipeline(recipe, spec, baseline_model, n_images=n_images, epochs=epochs), output)
     if dry_run:
         return

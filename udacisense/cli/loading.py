@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from udacisense.base.records import Scalar
     from udacisense.data.images import DataSet
 
-USUAL_PX = 224  # of a network that does not say its own
-
 
 def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -> DataSet:
     """Load a data set, and say on standard error at which size its photos are fed.
@@ -27,6 +25,7 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
     """
     from udacisense.data.folder import CIFAR_PX, fitting_px, list_folder, usual_size
     from udacisense.data.images import load_dataset
+    from udacisense.models.libraries import USUAL_PX
 
     if data == "cifar100":
         return load_dataset(data, size_px=size_px or CIFAR_PX)
@@ -46,18 +45,16 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
 def say_the_worst(data: str, dataset: DataSet) -> None:
     """Say on standard error the worst of the images, as far as it is known, and whether the classes are unequal."""
     from udacisense.data.check import unequal
-    from udacisense.data.folder import list_folder
     from udacisense.data.images import n_shared
 
     counts = dataset.train.labels.bincount(minlength=len(dataset.class_names)).tolist()
     told = unequal(dict(zip(dataset.class_names, counts, strict=True)))
     if told is not None:
         say_cost(f"{told[:1].upper()}{told[1:]}.")
-    skipped = 0 if data == "cifar100" else len(list_folder(Path(data)).skipped)
     if shared := n_shared(dataset):
         say_cost(
             f"{shared:,} of the {len(dataset.test):,} test images are in train too, and flatter the model: "
             f"'udacisense data check {data}' names them."
         )
-    elif skipped:
-        say_cost(f"{skipped:,} files of {data} are not read: 'udacisense data check {data}' says why.")
+    elif dataset.n_skipped:
+        say_cost(f"{dataset.n_skipped:,} files of {data} are not read: 'udacisense data check {data}' says why.")

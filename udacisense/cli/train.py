@@ -106,11 +106,10 @@ def _announce(
 ) -> None:
     """Say what the run costs, behind everything that can be refused."""
     from udacisense.data.batches import Batches
-    from udacisense.training import training_split
-    from udacisense.training.run import estimate_training
+    from udacisense.training.run import estimate_training, images_an_epoch
 
     Batches(dataset.train, batch_size=batch_size)
-    n_images = round(len(training_split(dataset)[0]) * supervision.images_for_each)
+    n_images = images_an_epoch(dataset, supervision)
     cost = estimate_training(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
     announce(cost, output)
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udacisense.base.child import READ_S, child_pool, run_child
+from udacisense.base.child import READ_S, allowed_cores, child_pool, run_child
 from udacisense.base.decoder import DIGEST_BYTES, DIGESTS, FACTS, FILES, PIXELS, PROGRESS, PhotoFacts
 from udacisense.base.display import megabytes
-from udacisense.base.files import atomic_path, cache_folder, locked, remove, sha256_file
+from udacisense.base.files import atomic_path, cache_folder, lock_path, locked, remove, sha256_file
 from udacisense.base.progress import progress
 from udacisense.base.records import read_json, record, write_record
 from udacisense.errors import InputError
@@ -70,7 +70,7 @@ def decode(
     """
     names = {"size_px": size_px, "files": [str(path.absolute()) for path in files]}
     (folder / FILES).write_text(json.dumps(names), encoding="utf-8")
-    count = min(len(files), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    count = min(len(files), allowed_cores())
     with progress(description, len(files)) as advance, child_pool(count) as pool:
 
         def start(share: int) -> str | None:
@@ -138,7 +138,7 @@ def cached_squares(files: Sequence[Path], size_px: int, description: str) -> tup
                     _make(place, files, key, size_px, description)
                     is_made = True
         except InputError:
-            if not _is_locked(place):
+            if not lock_path(place).exists():
                 raise
             time.sleep(_POLL_S)
     return found
@@ -146,10 +146,6 @@ def cached_squares(files: Sequence[Path], size_px: int, description: str) -> tup
 
 def _root(files: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([path.absolute().parent for path in files]))
-
-
-def _is_locked(place: Path) -> bool:
-    return (place.parent / f".{place.name}.lock").exists()
 
 
 def _make(place: Path, files: Sequence[Path], key: str, size_px: int, description: str) -> None:

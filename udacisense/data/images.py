@@ -97,6 +97,7 @@ class DataSet:
     train: Images
     test: Images
     fingerprint: str  # hex SHA-256 of classes, pixels and labels
+    n_skipped: int = 0  # files of the folder that are not read
 
     @property
     def size_px(self) -> int:
@@ -124,13 +125,13 @@ def load_dataset(source: str | Folder, *, size_px: int = 32, cache_dir: Path | N
     if not 8 <= size_px <= 4096:
         raise InputError(f"The image size is {size_px} px; allowed is 8 to 4096.")
     if source == "cifar100":
-        name, classes = "cifar100-household", HOUSEHOLD_CLASSES
+        name, classes, n_skipped = "cifar100-household", HOUSEHOLD_CLASSES, 0
         train, test = _load_cifar100(cache_dir or cache_folder(), size_px)
     else:
         folder = source if isinstance(source, Folder) else list_folder(Path(source))
-        name, classes = folder.root.resolve().name, _in_order(folder)
+        name, classes, n_skipped = folder.root.resolve().name, _in_order(folder), len(folder.skipped)
         train, test = (_load_split(folder, split, classes, size_px) for split in SPLITS)
-    return DataSet(name, classes, train, test, _fingerprint(classes, train, test))
+    return DataSet(name, classes, train, test, _fingerprint(classes, train, test), n_skipped)
 
 
 def _load_cifar100(cache_dir: Path, size_px: int) -> tuple[Images, Images]:
@@ -255,12 +256,21 @@ def stratified_draw(images: Images, n: int, *, seed: int) -> Images:
     if not 1 <= n <= len(images):
         raise InputError(f"Cannot draw {n} images; allowed is 1 to {len(images)}.")
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    labels = images.labels[shuffled]
-    turns = torch.empty_like(labels)  # an image's place within its class, in shuffled order
+    return images.take(shuffled[torch.argsort(turns(images.labels[shuffled]), stable=True)[:n]])
+
+
+def turns(labels: Tensor) -> Tensor:
+    """Return each one's place within its class, in the order that is given: int64 (n,) of int64 (n,)."""
+    places = torch.empty_like(labels)
     for label in set(labels.tolist()):
         mine = labels == label
-        turns[mine] = torch.arange(int(mine.sum()))
-    return images.take(shuffled[torch.argsort(turns, stable=True)[:n]])
+        places[mine] = torch.arange(int(mine.sum()))
+    return places
+
+
+def spread_rows(count: int, most: int) -> NDArray[np.int64]:
+    """Return which of so many rows to take, evenly spread: int64 (at most ``most``,)."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def make_signature(

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from udacisense.base.records import ShiftAccuracy, Signature
 from udacisense.data.batches import Batches
-from udacisense.data.images import Images
+from udacisense.data.images import Images, spread_rows
 from udacisense.measure.metrics import predict
 
-MOST_IMAGES = 200  # that are shifted: each is answered 35 times
+MOST_IMAGES = 200  # that are shifted: each is answered at every severity of every shift
+SEVERITIES = 5
 _EDGE_PX = 32  # of the images that the blur's severities were made for
 
 
@@ -39,12 +40,12 @@ def shift_images(pixels: Tensor, name: str, severity: int) -> Tensor:
 
 def all_shifts(pixels: Tensor) -> Tensor:
     """Return the images under every shift and severity: uint8 (7 · 5 · n, 3, H, W), shifts first, then severities."""
-    return torch.cat([shift_images(pixels, name, severity) for name in SHIFTS for severity in range(1, 6)])
+    return torch.cat([shift_images(pixels, name, severity) for name in SHIFTS for severity in range(1, SEVERITIES + 1)])
 
 
-def some_rows(count: int) -> np.ndarray:
-    """Return which of so many images are shifted, evenly spread: int64 (at most 200,)."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(np.int64))
+def n_copies() -> int:
+    """Return how often an image is answered: at every severity of every shift."""
+    return len(SHIFTS) * SEVERITIES
 
 
 def by_shift(right: np.ndarray) -> tuple[ShiftAccuracy, ...]:
@@ -60,11 +61,11 @@ def evaluate_shifts(
     model: nn.Module, images: Images, signature: Signature, *, device: str | torch.device
 ) -> tuple[ShiftAccuracy, ...]:
     """Return a classifier's accuracy by shift, on at most 200 of the images; ``model`` is on ``device``."""
-    chosen = images.take(torch.from_numpy(some_rows(len(images))))
-    labels = chosen.labels.repeat(len(SHIFTS) * 5)
+    chosen = images.take(torch.from_numpy(spread_rows(len(images), MOST_IMAGES)))
+    labels = chosen.labels.repeat(n_copies())
     batches = Batches(Images(all_shifts(chosen.pixels), labels), batch_size=100, mean=signature.mean, std=signature.std)
     right = predict(model, batches, device=device)[0].argmax(1) == labels
-    return by_shift(right.numpy().reshape(len(SHIFTS), 5, len(chosen)))
+    return by_shift(right.numpy().reshape(len(SHIFTS), SEVERITIES, len(chosen)))
 
 
 def _noise(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:

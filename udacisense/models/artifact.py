@@ -12,6 +12,7 @@ from udacisense.base.files import atomic_path, sha256_file
 from udacisense.base.records import Artifact, Confidence, ModelSpec, Signature, StageRecord, read_json, write_record
 from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, LoadError, did_you_mean
+from udacisense.measure.cascade import Cascade
 from udacisense.models.build import build_model
 from udacisense.models.weights import load_state, plain_state
 from udacisense.zoo.table import ZOO, resolve_artifact
@@ -90,7 +91,7 @@ def load_artifact(folder: Path, *, allow_factory: str | None = None) -> tuple[Ar
             f"{folder} is no folder; give an artifact's folder, with {Artifact.FILE_NAME} in it, or the name of a "
             f"model that ships: {', '.join(ZOO)}.{did_you_mean(str(folder), ZOO)}"
         )
-    if (folder / "cascade.json").is_file():
+    if (folder / Cascade.FILE_NAME).is_file():
         raise InputError(f"{folder} is a cascade of several models; give one model: {', '.join(ZOO)}, or a folder.")
     if not (folder / Artifact.FILE_NAME).is_file():
         raise InputError(f"{folder} holds no {Artifact.FILE_NAME}; give the folder that train or compress wrote.")

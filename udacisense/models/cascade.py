@@ -183,11 +183,6 @@ def save_cascade(folder: Path, cascade: Cascade, members: Sequence[Candidate]) -
         write_record(partial / Cascade.FILE_NAME, cascade)
 
 
-def is_cascade(folder: Path) -> bool:
-    """Tell whether a folder, or the name of one that ships, is a cascade."""
-    return (resolve_artifact(folder) / Cascade.FILE_NAME).is_file()
-
-
 def load_cascade(folder: Path, *, allow_factory: str | None = None) -> tuple[Cascade, tuple[Path, ...]]:
     """Read a cascade and check its members.
 

@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from udacisense.base.records import ModelSpec, Scalar
+from udacisense.data.images import MEAN, STD
 from udacisense.errors import InputError, cause, did_you_mean
 
 LIBRARIES = ("torchvision", "timm")
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_USUAL_PX = 224
+USUAL_PX = 224  # of a network that does not say its own
 _LEAST_MOMENTUM = 0.1
 # What would read other files, or make something else than a classifier of images in three colours.
 _RESERVED = frozenset(
@@ -63,9 +63,9 @@ def network_facts(spec: ModelSpec) -> NetworkFacts:
         return _library_facts(spec.architecture)
     given = spec.options.get("resolution_px")
     return NetworkFacts(
-        resolution_px=given if isinstance(given, int) else _USUAL_PX,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
+        resolution_px=given if isinstance(given, int) else USUAL_PX,
+        mean=MEAN,
+        std=STD,
         interpolation="bilinear",
         weights=None,
         licence=None,
@@ -104,7 +104,7 @@ def at_lower_resolution(spec: ModelSpec, resolution_px: int | None = None) -> Mo
     224 px become 128 px; any edge is a multiple of 32, by which these networks halve their maps.
     """
     own = spec.options.get("resolution_px")
-    lower = max(32, round((own if isinstance(own, int) else _USUAL_PX) * 4 / 7 / 32) * 32)
+    lower = max(32, round((own if isinstance(own, int) else USUAL_PX) * 4 / 7 / 32) * 32)
     return ModelSpec(architecture=spec.architecture, options={**spec.options, "resolution_px": resolution_px or lower})
 
 

@@ -131,6 +131,11 @@ def training_split(dataset: DataSet) -> tuple[Images, Images]:
     return stratified_split(dataset.train, _VALIDATION_FRACTION, seed=_SPLIT_SEED)
 
 
+def images_an_epoch(dataset: DataSet, supervision: Supervision) -> int:
+    """Return how many images an epoch has: those to train on, and those that come with them."""
+    return round(len(training_split(dataset)[0]) * supervision.images_for_each)
+
+
 def fresh_model(spec: ModelSpec, *, init: str, seed: int) -> nn.Module:
     """Build a model whose random weights depend on ``seed`` alone; see :func:`udacisense.models.weights.initialise`."""
     with torch.random.fork_rng([]):

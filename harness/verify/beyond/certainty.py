@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from harness.records import Certainty
 from harness.verify.compare import FloatArray, IntArray
-from udacisense.base.records import Confidence
+from udacisense.base.records import UNFITTED, Confidence
 from udacisense.measure.confidence import (
     expected_calibration_error,
     margins,
@@ -46,7 +46,8 @@ def certainty(
     """
     if not np.isfinite(outputs).all():
         return None
-    temperature, threshold = (1.0, 0.0) if fitted is None else (fitted.temperature, fitted.unsure_below)
+    own_fit = fitted or UNFITTED
+    temperature, threshold = own_fit.temperature, own_fit.unsure_below
     wanted = probabilities(master, temperature)
     found = as_probabilities(outputs, output_kind, temperature)
     rows, answered = np.arange(len(master)), wanted.argmax(axis=1)

@@ -35,15 +35,15 @@ def read_unknown(folder: Path, size_px: int) -> PixelArray:
         InputError: it is no folder, holds no image, or one cannot be read.
     """
     from udacisense.base.photos import IMAGE_SUFFIXES
-    from udacisense.data.images import read_squares
+    from udacisense.data.images import read_squares, spread_rows
 
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give --unknown a folder of photos of other things.")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not files:
         raise InputError(f"{folder} holds no images; give --unknown a folder of photos of other things.")
-    chosen = np.unique(np.linspace(0, len(files) - 1, min(len(files), _MOST_UNKNOWN)).round().astype(int))
-    pixels, _ = read_squares([files[i] for i in chosen], size_px, "Reading photos of other things")
+    chosen = [files[i] for i in spread_rows(len(files), _MOST_UNKNOWN)]
+    pixels, _ = read_squares(chosen, size_px, "Reading photos of other things")
     found: PixelArray = pixels.numpy()
     return found
 
@@ -56,13 +56,14 @@ def make_beyond(inputs: InputSet, *, unknown: PixelArray | None, is_shifted: boo
     """
     import torch
 
-    from udacisense.measure.shifts import all_shifts, some_rows
+    from udacisense.data.images import spread_rows
+    from udacisense.measure.shifts import MOST_IMAGES, all_shifts
 
     if is_shifted and inputs.labels is None:
         raise InputError("--shift needs labelled photos; give --data with the images that the model was made for.")
     if unknown is None and not is_shifted:
         return None
-    rows = some_rows(len(inputs)) if is_shifted else np.zeros(0, dtype=np.intp)
+    rows = spread_rows(len(inputs), MOST_IMAGES) if is_shifted else np.zeros(0, dtype=np.intp)
     blocks = [] if unknown is None else [unknown]
     if is_shifted:
         blocks.append(all_shifts(torch.from_numpy(inputs.pixels[rows])).numpy())

@@ -9,12 +9,10 @@ import numpy as np
 from harness.records import Shifts, Unknown
 from harness.verify.beyond.certainty import as_probabilities
 from harness.verify.compare import FloatArray, IntArray
-from udacisense.base.records import Confidence
+from udacisense.base.records import UNFITTED, Confidence
 from udacisense.measure.confidence import margins
 from udacisense.measure.metrics import wilson_interval
-from udacisense.measure.shifts import SHIFTS, by_shift
-
-_SEVERITIES = 5
+from udacisense.measure.shifts import SEVERITIES, SHIFTS, by_shift
 
 
 def judge_unknown(
@@ -32,7 +30,8 @@ def judge_unknown(
         output_kind: of the outputs.
         fitted: the manifest's; None: everything is answered.
     """
-    temperature, threshold = (1.0, 0.0) if fitted is None else (fitted.temperature, fitted.unsure_below)
+    own_fit = fitted or UNFITTED
+    temperature, threshold = own_fit.temperature, own_fit.unsure_below
     taken = margins(as_probabilities(outputs, output_kind, temperature)) >= threshold
     by_master = margins(as_probabilities(master, "logits", temperature)) >= threshold
     low, high = wilson_interval(int(taken.sum()), len(taken))
@@ -68,7 +67,7 @@ def judge_shifts(
     n = len(labels)
 
     def right(answers: FloatArray) -> np.ndarray:
-        chosen = answers.argmax(axis=1).reshape(len(SHIFTS), _SEVERITIES, n)
+        chosen = answers.argmax(axis=1).reshape(len(SHIFTS), SEVERITIES, n)
         return np.asarray(chosen == labels)
 
     own, reference = right(outputs), right(master)

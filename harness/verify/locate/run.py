@@ -19,7 +19,7 @@ from harness.verify.locate.reproducer import write_reproducer
 from harness.verify.options import VerifyOptions
 from udacisense.base.child import RESULT, run_child
 from udacisense.base.records import Outcome, read_json, write_record
-from udacisense.data.images import DataSet
+from udacisense.data.images import DataSet, spread_rows
 from udacisense.errors import InputError
 
 _IMAGES = 48  # real ones, evenly drawn; each rung answers them one by one
@@ -75,7 +75,7 @@ def _inputs(bundle: Bundle, variant: Variant, dataset: DataSet | None) -> NDArra
     """Return evenly drawn images of the data set or the golden pack, and every probe, as the variant takes them."""
     signature = bundle.manifest.signature
     real = golden_pack(bundle.root, bundle.manifest).inputs if dataset is None else real_inputs(dataset, signature)
-    rows = np.unique(np.linspace(0, len(real) - 1, min(_IMAGES, len(real))).round().astype(int))
+    rows = spread_rows(len(real), _IMAGES)
     pixels = np.concatenate([real.pixels[rows], np.stack(list(probe_images(signature.size_px).values()))])
     return normalized(pixels, signature) if variant.input_kind == "normalized" else pixels.astype(np.float32)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from udacisense.data.images import Images, make_signature
-from udacisense.measure.shifts import SHIFTS, all_shifts, by_shift, evaluate_shifts, shift_images, some_rows
+from udacisense.data.images import Images, make_signature, spread_rows
+from udacisense.measure.shifts import MOST_IMAGES, SHIFTS, all_shifts, by_shift, evaluate_shifts, shift_images
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,6 @@ def test_a_classifier_of_brightness_loses_in_the_dark_alone() -> None:
 
 
 def test_at_most_two_hundred_images_are_shifted() -> None:
-    assert some_rows(3).tolist() == [0, 1, 2]
-    assert len(some_rows(1000)) == 200
-    assert some_rows(1000)[-1] == 999
+    assert spread_rows(3, MOST_IMAGES).tolist() == [0, 1, 2]
+    assert len(spread_rows(1000, MOST_IMAGES)) == 200
+    assert spread_rows(1000, MOST_IMAGES)[-1] == 999

@@ -33,7 +33,14 @@ from udacisense.stages.contract import StepContext
 from udacisense.stages.distill import apply_knowledge_distillation, student_spec
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.compute import Compute
-from udacisense.training.run import ARTIFACT_FOLDER, EVALUATION_BATCH, estimate_training, spec_text, training_split
+from udacisense.training.run import (
+    ARTIFACT_FOLDER,
+    EVALUATION_BATCH,
+    estimate_training,
+    images_an_epoch,
+    spec_text,
+    training_split,
+)
 from udacisense.training.supervision import Sources, Supervision, load_supervision
 from udacisense.training.types import EpochRecord, History
 
@@ -113,7 +120,7 @@ def run_search(
     halving = optuna.pruners.SuccessiveHalvingPruner(min_resource=first_rung(options.epochs), reduction_factor=_HALVING)
     study = open_study(storage, "search", task, halving)
     if not study.get_trials(deepcopy=False):  # every other network is held against the family's own
-        study.enqueue_trial({"resolution_px": dataset.train.pixels.shape[-1], **search.family.first})
+        study.enqueue_trial({"resolution_px": dataset.size_px, **search.family.first})
 
     def reseed(n_trials: int) -> None:
         # By the number of trials: a search that was interrupted chooses as one that was not.
@@ -327,8 +334,8 @@ def estimate_search(options: SearchOptions, baseline: nn.Module, dataset: DataSe
     """Estimate a search by its family's first network, as if none were halved; another worker shares it."""
     family = find_family(options.family)
     step = find_pipeline(family.pipeline).steps[0].options
-    spec = student_spec(step, num_classes=len(dataset.class_names), size_px=dataset.train.pixels.shape[-1])
-    n_images = round(len(training_split(dataset)[0]) * options.supervision.images_for_each)
+    spec = student_spec(step, num_classes=len(dataset.class_names), size_px=dataset.size_px)
+    n_images = images_an_epoch(dataset, options.supervision)
     length = options.final_epochs or int(str(step["epochs"]))
     n_finalists = options.finalists * len(options.seeds)
     an_epoch = estimate_training(spec, n_images=n_images, epochs=1, teacher=baseline)
