@@ -12,7 +12,7 @@ from udacisense.cli.output import emit_json, json_option, say, show
 
 if TYPE_CHECKING:
     from harness.report.table import Table
-    from udacisense.measure.cascade import Cascade, CascadePoint, Estimate
+    from udacisense.measure.cascade import Cascade, CascadePoint, Figure
 
 
 @click.command("cascade", short_help="Let a small model answer, and a larger one where it is not sure.")
@@ -106,10 +106,10 @@ def _row(point: CascadePoint) -> tuple[str, str, str, str, str]:
     )
 
 
-def _text(found: Estimate, factor: float, unit: str) -> str:
+def _text(found: Figure, factor: float, unit: str) -> str:
     value, low, high = (f"{factor * part:.1f}" for part in (found.value, found.low, found.high))
     return f"{value}{f' {unit}' if unit else ''} ({low} to {high})"
 
 
-def _ms(found: Estimate) -> str:
+def _ms(found: Figure) -> str:
     return f"{found.value:.3g} ms ({found.low:.3g} to {found.high:.3g})"

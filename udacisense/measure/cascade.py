@@ -23,7 +23,7 @@ _Z = 1.959964
 
 
 @record
-class Estimate:
+class Figure:
     """A figure with its 95 % interval."""
 
     value: float
@@ -37,10 +37,10 @@ class CascadePoint:
 
     thresholds: tuple[Fraction, ...]  # of every member but the last: a smaller margin asks the next one
     answered: tuple[Fraction, ...]  # share of the images that each member answers
-    asked_fraction: Estimate  # of the images, that go past the first member
-    top1_fraction: Estimate
-    lost_points: Estimate  # top-1 below the last member's own, on the same images
-    mean_ms: Estimate  # of an image: the times of all members that it passes
+    asked_fraction: Figure  # of the images, that go past the first member
+    top1_fraction: Figure
+    lost_points: Figure  # top-1 below the last member's own, on the same images
+    mean_ms: Figure  # of an image: the times of all members that it passes
 
 
 @record
@@ -61,8 +61,8 @@ class Member:
     sha256: str  # of its weights
     confidence: Confidence
     threshold: Fraction | None  # a smaller margin asks the next member; None: the last one
-    latency_ms: Estimate  # eager PyTorch, batch 1, one thread; all members by turns
-    top1_fraction: Estimate  # alone, on the test images
+    latency_ms: Figure  # eager PyTorch, batch 1, one thread; all members by turns
+    top1_fraction: Figure  # alone, on the test images
 
 
 @record
@@ -116,7 +116,7 @@ def decide(
     return who, answers[who, np.arange(len(who))]
 
 
-def try_thresholds(answers: Answers, thresholds: Sequence[float], times_ms: Sequence[Estimate]) -> CascadePoint:
+def try_thresholds(answers: Answers, thresholds: Sequence[float], times_ms: Sequence[Figure]) -> CascadePoint:
     """Return what thresholds do on these images."""
     who, answer = answers.decide(thresholds)
     right, last = answer == answers.labels, answers.probabilities[-1].argmax(axis=1) == answers.labels
@@ -128,7 +128,7 @@ def try_thresholds(answers: Answers, thresholds: Sequence[float], times_ms: Sequ
         asked_fraction=shares[1],
         top1_fraction=proportion(right),
         lost_points=_lost(last, right),
-        mean_ms=Estimate(
+        mean_ms=Figure(
             value=sum(share.value * time.value for share, time in zip(shares, times_ms, strict=True)),
             low=times_ms[0].low + sum(s.low * t.low for s, t in zip(shares[1:], times_ms[1:], strict=True)),
             high=times_ms[0].high + sum(s.high * t.high for s, t in zip(shares[1:], times_ms[1:], strict=True)),
@@ -136,7 +136,7 @@ def try_thresholds(answers: Answers, thresholds: Sequence[float], times_ms: Sequ
     )
 
 
-def draw_curve(answers: Answers, times_ms: Sequence[Estimate]) -> tuple[CascadePoint, ...]:
+def draw_curve(answers: Answers, times_ms: Sequence[Figure]) -> tuple[CascadePoint, ...]:
     """Return the thresholds that no others beat in both time and accuracy, from fast to slow."""
     steps = [step / _STEPS for step in range(_STEPS + 1)]
     tried = [try_thresholds(answers, t, times_ms) for t in itertools.product(steps, repeat=len(times_ms) - 1)]
@@ -175,25 +175,25 @@ def choose(curve: Sequence[CascadePoint], wish: Wish) -> CascadePoint:
     return fitting[0] if wish.max_points_lost is not None else fitting[-1]
 
 
-def proportion(found: NDArray[np.bool_]) -> Estimate:
+def proportion(found: NDArray[np.bool_]) -> Figure:
     """Return the share of images (n,) that are true, with Wilson's interval."""
     from udacisense.measure.metrics import wilson_interval
 
     low, high = wilson_interval(int(found.sum()), len(found))
-    return Estimate(value=float(found.mean()), low=low, high=high)
+    return Figure(value=float(found.mean()), low=low, high=high)
 
 
-def median_time(rounds: Mapping[int, float]) -> Estimate:
+def median_time(rounds: Mapping[int, float]) -> Figure:
     """Return the median over rounds (ms); the interval is from the second to the last but one (98 % of ten rounds)."""
     ordered = sorted(rounds.values())
     inner = ordered[1:-1] if len(ordered) > 3 else ordered
-    return Estimate(value=float(np.median(ordered)), low=inner[0], high=inner[-1])
+    return Figure(value=float(np.median(ordered)), low=inner[0], high=inner[-1])
 
 
-def _lost(reference: NDArray[np.bool_], right: NDArray[np.bool_]) -> Estimate:
+def _lost(reference: NDArray[np.bool_], right: NDArray[np.bool_]) -> Figure:
     """Return points of top-1 lost on the same images, by the adjusted Wald interval of Bonett and Price (2012)."""
     n = len(right)
     worse, better = int((reference & ~right).sum()), int((right & ~reference).sum())
     p, q = (worse + 1) / (n + 2), (better + 1) / (n + 2)
     half = _Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
-    return Estimate(value=100 * (worse - better) / n, low=100 * (p - q - half), high=100 * (p - q + half))
+    return Figure(value=100 * (worse - better) / n, low=100 * (p - q - half), high=100 * (p - q + half))

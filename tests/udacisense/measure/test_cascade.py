@@ -9,7 +9,7 @@ from udacisense.errors import InputError
 from udacisense.measure.cascade import (
     Answers,
     CascadePoint,
-    Estimate,
+    Figure,
     Wish,
     choose,
     decide,
@@ -26,7 +26,7 @@ def two_classes(*first: float) -> np.ndarray:
 SMALL = two_classes(0.95, 0.9, 0.55, 0.375, 0.45)  # margins 0.9, 0.8, 0.1, 0.25, 0.1
 LARGE = two_classes(0.9, 0.2, 0.2, 0.9, 0.1)
 LABELS = np.asarray([0, 0, 1, 0, 1])  # small: right on 0, 1, 4; large: wrong on 1 alone
-TIMES = [Estimate(value=1.0, low=0.9, high=1.2), Estimate(value=10.0, low=9.0, high=12.0)]
+TIMES = [Figure(value=1.0, low=0.9, high=1.2), Figure(value=10.0, low=9.0, high=12.0)]
 ANSWERS = Answers(probabilities=[SMALL, LARGE], labels=LABELS)
 
 
