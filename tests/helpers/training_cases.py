@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from udacisense.base.records import ModelSpec
 from udacisense.data.batches import Batches
-from udacisense.data.images import DataSet, Images
+from udacisense.data.images import DataSet, Images, make_signature
+from udacisense.measure.recording import record_stage
+from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
 
 CLASSES = ("red", "green", "blue")
@@ -59,3 +63,23 @@ def batches(n: int = 48, *, seed: int = 0) -> Batches:
 
 def held_back(n: int = 24) -> Batches:
     return Batches(coloured(n, seed=3), batch_size=24)
+
+
+def small_baseline(folder: Path) -> Path:
+    """An untrained MobileNetV3 kept as an artifact, measured on the coloured images; its folder."""
+    spec = mobilenet_spec()
+    model = build(spec)
+    signature = make_signature(CLASSES, size_px=SIZE_PX)
+    figures = record_stage(
+        model,
+        stage="baseline",
+        config={},
+        duration_s=0.0,
+        test=held_back(),
+        class_names=CLASSES,
+        input_shape=signature.input_shape,
+    )
+    save_artifact(
+        folder, name="small", model=model, spec=spec, signature=signature, baseline=figures, stages=(), seed=0
+    )
+    return folder

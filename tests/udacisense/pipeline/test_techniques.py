@@ -3,16 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_cases import CLASSES, build, dataset, held_back, mobilenet_spec
+from training_cases import CLASSES, dataset, small_baseline
 
 from harness.report.plots.techniques import write_plots
 from harness.report.techniques import as_markdown, per_class_table, techniques_table
 from udacisense.base.records import read_json
 from udacisense.base.tensors import supported_engines
-from udacisense.data.images import make_signature
 from udacisense.errors import InputError
-from udacisense.measure.recording import record_stage
-from udacisense.models.artifact import save_artifact
 from udacisense.pipeline.start import PipelineOptions
 from udacisense.pipeline.techniques import TECHNIQUES, TechniquesRecord, find_techniques, run_techniques
 
@@ -23,23 +20,7 @@ OPTIONS = PipelineOptions(epochs=1, batch_size=16)
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("techniques") / "artifact"
-    spec = mobilenet_spec()
-    model = build(spec)
-    signature = make_signature(CLASSES, size_px=16)
-    figures = record_stage(
-        model,
-        stage="baseline",
-        config={},
-        duration_s=0.0,
-        test=held_back(),
-        class_names=CLASSES,
-        input_shape=signature.input_shape,
-    )
-    save_artifact(
-        folder, name="small", model=model, spec=spec, signature=signature, baseline=figures, stages=(), seed=0
-    )
-    return folder
+    return small_baseline(tmp_path_factory.mktemp("techniques") / "artifact")
 
 
 @pytest.fixture(scope="module")

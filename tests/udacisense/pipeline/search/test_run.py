@@ -4,16 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_cases import CLASSES, build, dataset, held_back, mobilenet_spec
+from training_cases import dataset, small_baseline
 
 from harness.report.chapters.search import search_chapter, search_markdown
 from harness.report.collect import collect
 from harness.report.plots.search import front
 from udacisense.base.records import read_json
-from udacisense.data.images import make_signature
 from udacisense.errors import InputError
-from udacisense.measure.recording import record_stage
-from udacisense.models.artifact import save_artifact
 from udacisense.pipeline.search.cost import Limits
 from udacisense.pipeline.search.place import Place
 from udacisense.pipeline.search.record import SearchRecord
@@ -25,23 +22,7 @@ OPTIONS = SearchOptions(limits=LIMITS, trials=4, finalists=1, epochs=3, final_ep
 
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("search") / "artifact"
-    spec = mobilenet_spec()
-    model = build(spec)
-    signature = make_signature(CLASSES, size_px=16)
-    figures = record_stage(
-        model,
-        stage="baseline",
-        config={},
-        duration_s=0.0,
-        test=held_back(),
-        class_names=CLASSES,
-        input_shape=signature.input_shape,
-    )
-    save_artifact(
-        folder, name="small", model=model, spec=spec, signature=signature, baseline=figures, stages=(), seed=0
-    )
-    return folder
+    return small_baseline(tmp_path_factory.mktemp("search") / "artifact")
 
 
 @pytest.fixture(scope="module")
