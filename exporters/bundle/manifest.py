@@ -13,6 +13,9 @@ A bundle is a folder::
     reference/model.safetensors   its float32 weights
     reference/<variant id>.safetensors   calibrated activations of a static int8 variant
     reference/artifact.json       the artifact's own record, where the model came from one
+
+The bundle of a cascade holds, of each member, a whole bundle in the folder of the member's name, and this record of
+all of them: :class:`BundleMember` says who is asked when.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-from udacisense.base.records import UNFITTED, Confidence, Outcome, Scalar, Signature, record
+from udacisense.base.records import UNFITTED, Confidence, Fraction, Outcome, Scalar, Signature, record
 
 Format = Literal["torchscript", "ptl", "onnx", "ort", "coreml", "executorch", "tflite"]
 Precision = Literal["fp32", "fp16", "int8-dynamic", "int8-static", "int8-weights", "palette6", "palette4"]
@@ -117,18 +120,41 @@ class Variant(Loadable):
 
 
 @record
+class BundleMember:
+    """One model of a cascade: which files are its, and how sure it must be to answer.
+
+    A photo goes to the first member. Its probabilities p are ``softmax(logits / confidence.temperature)``, or the
+    variant's output as it is where ``output_kind`` is ``probabilities``. Its margin is the largest p minus the second
+    largest. The next member is asked, of the same photo, where the margin is less than ``threshold``; a margin of the
+    threshold is enough. The last member has no threshold and always answers. The answer is the answering member's
+    largest p; it is "none of these" where that member's margin is less than its own ``confidence.unsure_below``.
+    """
+
+    name: str  # also of the folder with the member's own bundle
+    artifact_sha256: str  # of its weights
+    confidence: Confidence
+    threshold: Fraction | None  # None: the last one
+    variants: dict[str, str]  # id in its own bundle -> id in this one; one key of every member: files that go together
+
+
+@record
 class Manifest:
-    """``manifest.json``."""
+    """``manifest.json``.
+
+    Of a cascade, ``golden`` holds the first member's float32 answers, and the variants of the others have a
+    ``golden_logits_path`` each.
+    """
 
     schema_version: Literal[1]
     created_utc: str  # ISO 8601
     name: str
-    artifact_sha256: str
+    artifact_sha256: str  # of the weights; of a cascade: of its cascade.json
     signature: Signature
     golden: Golden
     variants: tuple[Variant, ...]
     files: tuple[FileRecord, ...]  # every file of the bundle but the manifest itself
-    confidence: Confidence | None = None  # of the model; None: no images were held back
+    confidence: Confidence | None = None  # of the model; None: no images were held back, or it is a cascade
+    members: tuple[BundleMember, ...] | None = None  # of a cascade, in the order of asking; None: one model
 
     FILE_NAME: ClassVar[str] = "manifest.json"
     FORMER: ClassVar[frozenset[str]] = frozenset({"recommended"})  # of 0.1.0, which wrote a sweep's setting into it
@@ -137,3 +163,20 @@ class Manifest:
     def temperature(self) -> float:
         """Return what logits are divided by before the softmax."""
         return (self.confidence or UNFITTED).temperature
+
+    def problem(self) -> str | None:
+        """Return how the members contradict the variants or each other; None where they do not."""
+        members = self.members
+        if members is None:
+            return None
+        names = [member.name for member in members]
+        given = [id_ for member in members for id_ in member.variants.values()]
+        if len(names) < 2 or len(set(names)) < len(names):
+            return f"a cascade has two or more members, each with a name of its own; given: {', '.join(names)}"
+        if any("/" in name or "\\" in name for name in names):
+            return f"the name of a member is that of a folder; given: {', '.join(names)}"
+        if sorted(given) != sorted(variant.id for variant in self.variants):
+            return "each variant must belong to one member"
+        if any((member.threshold is None) != (member is members[-1]) for member in members):
+            return "every member but the last has a threshold"
+        return None

@@ -121,7 +121,7 @@ def open_bundle(path: Path, *, unpack_to: Path | None = None) -> Bundle:
             Whoever needs the content no longer than a block uses :func:`opened`.
 
     Raises:
-        InputError: it is no bundle, or one whose paths leave it.
+        InputError: it is no bundle, one whose paths leave it, or a cascade whose members contradict its variants.
     """
     require_bundle(path)
     if path.is_dir():
@@ -134,6 +134,8 @@ def open_bundle(path: Path, *, unpack_to: Path | None = None) -> Bundle:
     manifest = read_json(Manifest, root / Manifest.FILE_NAME)
     for relative in _named_paths(manifest):
         inside(root, relative)
+    if problem := manifest.problem():
+        raise InputError(f"{root / Manifest.FILE_NAME} contradicts itself: {problem}. Export the bundle again.")
     return Bundle(root, manifest, path)
 
 
@@ -271,4 +273,5 @@ def _named_paths(manifest: Manifest) -> list[str]:
         golden.inputs_path,
         golden.logits_path,
         *variants,
+        *(member.name for member in manifest.members or ()),
     ]

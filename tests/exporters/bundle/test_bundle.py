@@ -54,6 +54,46 @@ def test_a_link_is_named(copied: Path, tmp_path: Path) -> None:
     assert check_bundle(copied) == ["more is a link; a bundle holds plain files"]
 
 
+def two_members(manifest: dict) -> dict:
+    """Make a manifest's float32 ``.ptl`` the first member's, and all else the second's."""
+    confidence = {"temperature": 1.5, "rule": "margin", "unsure_below": 0.1, "n_images": 50}
+    ids = [variant["id"] for variant in manifest["variants"]]
+    parts = {"small": ["ptl-fp32"], "large": [id_ for id_ in ids if id_ != "ptl-fp32"]}
+    members = [
+        {"name": name, "artifact_sha256": "0" * 64, "confidence": confidence, "threshold": 0.5, "variants": {}}
+        | {"variants": {id_: id_ for id_ in mine}}
+        for name, mine in parts.items()
+    ]
+    members[-1]["threshold"] = None
+    return manifest | {"members": members}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda m: m["members"].pop(), "two or more members"),
+        (lambda m: m["members"][1].update(name="small"), "each with a name of its own"),
+        (lambda m: m["members"][1].update(name="a/b"), "that of a folder"),
+        (lambda m: m["members"][1].update(name=".."), "leaves the bundle"),
+        (lambda m: m["members"][0]["variants"].clear(), "each variant must belong to one member"),
+        (lambda m: m["members"][0]["variants"].update(other="coreml-fp16"), "each variant must belong to one member"),
+        (lambda m: m["members"][0].update(threshold=None), "every member but the last has a threshold"),
+        (lambda m: m["members"][1].update(threshold=0.5), "every member but the last has a threshold"),
+        (lambda m: m["members"][0].update(threshold=1.5), "members.0.threshold"),
+        (lambda m: m["members"][0].pop("confidence"), "members.0.confidence"),
+    ],
+)
+def test_members_that_contradict_the_variants_are_refused(copied: Path, damage, said: str) -> None:
+    path = copied / "manifest.json"
+    manifest = two_members(json.loads(path.read_text()))
+    path.write_text(json.dumps(manifest))
+    assert [member.threshold for member in open_bundle(copied).manifest.members or ()] == [0.5, None]
+    damage(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=said):
+        open_bundle(copied)
+
+
 def test_a_variant_whose_file_the_manifest_swaps_is_named(copied: Path) -> None:
     path = copied / "manifest.json"
     manifest = json.loads(path.read_text())

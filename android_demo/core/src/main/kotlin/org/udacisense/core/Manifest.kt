@@ -15,7 +15,8 @@ data class Manifest(
     val golden: Golden,
     val variants: List<Variant>,
     val files: List<FileRecord>,
-    val confidence: Confidence? = null
+    val confidence: Confidence? = null,
+    val members: List<Member>? = null
 ) {
     /** The variants that [formats] covers, in the manifest's order. */
     fun runnable(formats: Set<Format>): List<Variant> = variants.filter { it.outcome == Outcome.PASSED && it.format in formats }
@@ -124,6 +125,16 @@ data class Confidence(
     val rule: String,
     val unsureBelow: Double,
     val nImages: Int
+)
+
+/** One model of a cascade: the next one is asked where the best two probabilities are closer than [threshold]. */
+@Serializable
+data class Member(
+    val name: String,
+    val artifactSha256: String,
+    val confidence: Confidence,
+    val threshold: Double?,
+    val variants: Map<String, String>
 )
 
 @Serializable
