@@ -31,7 +31,7 @@ def drawn_dataset() -> DataSet:
     """A data set of drawn pictures with made-up labels: the exporters look at pixels and shapes alone."""
     pixels = drawn_images(40, 32).pixels
     images = Images(pixels, torch.arange(40) % 10)
-    return DataSet("drawn", HOUSEHOLD_CLASSES, images, images, "0" * 64)
+    return DataSet("drawn", HOUSEHOLD_CLASSES, images, images)
 
 
 @pytest.fixture(scope="session")

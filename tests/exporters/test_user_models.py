@@ -56,7 +56,7 @@ def test_a_users_model_is_exported_and_verified(
     source = source_from_factory(
         factory,
         (1, 3, 224, 224),
-        DataSet("drawn", labels, images, images, "0" * 64),
+        DataSet("drawn", labels, images, images),
         options={"num_classes": 7, "weights": None},
         init=str(awake(factory, normalise(images.pixels), tmp_path / "weights.safetensors")),
     )

@@ -52,9 +52,7 @@ def coloured(n: int, *, seed: int) -> Images:
 
 
 def dataset(*, n_train: int = 60, n_test: int = 30) -> DataSet:
-    return DataSet(
-        "colours", CLASSES, coloured(n_train, seed=1), coloured(n_test, seed=2), f"colours-{n_train}-{n_test}"
-    )
+    return DataSet("colours", CLASSES, coloured(n_train, seed=1), coloured(n_test, seed=2))
 
 
 def batches(n: int = 48, *, seed: int = 0) -> Batches:

@@ -165,7 +165,7 @@ def _named_source(
     model: str, data: str | None, input_shape: str | None, init: str, options: dict[str, Scalar]
 ) -> ExportSource:
     from exporters.source import source_from_factory
-    from udacisense.cli.loading import load_data
+    from udacisense.cli.loading import load_data, say_interpolation
     from udacisense.errors import InputError
     from udacisense.models.build import preset
 
@@ -174,7 +174,9 @@ def _named_source(
             raise InputError(f"{model} needs --input-shape, for example --input-shape 1,3,224,224.")
         search_working_folder()
     shape = _shape(input_shape) if input_shape is not None else None
-    own_px = preset(model, options=options).options.get("resolution_px")
+    spec = preset(model, options=options)
+    say_interpolation(spec, init)
+    own_px = spec.options.get("resolution_px")
     dataset = load_data(data, size_px=shape and shape[2], resolution_px=own_px) if data else None
     if shape is None:
         edge = dataset.size_px if dataset is not None else int(own_px or 0)

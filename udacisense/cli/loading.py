@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from udacisense.cli.output import say_cost
 
 if TYPE_CHECKING:
-    from udacisense.base.records import Scalar
+    from udacisense.base.records import ModelSpec, Scalar
     from udacisense.data.images import DataSet
 
 
@@ -42,8 +42,11 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
     return load_dataset(folder, size_px=fed_px)
 
 
-def say_the_worst(data: str, dataset: DataSet) -> None:
-    """Say on standard error the worst of the images, as far as it is known, and whether the classes are unequal."""
+def say_the_worst(data: str, dataset: DataSet, *, is_read: bool) -> None:
+    """Say on standard error the worst of the images, as far as it is known, and whether the classes are unequal.
+
+    Where they are not to be read, test images that are in train too are not looked for.
+    """
     from udacisense.data.check import unequal
     from udacisense.data.images import n_shared
 
@@ -51,10 +54,22 @@ def say_the_worst(data: str, dataset: DataSet) -> None:
     told = unequal(dict(zip(dataset.class_names, counts, strict=True)))
     if told is not None:
         say_cost(f"{told[:1].upper()}{told[1:]}.")
-    if shared := n_shared(dataset):
+    if is_read and (shared := n_shared(dataset)):
         say_cost(
             f"{shared:,} of the {len(dataset.test):,} test images are in train too, and flatter the model: "
             f"'udacisense data check {data}' names them."
         )
     elif dataset.n_skipped:
         say_cost(f"{dataset.n_skipped:,} files of {data} are not read: 'udacisense data check {data}' says why.")
+
+
+def say_interpolation(spec: ModelSpec, init: str) -> None:
+    """Say on standard error where a network that comes trained was trained on photos that were resized otherwise."""
+    from udacisense.models.libraries import network_facts
+
+    found = network_facts(spec).interpolation
+    if init != "none" and found != "bilinear":
+        say_cost(
+            f"{spec.architecture} was trained on photos of {found} resizing; here they are resized bilinearly, as the "
+            "app does it: trained on your photos, it learns the difference."
+        )

@@ -74,7 +74,7 @@ def command(
     figures alone. A checkpoint is kept after each epoch: the same command goes on after Ctrl-C or a crash, and ends
     with the same weights as an uninterrupted run.
     """
-    from udacisense.cli.loading import load_data, say_the_worst
+    from udacisense.cli.loading import load_data, say_interpolation, say_the_worst
     from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
     from udacisense.training import train_model
@@ -90,8 +90,9 @@ def command(
         "batch_size": batch_size,
         "supervision": replace(supervision, allow_factory=allow_factory),
     }
-    say_the_worst(data, dataset)
     _announce(spec, dataset, output, **given)
+    say_interpolation(spec, init)
+    say_the_worst(data, dataset, is_read=not dry_run)
     if dry_run:
         return
     artifact = train_model(spec, dataset, output_dir=output, init=init, name=preset, resume=resume, **given)

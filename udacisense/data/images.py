@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,36 +40,77 @@ CIFAR100_IDS = (22, 39, 40, 86, 87, 5, 20, 25, 84, 94)  # the household classes 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-MOST_IN_MEMORY_BYTES = 128_000_000  # of pixels; a larger set is mapped from disk
+MOST_IN_MEMORY_BYTES = 128_000_000  # of photos or their squares; a larger set is decoded once, and mapped from disk
 NO_LABEL = -100  # of an image that a teacher alone speaks about
 
 
 @dataclass(frozen=True)
-class Images:
-    """Labelled images: in memory, or, where they are many, mapped from a cache on disk and read as they are used."""
+class Photos:
+    """Files of photos, none of which is opened until pixels are asked for."""
 
-    stored: Tensor  # uint8 (m, 3, H, W), RGB
+    files: tuple[Path, ...]
+    size_px: int  # edge of the squares that they become
+    description: str  # of the progress bar
+
+    @cached_property
+    def are_many(self) -> bool:
+        """Whether their files or their squares take more than :data:`MOST_IN_MEMORY_BYTES`."""
+        squares_bytes = 3 * self.size_px * self.size_px * len(self.files)
+        return max(squares_bytes, sum(path.stat().st_size for path in self.files)) > MOST_IN_MEMORY_BYTES
+
+    @cached_property
+    def squares(self) -> tuple[Tensor, Tensor | None]:
+        """All of them: uint8 (n, 3, size_px, size_px); where they are many, mapped from disk, with their digests."""
+        if self.are_many:
+            return cached_squares(self.files, self.size_px, self.description)
+        return read_squares(self.files, self.size_px, self.description), None
+
+    def some(self, rows: Tensor) -> Tensor:
+        """Return some of them in memory, int64 (k,) → uint8 (k, 3, size_px, size_px); of few only those are read."""
+        if "squares" in self.__dict__ or 4 * len(rows) > len(self.files):
+            return self.squares[0][rows]
+        return read_squares([self.files[row] for row in rows.tolist()], self.size_px, self.description)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: in memory, or photos, which are decoded when their pixels are first asked for."""
+
+    source: Tensor | Photos  # uint8 (m, 3, H, W), RGB
     labels: Tensor  # int64 (n,)
-    digests: Tensor | None = None  # uint8 (m, 32), SHA-256 of each stored image, where they are mapped from disk
-    rows: Tensor | None = None  # int64 (n,), which of the stored images these are; None: all of them
+    rows: Tensor | None = None  # int64 (n,), which of the source's images these are; None: all of them
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def stored(self) -> Tensor:
+        """Pixels of the whole source: uint8 (m, 3, H, W)."""
+        return self.source if isinstance(self.source, Tensor) else self.source.squares[0]
+
+    @property
+    def digests(self) -> Tensor | None:
+        """SHA-256 of each stored image, uint8 (m, 32), where they are mapped from disk."""
+        return self.source.squares[1] if isinstance(self.source, Photos) else None
+
+    @property
     def pixels(self) -> Tensor:
         """All pixels, uint8 (n, 3, H, W); a part of a set that is mapped from disk comes into memory."""
-        return self.stored if self.rows is None else self.stored[self.rows]
+        if self.rows is None:
+            return self.stored
+        return self.source[self.rows] if isinstance(self.source, Tensor) else self.source.some(self.rows)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of one image: (3, H, W)."""
-        return self.stored.shape[1], self.stored.shape[2], self.stored.shape[3]
+        if isinstance(self.source, Photos):
+            return 3, self.source.size_px, self.source.size_px
+        return self.source.shape[1], self.source.shape[2], self.source.shape[3]
 
     @property
     def is_mapped(self) -> bool:
         """Whether the pixels lie on disk."""
-        return self.digests is not None
+        return isinstance(self.source, Photos) and self.source.are_many
 
     def at(self, chosen: Tensor) -> Tensor:
         """Return the pixels of some images, int64 (k,) → uint8 (k, 3, H, W), where they are stored."""
@@ -77,15 +119,15 @@ class Images:
 
     def take(self, indices: Tensor) -> Images:
         """Return the images at ``indices``, int64 (k,), in that order."""
-        if not self.is_mapped:
-            return Images(self.stored[indices], self.labels[indices])
-        rows = indices if self.rows is None else self.rows[indices]
-        return Images(self.stored, self.labels[indices], self.digests, rows)
+        if isinstance(self.source, Tensor):
+            return Images(self.pixels[indices], self.labels[indices])
+        return Images(self.source, self.labels[indices], indices if self.rows is None else self.rows[indices])
 
     def to(self, device: torch.device) -> Images:
         """Return them on a device; those that lie on disk stay there, and their labels move."""
-        stored = self.stored if self.is_mapped else self.stored.to(device)
-        return Images(stored, self.labels.to(device), self.digests, self.rows)
+        if self.is_mapped:
+            return Images(self.source, self.labels.to(device), self.rows)
+        return Images(self.pixels.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -96,7 +138,6 @@ class DataSet:
     class_names: tuple[str, ...]  # in output order
     train: Images
     test: Images
-    fingerprint: str  # hex SHA-256 of classes, pixels and labels
     n_skipped: int = 0  # files of the folder that are not read
 
     @property
@@ -104,14 +145,21 @@ class DataSet:
         """Edge of the images: H = W."""
         return self.train.shape[-1]
 
-    @property
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of classes, pixels and labels."""
+        return _fingerprint(self.class_names, self.train, self.test)
+
+    @cached_property
     def training_fingerprint(self) -> str:
         """Hex SHA-256 of the classes and the training images: of what a model is trained on."""
         return _fingerprint(self.class_names, self.train)
 
 
 def load_dataset(source: str | Folder, *, size_px: int = 32, cache_dir: Path | None = None) -> DataSet:
-    """Load a data set into memory; one that is large is decoded once, and mapped from the disk.
+    """Load a data set. Photos of a folder are listed, and decoded when their pixels are first asked for.
+
+    They come into memory; a set that is large is decoded once, and mapped from the disk.
 
     Args:
         source: ``cifar100`` (downloaded once; the ten household classes are picked out), or a folder
@@ -120,7 +168,8 @@ def load_dataset(source: str | Folder, *, size_px: int = 32, cache_dir: Path | N
         cache_dir: where the download is kept; None is the cache folder.
 
     Raises:
-        InputError: the download failed, or something about the folder or a file in it is wrong (named).
+        InputError: the download failed, or something about the folder is wrong (named). A file that is no whole image
+            is refused when the pixels are asked for.
     """
     if not 8 <= size_px <= 4096:
         raise InputError(f"The image size is {size_px} px; allowed is 8 to 4096.")
@@ -131,7 +180,7 @@ def load_dataset(source: str | Folder, *, size_px: int = 32, cache_dir: Path | N
         folder = source if isinstance(source, Folder) else list_folder(Path(source))
         name, classes, n_skipped = folder.root.resolve().name, _in_order(folder), len(folder.skipped)
         train, test = (_load_split(folder, split, classes, size_px) for split in SPLITS)
-    return DataSet(name, classes, train, test, _fingerprint(classes, train, test), n_skipped)
+    return DataSet(name, classes, train, test, n_skipped)
 
 
 def _load_cifar100(cache_dir: Path, size_px: int) -> tuple[Images, Images]:
@@ -163,24 +212,20 @@ def _in_order(folder: Folder) -> tuple[str, ...]:
 
 def _load_split(folder: Folder, split: str, classes: tuple[str, ...], size_px: int) -> Images:
     by_class = dict(zip(folder.class_names, folder.files[split], strict=True))
-    files = [path for name in classes for path in by_class[name]]
-    pixels, digests = read_squares(files, size_px, f"Reading {split} images")
+    photos = Photos(tuple(path for name in classes for path in by_class[name]), size_px, f"Reading {split} images")
     counts = torch.tensor([len(by_class[name]) for name in classes])
-    return Images(pixels, torch.repeat_interleave(torch.arange(len(classes)), counts), digests)
+    return Images(photos, torch.repeat_interleave(torch.arange(len(classes)), counts))
 
 
-def read_squares(files: Sequence[Path], size_px: int, description: str) -> tuple[Tensor, Tensor | None]:
-    """Read image files, several at once, as :func:`fit_square` gives them.
+def read_squares(files: Sequence[Path], size_px: int, description: str) -> Tensor:
+    """Read image files into memory, several at once, as :func:`fit_square` gives them.
 
     Returns:
-        uint8 (n, 3, size_px, size_px): in memory, or, where they are many, as
-        :func:`udacisense.data.decoding.cached_squares` maps them, with their digests.
+        uint8 (n, 3, size_px, size_px).
 
     Raises:
-        InputError: a file is no whole image (it is named), or the disk has no room for many.
+        InputError: a file is no whole image (it is named).
     """
-    if 3 * size_px * size_px * len(files) > MOST_IN_MEMORY_BYTES:
-        return cached_squares(files, size_px, description)
     pixels = torch.empty((len(files), 3, size_px, size_px), dtype=torch.uint8)
 
     def load(index: int) -> None:
@@ -193,7 +238,7 @@ def read_squares(files: Sequence[Path], size_px: int, description: str) -> tuple
     ):
         for _ in pool.map(load, range(len(files))):
             advance(1)
-    return pixels, None
+    return pixels
 
 
 def _fingerprint(classes: Sequence[str], *splits: Images) -> str:

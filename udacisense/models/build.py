@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from udacisense.errors import InputError, cause, did_you_mean
 from udacisense.models.blocks import build_blocks, parse_blocks
 from udacisense.models.layers import MOST_PX, ConvClassifier, Resize, conv_bn_relu, init_convolutions, init_linear
 from udacisense.models.libraries import LIBRARIES, build_library_model, is_library, library_spec
+from udacisense.models.shapes import SHAPES, give_shapes
 
 
 def build_mobilenet_v3_small(
@@ -210,11 +212,16 @@ def build_model(spec: ModelSpec) -> nn.Module:
 
     ``torchvision/NAME`` and ``timm/NAME`` are built by their library. An architecture with a colon,
     ``package.module:factory``, is imported and ``factory(**options)`` is called: that runs the code of that module.
+    The option ``tensor_shapes`` makes layers of any of them narrower (:mod:`udacisense.models.shapes`).
 
     Raises:
         InputError: the architecture is unknown, cannot be imported, or refuses its options.
     """
-    name = spec.architecture
+    name, shapes = spec.architecture, spec.options.get(SHAPES)
+    if shapes is not None:
+        whole = build_model(replace(spec, options={key: spec.options[key] for key in spec.options if key != SHAPES}))
+        give_shapes(whole, str(shapes))
+        return whole
     if ":" in name:
         with _foreign_code():
             return _answering_one_tensor(_call(_import_factory(name), spec), name)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from udacisense.base.records import ModelSpec, StageRecord
+from udacisense.models.build import build_model
+from udacisense.models.shapes import fitted_spec
 from udacisense.pipeline.step import Step
 from udacisense.pipeline.store import KeptStep, StepStore
-from udacisense.stages.contract import Kind, kind_of
+from udacisense.stages.contract import Kind, StepResult, kind_of
 from udacisense.training.compute import is_leader, meet
 
 
@@ -37,6 +39,13 @@ class Link:
         """What the next step's fingerprint depends on: this step, and the weights that it really left."""
         data = f" {self.kept.data}" if self.kept is not None and self.kept.data is not None else ""
         return f"{self.fingerprint} {self.kept.weights_sha256 if self.kept is not None else None}{data}"
+
+
+def described(result: StepResult, spec: ModelSpec | None) -> StepResult:
+    """Return a step's result with a spec: its own, else the one before it, with the shapes that the step left."""
+    if result.spec is None and spec is not None and kind_of(result.model) is Kind.EAGER_FLOAT:
+        spec = fitted_spec(spec, result.model, build_model(spec))
+    return replace(result, spec=result.spec or spec)
 
 
 def shared(store: StepStore | None, index: int, name: str, fingerprint: str, kept: KeptStep | None) -> KeptStep | None:

@@ -8,7 +8,7 @@ import logging
 import re
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from udacisense.measure.recording import latencies_by_turns, record_stage
 from udacisense.measure.stats import Interval, ratio
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model
-from udacisense.pipeline.link import Link, shared
+from udacisense.pipeline.link import Link, described, shared
 from udacisense.pipeline.requirements import Requirement, check_requirements
 from udacisense.pipeline.step import Step, failure, perform
 from udacisense.pipeline.store import KeptStep, StepStore, fingerprint_step, has_architecture, write_torchscript
@@ -93,7 +93,7 @@ class OptimizationPipeline:
         spec: how to build ``baseline_model`` again; without it only a result with another spec becomes an artifact.
         signature: of the model; None makes one with ImageNet's mean and std.
         seed: of every random number that a step draws.
-        data_fingerprint: text that identifies data, batch size and augmentation; needed to keep steps.
+        data_fingerprint: text that identifies data, batch size and augmentation, or what returns it; to keep steps.
         training_fingerprint: the same without the test images. Where it is given, a step that learns from its own
             teacher and its own initial weights is taken up whatever the baseline and the test images are.
 
@@ -114,8 +114,8 @@ class OptimizationPipeline:
         spec: ModelSpec | None = None,
         signature: Signature | None = None,
         seed: int = 0,
-        data_fingerprint: str | None = None,
-        training_fingerprint: str | None = None,
+        data_fingerprint: str | Callable[[], str] | None = None,
+        training_fingerprint: str | Callable[[], str] | None = None,
     ) -> None:
         if kind_of(baseline_model) is not Kind.EAGER_FLOAT:
             raise InputError("A pipeline starts from an eager float32 model; this one is quantised or TorchScript.")
@@ -127,7 +127,7 @@ class OptimizationPipeline:
         if spec is not None and not has_architecture(baseline_model, build_model(spec)):
             raise InputError("The spec given to the pipeline builds another architecture than its baseline_model has.")
         self.spec, self.seed = spec, seed
-        self.data_fingerprint, self.training_fingerprint = data_fingerprint, training_fingerprint
+        self._given_fingerprints = (data_fingerprint, training_fingerprint)
         self._steps: list[Step] = []
 
     def add_step(self, *, step_name: str, step_function: StepFunction, **options: object) -> OptimizationPipeline:
@@ -174,6 +174,7 @@ class OptimizationPipeline:
             return self._run(compute, output_dir, resume=resume)
 
     def _run(self, compute: Compute, output_dir: Path | None, *, resume: bool) -> PipelineResult:
+        self.data_fingerprint, self.training_fingerprint = (f() if callable(f) else f for f in self._given_fingerprints)
         store = StepStore(output_dir, self.baseline_model) if output_dir is not None else None
         links = [self._first_link(store, resume=resume)]
         for index, step in enumerate(self._steps, start=1):
@@ -220,7 +221,7 @@ class OptimizationPipeline:
             if kind is not None:
                 step.require(kind)
             kind = step.row.produces if step.row is not None else None
-        if output_dir is not None and self.data_fingerprint is None:
+        if output_dir is not None and self._given_fingerprints[0] is None:
             raise InputError("Keeping steps needs data_fingerprint, so that a rerun with other data is noticed.")
 
     # ---- steps
@@ -257,9 +258,7 @@ class OptimizationPipeline:
         model = self._model(links, index - 1, store)
         context = self._context(compute, fingerprint, store, resume=resume)
         start = time.perf_counter()
-        result = perform(step, model, context)
-        if result.spec is None:
-            result = replace(result, spec=before.spec)
+        result = described(perform(step, model, context), before.spec)
         if is_leader():
             took, config = time.perf_counter() - start, {**step.described(), **result.notes}
             figures = self._measure(step.name, result.model, config=config, duration_s=took, before=before.record)

@@ -131,6 +131,6 @@ def start_pipeline(
         spec=baseline.spec,
         signature=signature,
         seed=options.seed,
-        data_fingerprint=f"{dataset.fingerprint}{mixture}",
-        training_fingerprint=f"{dataset.training_fingerprint}{mixture}",
+        data_fingerprint=lambda: f"{dataset.fingerprint}{mixture}",
+        training_fingerprint=lambda: f"{dataset.training_fingerprint}{mixture}",
     )

@@ -246,7 +246,10 @@ def _save(
         baseline=figures,
         stages=(),
         seed=seed,
-        confidence=confidence_of(result.model, Batches(training_split(dataset)[1], batch_size=EVALUATION_BATCH)),
+        confidence=confidence_of(
+            result.model,
+            Batches(training_split(dataset)[1], batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
+        ),
     )
 
 
@@ -263,7 +266,7 @@ def _check_classes(model: nn.Module, dataset: DataSet) -> None:
         InputError: the model answers another number of classes than the data has.
     """
     with torch.inference_mode():
-        answers = model.eval()(normalise(dataset.train.pixels[:1]))
+        answers = model.eval()(normalise(dataset.train.at(torch.tensor([0]))))
     if answers.shape[1:] != (len(dataset.class_names),):
         raise InputError(
             f"The model answers {tuple(answers.shape[1:])} for an image and the data has "

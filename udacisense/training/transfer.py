@@ -13,7 +13,7 @@ from torch import Tensor
 from udacisense.base.photos import IMAGE_SUFFIXES
 from udacisense.data.augment import Policy
 from udacisense.data.batches import Batches, Plan, balanced_order
-from udacisense.data.images import MEAN, NO_LABEL, STD, Images, read_squares
+from udacisense.data.images import MEAN, NO_LABEL, STD, Images, Photos
 from udacisense.errors import InputError
 
 
@@ -31,8 +31,8 @@ def load_transfer(folder: Path, *, size_px: int) -> tuple[Images, tuple[str, ...
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
     if not files:
         raise InputError(f"{folder} holds no image; --transfer takes a folder with images at any depth.")
-    pixels, digests = read_squares(files, size_px, "Reading transfer images")
-    images = Images(pixels, torch.full((len(files),), NO_LABEL), digests)
+    photos = Photos(tuple(files), size_px, "Reading transfer images")
+    images = Images(photos, torch.full((len(files),), NO_LABEL))
     return images, tuple(file.parent.name for file in files)
 
 

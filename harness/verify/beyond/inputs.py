@@ -43,8 +43,7 @@ def read_unknown(folder: Path, size_px: int) -> PixelArray:
     if not files:
         raise InputError(f"{folder} holds no images; give --unknown a folder of photos of other things.")
     chosen = [files[i] for i in spread_rows(len(files), _MOST_UNKNOWN)]
-    pixels, _ = read_squares(chosen, size_px, "Reading photos of other things")
-    found: PixelArray = pixels.numpy()
+    found: PixelArray = read_squares(chosen, size_px, "Reading photos of other things").numpy()
     return found
 
 

@@ -85,7 +85,7 @@ def test_static_int8_of_onnx_leaves_an_lstm_in_float32(tmp_path: Path, their: Ca
         build = Rows
     """
     images = Images(drawn_images(16, 8).pixels, torch.arange(16) % 10)
-    dataset = DataSet("drawn", HOUSEHOLD_CLASSES, images, images, "0" * 64)
+    dataset = DataSet("drawn", HOUSEHOLD_CLASSES, images, images)
     source = source_from_factory(their(code), (1, 3, 8, 8), dataset)
     options = ExportOptions(formats=("onnx", "torchscript"), precisions=("int8-static",), engines=("qnnpack",), batch=1)
     made = {v.id: v for v in export_bundle(source, tmp_path / "bundle", options).variants}

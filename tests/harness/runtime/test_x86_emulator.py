@@ -185,7 +185,7 @@ def test_without_a_runtime_preflight_says_how_to_add_one(
 
 def test_the_emulated_runner_is_fed_the_golden_pack_unless_all_is_asked_for(arm64: str, squeezing: Path) -> None:
     images = Images(torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8), torch.arange(60) % 10)
-    dataset = DataSet("drawn", HOUSEHOLD_CLASSES, images, images, "0" * 64)
+    dataset = DataSet("drawn", HOUSEHOLD_CLASSES, images, images)
     golden = len(open_bundle(squeezing).manifest.golden.images)
     for emulated, count in (("golden", golden), ("all", 60)):
         (found,) = verify_bundle(

@@ -66,7 +66,7 @@ def exported(folder: Path, mode: str, *, fp16: bool = False) -> Bundle:
     (folder / "mode").write_text(mode)
     sys.modules.pop("changing_model", None)
     images = Images(drawn_images(60, 32).pixels, torch.arange(60) % 4)
-    dataset = DataSet("drawn", ("a", "b", "c", "d"), images, images, "0" * 64)
+    dataset = DataSet("drawn", ("a", "b", "c", "d"), images, images)
     source = source_from_factory(FACTORY, (1, 3, 32, 32), dataset)
     options = ExportOptions(formats=("onnx",), precisions=("fp16",) if fp16 else ("fp32",), batch=1)
     export_bundle(source, folder / "bundle", options)

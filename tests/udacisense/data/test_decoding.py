@@ -34,9 +34,10 @@ def test_a_large_set_is_mapped_and_has_the_pixels_of_one_in_memory(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mapped = load_dataset(str(photos), size_px=48)
+    assert mapped.train.is_mapped
     monkeypatch.setattr(images, "MOST_IN_MEMORY_BYTES", 10**9)
     held = load_dataset(str(photos), size_px=48)
-    assert (mapped.train.is_mapped, held.train.is_mapped) == (True, False)
+    assert not held.train.is_mapped
     assert torch.equal(mapped.train.pixels, held.train.pixels)
     assert torch.equal(mapped.test.labels, held.test.labels)
     split, expected = (stratified_split(data.train, 0.3, seed=1) for data in (mapped, held))
@@ -49,9 +50,21 @@ def test_a_large_set_is_mapped_and_has_the_pixels_of_one_in_memory(
 
 
 def test_a_second_run_takes_what_the_first_decoded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load_dataset(str(photos), size_px=48)
+    first = load_dataset(str(photos), size_px=48).fingerprint
     monkeypatch.setattr(decoding, "decode", None)  # whoever calls it fails
-    assert load_dataset(str(photos), size_px=48).fingerprint == first.fingerprint
+    assert load_dataset(str(photos), size_px=48).fingerprint == first
+
+
+def test_photos_are_opened_when_their_pixels_are_asked_for_and_few_of_them_alone(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset(str(photos), size_px=32)
+    few = stratified_split(dataset.train, 0.1, seed=1)[1]
+    monkeypatch.setattr(decoding, "decode", None)
+    read: list[Path] = []
+    monkeypatch.setattr(images, "read_square", lambda path, px: (read.append(path), read_square(path, px))[1])
+    assert (few.shape, read) == ((3, 32, 32), [])
+    assert few.pixels.shape[0] == len(read) == len(few) < len(dataset.train) / 4
 
 
 def test_a_changed_photo_and_a_damaged_cache_are_decoded_again(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,7 +84,7 @@ def test_a_changed_photo_and_a_damaged_cache_are_decoded_again(photos: Path, cap
 def test_a_photo_that_cannot_be_read_is_named_and_nothing_is_kept(photos: Path) -> None:
     (photos / "train" / "pan" / "1.jpg").write_bytes(b"no photo")
     with pytest.raises(InputError, match=r"train/pan/1\.jpg cannot be read: it is no image that Pillow knows"):
-        load_dataset(str(photos), size_px=32)
+        _ = load_dataset(str(photos), size_px=32).train.pixels
     assert [path.name for path in caches().iterdir()] == []
 
 
@@ -80,11 +93,11 @@ def test_a_disk_with_too_little_room_is_found_before_anything_is_decoded(
 ) -> None:
     monkeypatch.setattr(decoding.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(InputError, match=r"11 photos of .* at 32 px take 0\.034 MB below .*; make room"):
-        load_dataset(str(photos), size_px=32)
+        _ = load_dataset(str(photos), size_px=32).train.pixels
 
 
 def test_what_is_kept_is_removed_by_the_folder_of_its_photos(photos: Path, tmp_path: Path) -> None:
-    load_dataset(str(photos), size_px=32)
+    _ = load_dataset(str(photos), size_px=32).fingerprint
     assert sorted(kept.n_images for _, kept in list_caches() if kept) == [4, 11]
     assert remove_caches(str(tmp_path / "elsewhere")) == []
     assert len(remove_caches(str(photos))) == 2

@@ -10,6 +10,8 @@ from training_cases import dataset
 
 from udacisense.base.records import Artifact, ModelSpec, StageRecord
 from udacisense.data.images import make_signature
+from udacisense.measure.counts import count_parameters
+from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model, preset
 from udacisense.pipeline.plan import choose_student, plan_pipeline
 from udacisense.pipeline.recipes import find_pipeline
@@ -69,7 +71,9 @@ def test_a_student_that_is_asked_for_is_taken_with_its_options() -> None:
     assert student(preset("baseline")) is None  # the recipe's own
 
 
-def test_p1_of_a_users_own_network_prunes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_p1_of_a_users_own_network_prunes_it_and_leaves_an_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "their_network", raising=False)
     (tmp_path / "their_network.py").write_text(
@@ -82,3 +86,7 @@ def test_p1_of_a_users_own_network_prunes_it(tmp_path: Path, monkeypatch: pytest
     )
     assert [step.name for step in planned._steps] == ["prune", "static-int8", "graph"]
     assert planned._steps[0].options == {"epochs": 1}
+    planned.run(output_dir=tmp_path / "p1")
+    kept, model = load_artifact(tmp_path / "p1" / "artifact", allow_factory="their_network:build")
+    assert count_parameters(model) == kept.stages[0].parameters < count_parameters(build_model(spec))
+    planned.run(output_dir=tmp_path / "p1")  # and goes on after what is finished

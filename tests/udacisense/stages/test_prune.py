@@ -7,6 +7,8 @@ from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilene
 from udacisense.errors import InputError, TrainingError
 from udacisense.measure.counts import count_macs, count_parameters
 from udacisense.measure.recording import parameter_counts
+from udacisense.models.build import build_model
+from udacisense.models.shapes import fitted_spec
 from udacisense.stages.contract import StepContext
 from udacisense.stages.prune import Sparsity, apply_magnitude_pruning, apply_structured_pruning
 
@@ -57,7 +59,11 @@ def test_channels_go_and_the_network_is_really_smaller() -> None:
     shape = CONTEXT.input_shape
     assert count_parameters(result.model) < 0.8 * count_parameters(model)
     assert count_macs(result.model, shape) < 0.9 * count_macs(model, shape)
-    assert result.model(torch.zeros(2, 3, SIZE_PX, SIZE_PX)).shape == (2, len(CLASSES))
+    images = torch.rand(2, 3, SIZE_PX, SIZE_PX)
+    assert result.model(images).shape == (2, len(CLASSES))
+    again = build_model(fitted_spec(mobilenet_spec(), result.model, model)).eval()
+    again.load_state_dict(result.model.state_dict())
+    assert torch.equal(again(images), result.model(images))
 
 
 def test_a_network_that_loses_no_channel_is_no_result() -> None:
