@@ -60,7 +60,9 @@ def say_the_worst(data: str, dataset: DataSet, *, is_read: bool) -> None:
             f"'udacisense data check {data}' names them."
         )
     elif dataset.n_skipped:
-        say_cost(f"{dataset.n_skipped:,} files of {data} are not read: 'udacisense data check {data}' says why.")
+        files = "1 file" if dataset.n_skipped == 1 else f"{dataset.n_skipped:,} files"
+        verb = "is" if dataset.n_skipped == 1 else "are"
+        say_cost(f"{files} of {data} {verb} not read: 'udacisense data check {data}' says why.")
 
 
 def say_interpolation(spec: ModelSpec, init: str) -> None:

@@ -124,8 +124,8 @@ class Images:
         return Images(self.source, self.labels[indices], indices if self.rows is None else self.rows[indices])
 
     def to(self, device: torch.device) -> Images:
-        """Return them on a device; those that lie on disk stay there, and their labels move."""
-        if self.is_mapped:
+        """Return them on a device; photos that lie on disk, or that the CPU decodes, stay there: their labels move."""
+        if isinstance(self.source, Photos) and (self.is_mapped or device.type == "cpu"):
             return Images(self.source, self.labels.to(device), self.rows)
         return Images(self.pixels.to(device), self.labels.to(device))
 

@@ -94,13 +94,15 @@ def _pool(a: Arguments, *, average: bool) -> Value:
     x = a["x"]
     kernel = ints(a["kernel_sizes"])
     strides = ints(a.get("strides", [1] * len(kernel)))
-    if a.get("ceil_mode", False):
-        raise UnknownOperatorError(["a pool with ceil_mode"])
     pads = _conv_pads(a, x.shape[2:], kernel, strides, [1] * len(kernel))
+    largest = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(kernel)]
+    if a.get("ceil_mode", False):
+        if average or pads[::2] != pads[1::2]:
+            raise UnknownOperatorError(["an average pool, or one of uneven padding, with ceil_mode"])
+        return largest(x, kernel, strides, pads[::2], ceil_mode=True)  # "same as PyTorch's" (coremltools, ``max_pool``)
     torch_pads = [p for axis in reversed(range(len(kernel))) for p in pads[2 * axis : 2 * axis + 2]]
     if not average:
-        function = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(kernel)]
-        return function(F.pad(x, torch_pads, value=float("-inf")), kernel, strides)
+        return largest(F.pad(x, torch_pads, value=float("-inf")), kernel, strides)
     mean = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(kernel)]
     pooled = mean(F.pad(x, torch_pads), kernel, strides)
     if a.get("exclude_padding_from_average", False):

@@ -229,7 +229,7 @@ def emptied(root):
 def test_bad_folders_and_files_are_one_sentence(folder, spoil, message):
     spoil(folder)
     with pytest.raises(InputError, match=message) as caught:
-        load_dataset(str(folder))
+        _ = load_dataset(str(folder)).fingerprint
     assert "\n" not in str(caught.value)
 
 
