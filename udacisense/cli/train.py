@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from udacisense.base.display import megabytes, milliseconds, percent
-from udacisense.cli.options import allow_factory_option, model_options, names_of, search_working_folder
+from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of, search_working_folder
 from udacisense.cli.output import announce, dry_run_option, duration, emit_json, json_option, next_command, say, table
 from udacisense.cli.training_options import compute_options, config_options, supervision_options
 
@@ -129,5 +129,5 @@ def _show(artifact: Artifact, dataset: DataSet, data: str, output: Path) -> None
         ["kept in", str(output / "artifact")],
     ]
     table("Trained", ["what", "figure"], rows)
-    line = ["compress", "--pipeline", "p1", "--baseline", output / "artifact", "--data", data, "-o", "runs/p1"]
-    next_command("udacisense", *line)
+    line = ["--baseline", output / "artifact", *allowing(artifact.model.architecture), "--data", data, "-o", "runs/p1"]
+    next_command("udacisense", "compress", "--pipeline", "p1", *line)

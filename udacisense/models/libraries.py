@@ -7,6 +7,7 @@ data's classes by the library itself.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -243,6 +244,8 @@ def _int(value: Scalar) -> int | None:
 
 @contextlib.contextmanager
 def _tensors_alone() -> Iterator[None]:
+    """Let nobody unpickle more than tensors; a hub's retries are no news, and its refusal is told in the end."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     before = os.environ.get(_SAFE)
     os.environ[_SAFE] = "1"
     try:
