@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export._unlift import _StatefulGraphModule
 
-from udacisense.errors import InputError, cause
+from udacisense.errors import InputError, foreign_cause
 from udacisense.models.weights import plain_state, put_state
 from udacisense.stages.contract import Kind, kind_of
 from udacisense.stages.graph import decisions
@@ -34,6 +34,9 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
     """
     refuse_other_forms(model)
     plain_state(model)  # refuses lazy and quantised weights
+    for name, parameter in model.named_parameters():
+        if parameter.isnan().any():
+            raise InputError(f"The model's {name} holds NaN, as after a training that diverged; train it again.")
     with torch.no_grad():
         first = _answer(model, images[:1])
         classes = _classes(first)
@@ -49,10 +52,16 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
         if moved := _moved(again, first) or _moved(repeated, alone):
             raise InputError(
                 f"The model answers the same image differently from call to call ({moved}): dropout that stays on in "
-                "evaluation mode, or other noise. Use nn.Dropout, or pass training=self.training to F.dropout."
+                "evaluation mode, other noise, or a count of its calls. Use nn.Dropout, or pass training=self.training "
+                "to F.dropout."
             )
         _refuse_neighbours(model, images, alone)
         _refuse_another_network(model, build(), images, alone)
+        if len(images) > 1 and (alone == alone[0]).all():
+            raise InputError(
+                "The model answers every image alike, to the last bit, so that nothing could be proved of a file; look "
+                "at its weights, and at what its forward does with its input."
+            )
     return classes
 
 
@@ -100,16 +109,19 @@ def _answer(model: nn.Module, images: Tensor) -> Tensor:
     try:
         answered = model(given)
     # Foreign code runs here: whatever it raises means that it does not take this input.
-    except Exception as exc:
-        raise InputError(f"The model does not take {shape}: {cause(exc)}.") from exc
+    except BaseException as exc:
+        raise InputError(f"The model does not take {shape}: {foreign_cause(exc).rstrip('.')}.") from exc
     count = len(images)
     wanted = f"a classifier answers one tensor ({count}, C)"
     if not isinstance(answered, Tensor):
         raise InputError(f"The model answers {_kinds(answered)} to {shape}; {wanted}, alone or as its 'logits'.")
     if not torch.equal(given, images):
         raise InputError("The model's forward changes its input in place; let it work on a copy, as by x = x * 0.5.")
-    if answered.layout is not torch.strided:
-        raise InputError(f"The model answers a sparse tensor; {wanted}: let it end with .to_dense().")
+    if answered.is_nested or answered.layout is not torch.strided:
+        kind = "nested" if answered.is_nested else "sparse"
+        raise InputError(f"The model answers a {kind} tensor; {wanted}: let it end with a dense one.")
+    if answered.device.type != "cpu":
+        raise InputError(f"The model answers on {answered.device}; {wanted}, on the device of its input.")
     if answered.ndim != 2 or len(answered) != count:
         raise InputError(f"The model answers {tuple(answered.shape)} to {count} image(s) of {shape}; {wanted}.")
     return answered

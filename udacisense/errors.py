@@ -16,7 +16,10 @@ The command line prints it after ``error:`` and ends with :attr:`UdacisenseError
 from __future__ import annotations
 
 import re
+import signal
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
@@ -35,14 +38,40 @@ def first_line(exc: BaseException) -> str:
 def cause(exc: BaseException, *, most: int = 400) -> str:
     """Return why something failed: a deliberate error's own words, else the class and the message on one line.
 
-    A long message is shortened in its middle: its end often is what says why. PyTorch's C++ frames are left out.
+    A long message is shortened in its middle: its end often is what says why. PyTorch's C++ frames are left out. An
+    exception without a message, as an assertion raises it, is told by the line that raised it.
     """
     if isinstance(exc, UdacisenseError):
         return str(exc)
-    text = " ".join(re.split(r"\n(?:Exception raised from|frame #)", str(exc))[0].split())
+    try:
+        said = str(exc)
+    except Exception:  # a foreign class, whose own words fail
+        said = ""
+    text = " ".join(re.split(r"\n(?:Exception raised from|frame #)", said)[0].split())
+    if not text and (frames := traceback.extract_tb(exc.__traceback__)):
+        code = f" ({frames[-1].line})" if frames[-1].line else ""
+        text = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}{code}"
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, at the command line: a plain KeyboardInterrupt there is one that a user's code raised."""
+
+
+def foreign_cause(exc: BaseException) -> str:
+    """Return why a user's code ended, whatever it raised, as :func:`cause` does.
+
+    Raises:
+        KeyboardInterrupt: it was Ctrl-C, and no exception of that code.
+    """
+    is_plain = type(exc) is KeyboardInterrupt and signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    if isinstance(exc, KeyboardInterrupt) and not is_plain:
+        raise exc
+    if isinstance(exc, SystemExit) and not isinstance(exc.code, str):  # as argparse does
+        return f"it ends the program, by {exc.code!r}: code that reads the command line belongs under __main__"
+    return cause(exc)
 
 
 class UdacisenseError(Exception):

@@ -14,6 +14,7 @@ from exporters.bundle.manifest import Coverage, Precision
 from exporters.bundle.metadata import KEY, metadata_text
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan, Product, make_plan
 from exporters.formats.coverage import layers
+from exporters.formats.torchscript import ANY_BATCH
 from exporters.formats.workbench import Workbench, versions
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8-dynamic", "int8-static")
 #: How the names of products begin that resize (:mod:`udacisense.models.resizing`).
 RESIZING = "resize_by_product"
+_BATCH = "onnx batch"  # what is remembered: the batch that the files are bound to; None: any
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # The quantiser lets a layer's output take the place of what these clip, so that both are one int8 operation. Left out,
 # each layer's output is quantised, widened, clipped and quantised once more.
@@ -58,7 +60,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
     """Write one precision as ``.onnx``, or what onnxruntime makes of it offline as ``.ort``."""
     source = bench.once(f"onnx {plan.precision}", lambda: _write(plan.precision, bench))
     target = bench.folder / plan.file_name
-    batch = bench.options.batch
+    batch = bench.memo[_BATCH]
     model = _with_metadata(source, metadata_text(bench.metadata(plan, batch=batch)))
     if plan.format == "onnx":
         target.write_bytes(_serialized(model))
@@ -92,7 +94,12 @@ def _note(plan: Plan) -> str:
 def _write(precision: Precision, bench: Workbench) -> Path:
     path = bench.scratch / f"{precision}.onnx"
     if precision == "fp32":
-        _trace(path, bench)
+        batch = bench.options.batch
+        _trace(path, bench, batch)
+        if batch is None and not _takes_batch(path, bench):
+            batch = 1
+            _trace(path, bench, batch)
+        bench.memo[_BATCH] = batch
         return path
     base = bench.once("onnx fp32", lambda: _write("fp32", bench))
     {"fp16": _to_float16, "int8-dynamic": _to_dynamic_int8, "int8-static": _to_static_int8}[precision](
@@ -101,17 +108,33 @@ def _write(precision: Precision, bench: Workbench) -> Path:
     return path
 
 
-def _trace(path: Path, bench: Workbench) -> None:
+def _takes_batch(path: Path, bench: Workbench) -> bool:
+    """Tell whether a file answers a batch size that it was not traced with: a forward may have burnt its own in."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    images = bench.example(batch=ANY_BATCH)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (answered,) = session.run(None, {bench.signature.input_name: images.numpy()})
+    # onnxruntime raises classes of its own on shapes that a constant of the graph does not fit.
+    except Exception:
+        return False
+    return len(answered) == len(images)
+
+
+def _trace(path: Path, bench: Workbench, batch: int | None) -> None:
     signature = bench.signature
     names = (signature.input_name, signature.output_name)
-    axes = {name: {0: "batch"} for name in names} if bench.options.batch is None else None
+    axes = {name: {0: "batch"} for name in names} if batch is None else None
     model = bench.deployed(bench.model)
     with warnings.catch_warnings(), ProductsForBilinear():
         # The exporter by tracing is called legacy; it is the one that all of our other formats share a graph with.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (bench.example(batch=bench.options.batch or 1),),
+            (bench.example(batch=batch or 1),),
             str(path),
             opset_version=bench.options.opset,
             input_names=[names[0]],
@@ -225,7 +248,7 @@ def _scope(module: str) -> str:
 
 
 def _feeds(bench: Workbench) -> Iterator[torch.Tensor]:
-    batch = bench.options.batch
+    batch = bench.memo[_BATCH]
     for images in bench.calibration_batches(as_fed=True):
         if batch is None:
             yield images

@@ -19,7 +19,7 @@ from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import stays_float
 
 Rewrite = Callable[[nn.Module, Tensor], nn.Module]
-_ANY_BATCH = 3  # a batch that no trace was made with
+ANY_BATCH = 3  # a batch that no trace was made with
 
 NOTES = {
     "fp32": "none: the float32 weights, BatchNorm folded into the convolutions",
@@ -76,7 +76,7 @@ def _traced(plan: Plan, bench: Workbench, rewrite: Rewrite | None) -> tuple[torc
     batch = bench.options.batch
     example = bench.example(batch=batch or 1)
     scripted = trace_and_freeze(model if rewrite is None else rewrite(model, example), example)
-    if batch is None and not takes_batch(scripted, model, bench.example(batch=_ANY_BATCH)):
+    if batch is None and not takes_batch(scripted, model, bench.example(batch=ANY_BATCH)):
         batch = 1
     return scripted, batch
 

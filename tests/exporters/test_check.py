@@ -49,6 +49,23 @@ REFUSED = {
     "without values": (net(build="return Net().to('meta')"), "fc.weight has no values"),
     "in inference mode": (net(build="\n    with torch.inference_mode(): return Net()"), "made in torch.inference_mode"),
     "sparse": (net(forward="return y.to_sparse()"), "answers a sparse tensor"),
+    "nested": (net(forward="return torch.nested.nested_tensor(list(y))"), "answers a nested tensor"),
+    "elsewhere": (net(forward="return y.to('meta')"), "answers on meta"),
+    "NaN weights": (
+        net(init="nn.init.constant_(self.fc.bias, torch.nan)", forward="return y.nan_to_num()"),
+        "fc.bias holds NaN",
+    ),
+    "one answer": (net(forward="return torch.ones_like(y)"), "answers every image alike"),
+    "no message": (
+        net(forward="assert x.dtype == torch.uint8"),
+        r"AssertionError: at their_module_\d+\.py:\d+ \(assert",
+    ),
+    "no words": (
+        net(forward="class Mute(Exception): __str__ = None\n        raise Mute"),
+        r"Mute: at their_module_\d+\.py",
+    ),
+    "the end of the program": (net(forward="raise SystemExit"), "not take .* ends the program, by None"),
+    "no exception, in its forward": (net(forward="raise GeneratorExit"), "not take .*GeneratorExit"),
     "its input": (net(forward="x.mul_(0.5); return y"), "changes its input in place"),
     "the batch's brightest value": (net(forward="return y * x.max().item()"), "otherwise than among 3"),
     "the command line": (net(build="import sys; sys.exit(2)"), "ends the program, by 2: code that reads the command"),
@@ -149,6 +166,28 @@ def test_a_network_for_single_images_is_exported_for_them(their: Callable[[str],
     bundle = open_bundle(tmp_path / "bundle")
     record = verify_bundle(bundle, VerifyOptions(runners=("onnxruntime",), variants=("onnx-fp32",), allow_factory=name))
     assert [row.outcome for row in record.measurements] == [Outcome.PASSED]
+
+
+@pytest.mark.parametrize("forward", ["return y.view(int(x.shape[0]), 10)", "return torch.cat([*y.split(1)][:len(x)])"])
+def test_a_batch_that_a_forward_burns_into_its_trace_is_found_at_export(
+    forward: str, their: Callable[[str], str], tmp_path: Path
+) -> None:
+    source = source_from_factory(their(net(forward=forward)), SHAPE, None)
+    made = export_bundle(source, tmp_path / "bundle", ExportOptions(formats=("onnx",), precisions=("fp32",)))
+    assert [variant.batch for variant in made.variants] == [1, 1]
+
+
+def test_what_a_users_code_sets_for_all_of_pytorch_ends_with_it(their: Callable[[str], str]) -> None:
+    lines = (
+        "torch.set_default_dtype(torch.float64)",
+        "torch.set_default_device('meta')",
+        "torch.set_grad_enabled(False)",
+    )
+    name = their("\n".join([*lines, net(build="return Net()")]))
+    with pytest.raises(InputError, match=r"fc\.weight has no values"):
+        source_from_factory(name, SHAPE, None)
+    made = torch.ones(1, requires_grad=True) * 2
+    assert (made.dtype, made.device.type, made.requires_grad) == (torch.float32, "cpu", True)
 
 
 def test_what_a_factory_prints_and_reads_is_not_ours(

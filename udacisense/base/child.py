@@ -304,7 +304,7 @@ def serve() -> None:
     try:
         importlib.import_module(module).main(Path(name), *arguments)
     # Models, runtimes and converters raise whatever they like; the parent says it.
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         traceback.print_exc()
         Path(name, _FAILED).write_text(cause(exc), encoding="utf-8")
         sys.exit(1)

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from udacisense import __version__
-from udacisense.errors import UdacisenseError, did_you_mean
+from udacisense.errors import Interrupted, UdacisenseError, did_you_mean, foreign_cause
 
 INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
 
@@ -117,10 +117,13 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no "×" or "Δ" gets a "?", and no traceback
+    _log.propagate = False  # or a user's code that sets up logging for itself prints all of ours once more
     try:
         here = str(Path.cwd())
         # Some ways to start Python search the working folder first; --allow-factory is the one door to it.
         sys.path[:] = [place for place in sys.path if (place or here) != here or here == _ROOT]
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in the background
+            signal.signal(signal.SIGINT, _interrupt)
         code = run(argv)
     except KeyboardInterrupt:  # on the way in, or a second one on the way out
         code = INTERRUPTED
@@ -153,9 +156,8 @@ def _run(argv: list[str] | None) -> int:
     except click.ClickException as exc:
         _with_its_place(exc).show()
         return exc.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return INTERRUPTED
+    except (click.Abort, KeyboardInterrupt, SystemExit, GeneratorExit) as exc:
+        return _report_end(exc)
     except UdacisenseError as exc:
         _log.debug("", exc_info=True)
         click.echo(f"error: {exc}", err=True)
@@ -163,6 +165,24 @@ def _run(argv: list[str] | None) -> int:
     except OSError as exc:
         return _report_os_error(exc)
     return result if isinstance(result, int) else 0
+
+
+def _report_end(exc: BaseException) -> int:
+    """Say what ended a command: Ctrl-C, or a user's code that ends the program."""
+    if isinstance(exc, SystemExit) and hasattr(sys.stdout, "wrapped"):  # so click ends where nobody reads the pipe
+        return _report_os_error(BrokenPipeError())
+    origin = exc.__cause__ if isinstance(exc, click.Abort) else exc  # which click makes of others
+    try:
+        why = foreign_cause(origin or Interrupted())
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    click.echo(f"error: Code that this command called ended it: {why}.", err=True)
+    return 2
+
+
+def _interrupt(*_: object) -> None:
+    raise Interrupted
 
 
 def _with_its_place(exc: click.ClickException) -> click.ClickException:

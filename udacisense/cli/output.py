@@ -6,6 +6,7 @@ With ``--quiet`` all of it but JSON and CSV is left out.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -32,6 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Cell = str | int | float | None
 
 _LEAST_WIDTH = 9  # of a column on a terminal, where its cells are as long
+_STANDARD_OUTPUT = 1  # its descriptor
 _ANSWERS = "udacisense.answers"  # in a context's meta: where they go, if that is not standard output
 _STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
@@ -58,6 +60,12 @@ def keep_prints_apart(ctx: click.Context, param: click.Parameter, value: Any) ->
     """Where the answer is for a machine, send what a user's model prints to standard error; the run's end undoes it."""
     if value not in (False, "table"):
         ctx.meta[_ANSWERS] = sys.stdout
+        real = sys.__stdout__
+        if real is not None and sys.stdout is real and real.fileno() == _STANDARD_OUTPUT:
+            # What prints past Python, as C does, goes by the descriptor. The answer keeps a copy of it.
+            kept = os.dup(_STANDARD_OUTPUT)
+            ctx.meta[_ANSWERS] = os.fdopen(kept, "w", encoding=real.encoding, errors="replace")
+            os.dup2(sys.stderr.fileno(), _STANDARD_OUTPUT)
         sys.stdout = sys.stderr
     return value
 

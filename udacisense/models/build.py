@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from udacisense.base.child import where_the_user_stands
 from udacisense.base.records import ModelSpec, Scalar
-from udacisense.errors import InputError, cause, did_you_mean
+from udacisense.errors import InputError, did_you_mean, foreign_cause
 from udacisense.models.blocks import build_blocks, parse_blocks
 from udacisense.models.layers import MOST_PX, ConvClassifier, Resize, conv_bn_relu, init_convolutions, init_linear
 from udacisense.models.libraries import LIBRARIES, build_library_model, is_library, library_spec
@@ -280,16 +281,7 @@ def _call(factory: Callable[..., nn.Module], spec: ModelSpec) -> nn.Module:
     # It may be a user's code: whatever it raises, and where it ends the program, the model is not built.
     except BaseException as exc:
         words = f"The architecture {spec.architecture!r} could not be built with {spec.options}"
-        raise InputError(f"{words}: {_why(exc).rstrip('.')}.") from exc
-
-
-def _why(exc: BaseException) -> str:
-    """Return what ended a user's code; Ctrl-C goes on."""
-    if isinstance(exc, KeyboardInterrupt):
-        raise exc
-    if isinstance(exc, SystemExit) and not isinstance(exc.code, str):  # as argparse does
-        return f"it ends the program, by {exc.code!r}: code that reads the command line belongs under __main__"
-    return cause(exc)
+        raise InputError(f"{words}: {foreign_cause(exc).rstrip('.')}.") from exc
 
 
 def _import_factory(name: str) -> Callable[..., nn.Module]:
@@ -299,7 +291,7 @@ def _import_factory(name: str) -> Callable[..., nn.Module]:
     except BaseException as exc:
         raise InputError(
             f"The module {module_name!r} of the architecture {name!r} cannot be imported"
-            f" ({_why(exc)}); give package.module:factory of an installed package, or of a module beside you."
+            f" ({foreign_cause(exc)}); give package.module:factory of an installed package, or of a module beside you."
         ) from exc
     factory = getattr(module, attribute, None)
     if not callable(factory):
@@ -312,11 +304,22 @@ def _import_factory(name: str) -> Callable[..., nn.Module]:
 
 @contextlib.contextmanager
 def _foreign_code() -> Iterator[None]:
-    """Run a user's code in the folder that he stands in, without our arguments; what it prints is no answer of ours."""
-    arguments = sys.argv
+    """Run a user's code in the folder that he stands in, without our arguments; what it prints is no answer of ours.
+
+    What it sets for all of PyTorch, or for all warnings, ends with the block.
+    """
+    arguments, dtype, device = sys.argv, torch.get_default_dtype(), torch.empty(0).device
     sys.argv = arguments[:1]
     try:
-        with where_the_user_stands(), contextlib.redirect_stdout(sys.stderr):
+        with (
+            where_the_user_stands(),
+            contextlib.redirect_stdout(sys.stderr),
+            warnings.catch_warnings(),
+            torch.set_grad_enabled(torch.is_grad_enabled()),
+        ):
             yield
     finally:
         sys.argv = arguments
+        torch.set_default_dtype(dtype)
+        if torch.empty(0).device != device:  # get_default_device() fails once this was done
+            torch.set_default_device(None)

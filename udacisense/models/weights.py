@@ -134,7 +134,9 @@ def _load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: str, o
         log.warning("%s: its %s answers other classes, and is trained anew.", source, fresh)
         named = {key: value for key, value in named.items() if key.rpartition(".")[0] != fresh}
     refuse_difference(
-        named, {key: value for key, value in wanted.items() if key.rpartition(".")[0] != fresh}, source=source
+        named,
+        {key: value for key, value in wanted.items() if key.rpartition(".")[0] != fresh},
+        source=f"{source}, taken without {prefix!r}," if prefix else source,
     )
     if prefix:
         log.warning("%s: the names of the weights begin with %r, which is taken off.", source, prefix)
@@ -165,6 +167,13 @@ def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
         named = {key.removeprefix(start): value for key, value in plain.items() if key.startswith(start)}
         if named.keys() == wanted.keys():
             return named, start
+    # Where most of the names fit behind a prefix, what is missing or unknown is told without it.
+    found = {
+        start: sum(key.removeprefix(start) in wanted for key in plain if key.startswith(start)) for start in starts
+    }
+    likely = max(found, key=lambda start: found[start], default="")
+    if likely and 2 * found[likely] > len(wanted):
+        return {key.removeprefix(likely): value for key, value in plain.items() if key.startswith(likely)}, likely
     return state, ""
 
 

@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from exporters.bundle.open import write_zip
 from udacisense.cli import demo
 from udacisense.cli.main import run
 from udacisense.data.shapes import draw_dataset
+from udacisense.errors import Interrupted
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = "import sys; from udacisense.cli.main import main; sys.argv[0] = 'udacisense'; main()"
@@ -228,6 +230,7 @@ def test_a_folder_of_many_other_classes_is_refused_in_a_line(
 
 NAMESAKES = ("random.py", "sitecustomize.py", "exporters/__init__.py", "harness/__init__.py")
 TALKING = """
+import os
 import sys
 import torch
 from safetensors.torch import load_file
@@ -239,6 +242,8 @@ print("a factory's module")
 class Talks(nn.Sequential):
     def forward(self, x):
         print("a model's forward")
+        os.write(1, b"past Python")
+        sys.__stdout__.write("past what replaces it")
         return super().forward(x)
 
 
@@ -275,6 +280,43 @@ def test_code_of_the_user_under_names_of_others_is_in_nobodys_way(tmp_path: Path
         *(Path(name).parts[0] for name in NAMESAKES),
         *("net.py", "my weights.safetensors", "b", "b.verify.json"),
     }
+
+
+@pytest.fixture
+def with_ctrl_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("with_ctrl_c")
+@pytest.mark.parametrize("place", ["import", "call", "forward"])
+def test_an_interrupt_that_a_users_code_raises_is_no_ctrl_c(
+    place: str, folder_of_code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"interrupts_at_{place}"
+    lines = {"import": "", "call": "    ", "forward": "            "}
+    code = lines[place] + "raise KeyboardInterrupt"
+    parts = {key: code if key == place else indent + "pass" for key, indent in lines.items()}
+    (folder_of_code / f"{name}.py").write_text(
+        "from torch import nn\n{import}\ndef build():\n{call}\n    class Net(nn.Module):\n"
+        "        def forward(self, x):\n{forward}\n    return Net()".format(**parts)
+    )
+    line = ["export", f"{name}:build", "--input-shape", "1,3,32,32", "-o", str(folder_of_code / "b")]
+    assert run(line) == 2
+    assert f"KeyboardInterrupt: at {name}.py:" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("with_ctrl_c")
+@pytest.mark.parametrize(("ended_by", "code"), [(Interrupted(), 130), (KeyboardInterrupt(), 2), (SystemExit(0), 2)])
+def test_what_ends_a_command_is_told_by_whose_it_is(
+    ended_by: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end() -> None:
+        raise ended_by
+
+    monkeypatch.setattr("udacisense.data.decoding.list_caches", end)
+    assert run(["data", "list"]) == code
 
 
 @pytest.fixture
