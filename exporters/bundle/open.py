@@ -18,7 +18,8 @@ from exporters.bundle.manifest import FileRecord, Manifest, Variant, joined_vari
 from udacisense.base.files import ZIP_ERRORS, atomic_path, sha256_file, sha256_path
 from udacisense.base.records import Artifact, Outcome, read_json
 from udacisense.errors import InputError, did_you_mean
-from udacisense.zoo.table import ZOO
+from udacisense.measure.cascade import Cascade
+from udacisense.zoo.table import resolve_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,9 +189,9 @@ def require_bundle(path: Path) -> None:
 
 def _what_to_give(path: Path) -> str:
     """Say what to give instead of a path that is no bundle: a model, by name or by artifact, is exported first."""
-    is_shipped = str(path) in ZOO and not path.exists()
-    if is_shipped or (path / Artifact.FILE_NAME).is_file():
-        model = "a model that ships" if is_shipped else "a model's artifact"
+    is_shipped = resolve_artifact(path) != path
+    if is_shipped or any((path / name).is_file() for name in (Artifact.FILE_NAME, Cascade.FILE_NAME)):
+        model = "a model that ships" if is_shipped else "a model, and no bundle"
         return f"it is {model}, so export it first: {shlex.join(['udacisense', 'export', str(path), '-o', 'bundle'])}"
     return "give the folder or the .zip that export wrote"
 

@@ -208,14 +208,11 @@ def _kept_source(folder: Path, data: str | None, allow_factory: str | None) -> E
     from exporters.source import source_from_artifact
     from udacisense.base.records import Artifact, read_json
     from udacisense.cli.loading import load_data
-    from udacisense.models.cascade import cascade_signature, is_cascade
-    from udacisense.zoo.table import resolve_artifact
+    from udacisense.models.cascade import is_cascade, model_folders
 
-    made_of_several = is_cascade(folder)
     dataset = None
     if data:
-        place = resolve_artifact(folder) / Artifact.FILE_NAME
-        signature = cascade_signature(folder) if made_of_several else read_json(Artifact, place).signature
-        dataset = load_data(data, size_px=signature.size_px)
-    make = cascade_source if made_of_several else source_from_artifact
+        first = model_folders(folder)[0] / Artifact.FILE_NAME  # all members take the same images
+        dataset = load_data(data, size_px=read_json(Artifact, first).signature.size_px)
+    make = cascade_source if is_cascade(folder) else source_from_artifact
     return make(folder, dataset=dataset, allow_factory=allow_factory)

@@ -188,15 +188,16 @@ def is_cascade(folder: Path) -> bool:
     return (resolve_artifact(folder) / Cascade.FILE_NAME).is_file()
 
 
-def cascade_signature(folder: Path) -> Signature:
-    """Return what goes into a cascade and comes out: its first member's, as all have the same.
+def model_folders(folder: Path) -> tuple[Path, ...]:
+    """Return the artifact's folder of each member of a cascade; of one model, its own. Nothing is checked but places.
 
     Raises:
-        InputError: it is no cascade, or that member is missing.
+        InputError: a cascade's record is not valid, or a member leaves its folder.
     """
     root = resolve_artifact(folder)
-    first = read_json(Cascade, root / Cascade.FILE_NAME).members[0]
-    return read_json(Artifact, _place(root, first) / Artifact.FILE_NAME).signature
+    if not is_cascade(folder):
+        return (root,)
+    return tuple(_place(root, member) for member in read_json(Cascade, root / Cascade.FILE_NAME).members)
 
 
 def _place(root: Path, member: Member) -> Path:
