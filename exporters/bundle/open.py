@@ -69,7 +69,7 @@ class Bundle:
         if self.manifest.members is None:
             return (self,)
         found = tuple(open_bundle(self.path(member.name)) for member in self.manifest.members)
-        joined = []
+        joined: list[Variant] = []
         for member, own in zip(self.manifest.members, found, strict=True):
             variants = joined_variants(own.manifest, is_first=own is found[0])
             joined += variants

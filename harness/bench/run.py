@@ -79,7 +79,7 @@ def plan_sweep(bundles: Sequence[Path], options: SweepOptions | None = None) -> 
         unavailable={name: runner.unavailable() for name, runner in RUNNERS.items()},
     )
     opened = _opened(bundles)
-    sources, cascades = _sources(opened, allow_factory=options.allow_factory)
+    sources, cascades = describe_bundles(opened, allow_factory=options.allow_factory)
     is_alone = bool(opened and opened[0].manifest.members) and "baseline" not in {b.manifest.name for b in opened}
     if options.reference is None and is_alone:
         # What a cascade is held against is the model that it spares: its last member.
@@ -263,8 +263,15 @@ def _opened(folders: Sequence[Path]) -> list[Bundle]:
     return [open_bundle(folder) for folder in folders]
 
 
-def _sources(opened: Sequence[Bundle], *, allow_factory: str | None) -> tuple[list[Source], list[BenchedCascade]]:
-    """Describe every bundle; of a cascade, each member's own, by the name ``<cascade>.<member>``."""
+def describe_bundles(
+    opened: Sequence[Bundle], *, allow_factory: str | None
+) -> tuple[list[Source], list[BenchedCascade]]:
+    """Describe every bundle; of a cascade, each member's own, by the name ``<cascade>.<member>``.
+
+    Raises:
+        InputError: two bundles have one name, or a factory was not allowed.
+        LoadError: a reference model would not load.
+    """
     names = [bundle.manifest.name for bundle in opened]
     sources: list[Source] = []
     cascades: list[BenchedCascade] = []
@@ -277,7 +284,7 @@ def _sources(opened: Sequence[Bundle], *, allow_factory: str | None) -> tuple[li
             label = name if member is None else f"{name}.{member.name}"
             if label in {source.bundle.name for source in sources}:
                 raise InputError(f"Two bundles are both called {label}; rename one of their folders.")
-            benched = describe_bundle(label, own, allow_factory=allow_factory)
+            benched = _describe(label, own, allow_factory=allow_factory)
             sources.append(Source(bundle=benched, manifest=own.manifest))
             members += [] if member is None else [BenchedMember(bundle=label, variants=member.variants)]
         if members:
@@ -300,7 +307,7 @@ def _cascade(name: str, bundle: Bundle, members: Sequence[BenchedMember]) -> Ben
     )
 
 
-def describe_bundle(name: str, bundle: Bundle, *, allow_factory: str | None) -> BenchedBundle:
+def _describe(name: str, bundle: Bundle, *, allow_factory: str | None) -> BenchedBundle:
     """Return what a sweep's record says of a bundle; its model is rebuilt to count its work."""
     model, _ = load_reference(bundle, allow_factory=allow_factory)
     work = count_work(model, (1, *bundle.manifest.signature.input_shape[1:]))

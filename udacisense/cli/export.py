@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from exporters.formats.contract import ExportOptions
     from exporters.source import ExportSource
     from udacisense.base.records import Scalar
+    from udacisense.measure.estimate import Estimate
 
 
 @click.command("export", short_help="Write a model in the formats that phones run, as one bundle.")
@@ -77,12 +78,10 @@ def command(
     exit code is 1.
     """
     from exporters.cascade import CascadeSource, export_cascade
-    from exporters.export import estimate_export, export_bundle
+    from exporters.export import export_bundle
     from harness.report.tables import variants_table
     from udacisense.base.records import Outcome
     from udacisense.errors import InputError
-    from udacisense.measure.counts import count_parameters
-    from udacisense.measure.estimate import total
 
     options = _options(**asked)
     source: ExportSource | CascadeSource
@@ -96,9 +95,7 @@ def command(
     else:
         source = _kept_source(Path(model), data, allow_factory)
     members = source.sources if isinstance(source, CascadeSource) else (source,)
-    cores = os.cpu_count() or 1
-    costs = [estimate_export(options, parameters=count_parameters(one.model), cores=cores) for one in members]
-    announce(costs[0] if len(costs) == 1 else total(f"{len(costs)} members", costs), output)
+    announce(_estimate(members, options), output)
     if dry_run:
         return
     if isinstance(source, CascadeSource):
@@ -114,6 +111,16 @@ def command(
         next_command("udacisense", "verify", output, *images, *allowing(members[-1].spec.architecture))
     if any(variant.outcome is Outcome.FAILED for variant in manifest.variants):
         raise click.exceptions.Exit(1)
+
+
+def _estimate(members: Sequence[ExportSource], options: ExportOptions) -> Estimate:
+    from exporters.export import estimate_export
+    from udacisense.measure.counts import count_parameters
+    from udacisense.measure.estimate import total
+
+    cores = os.cpu_count() or 1
+    costs = [estimate_export(options, parameters=count_parameters(one.model), cores=cores) for one in members]
+    return costs[0] if len(costs) == 1 else total(f"{len(costs)} members", costs)
 
 
 def choose(given: Sequence[str], allowed: Sequence[str], *, what: str, default: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.bundle.manifest import BundleMember, Variant
-from harness.records import Asked, Measurement
+from harness.records import Asked, Comparison, Measurement
 from harness.verify.beyond.certainty import Probabilities, as_probabilities, certainty
 from harness.verify.compare import FloatArray, compare
 from harness.verify.judge import Answers
@@ -49,61 +49,68 @@ def _judge(
         outcome=Outcome.SKIPPED,
         reason=None,
     )
-    first, rows = answers[0], answers[0].feed.judged(jobs[0].rows)
-    own, sources, masters = [], [], []
-    for member, one, job in zip(members, answers, jobs, strict=True):
-        outputs = None if job.job is None else one.own(job).outputs
-        if outputs is None or outputs.shape[1:] != (len(one.labels),) or not np.isfinite(outputs).all():
-            return dataclasses.replace(made, reason=f"{member.name} gave no answers that can be used, see its own row")
-        try:
-            source = one.source(job.variant)
-        except InferenceError as exc:
-            return dataclasses.replace(made, reason=f"{member.name}: {exc}")
-        kind, temperature = job.variant.output_kind, member.confidence.temperature
-        own.append(as_probabilities(outputs[: len(rows)], kind, temperature))
-        sources.append(as_probabilities(source[rows], kind, temperature))
-        masters.append(as_probabilities(one.master()[rows], "logits", temperature))
-    limits = [member.threshold for member in members[:-1] if member.threshold is not None]
-    (who, outputs), (_, source), (asked, master) = (_decided(found, limits) for found in (own, sources, masters))
-    labels = first.feed.labels_of(jobs[0].rows)
-    comparison = compare(
-        outputs, source, master, labels=labels, class_names=first.labels, rtol=limit.rtol, atol=limit.atol
-    )
-    logits = np.log(np.maximum(master, np.finfo(np.float32).tiny)).astype(np.float32)
-    comparison = dataclasses.replace(
-        comparison,
-        certainty=certainty(outputs, logits, labels, output_kind="probabilities", fitted=None),
-        asked=Asked(
-            n_otherwise=int((who != asked).sum()),
-            reached_fractions=_reached(who, len(members)),
-            reference_reached_fractions=_reached(asked, len(members)),
-        ),
-    )
+    try:
+        parts = [_probabilities(*of_one) for of_one in zip(members, answers, jobs, strict=True)]
+    except InferenceError as exc:
+        return dataclasses.replace(made, reason=str(exc))
+    comparison, told = _compare(members, answers[0], jobs[0], parts, limit)
     decisions = dataclasses.replace(limit, is_close=False, min_psnr_db=None, max_flip_margin=None)
     problems = "; ".join(out_of_limits(comparison, decisions))
     return dataclasses.replace(
         made,
         actual={"exit_code": 1} if problems else {},
         comparison=comparison,
-        warnings=(_told(comparison.asked, len(comparison.flips), len(rows)),),
+        warnings=(told,),
         outcome=Outcome.FAILED if problems else Outcome.PASSED,
         reason=problems or None,
     )
 
 
+def _probabilities(member: BundleMember, answers: Answers, job: CellJob) -> tuple[Probabilities, ...]:
+    """Return the probabilities of a member's file, of its eager source and of its float32 master: (n, C) each.
+
+    Raises:
+        InferenceError: one of them did not answer.
+    """
+    outputs = None if job.job is None else answers.own(job).outputs
+    shape = (len(answers.feed.rows[job.rows]), len(answers.labels))
+    if outputs is None or outputs.shape != shape or not np.isfinite(outputs).all():
+        raise InferenceError(f"{member.name} gave no answers that can be used, see its own row")
+    rows, kind, temperature = answers.feed.judged(job.rows), job.variant.output_kind, member.confidence.temperature
+    return (
+        as_probabilities(outputs[: len(rows)], kind, temperature),
+        as_probabilities(answers.source(job.variant)[rows], kind, temperature),
+        as_probabilities(answers.master()[rows], "logits", temperature),
+    )
+
+
+def _compare(
+    members: Sequence[BundleMember],
+    first: Answers,
+    job: CellJob,
+    parts: Sequence[tuple[Probabilities, ...]],
+    limit: Limit,
+) -> tuple[Comparison, str]:
+    """Hold the decisions against each other; also say them in words."""
+    thresholds = [member.threshold for member in members if member.threshold is not None]
+    (who, outputs), (_, source), (asked, master) = (_decided(of, thresholds) for of in zip(*parts, strict=True))
+    labels = first.feed.labels_of(job.rows)
+    found = compare(outputs, source, master, labels=labels, class_names=first.labels, rtol=limit.rtol, atol=limit.atol)
+    logits = np.log(np.maximum(master, np.finfo(np.float32).tiny))
+    reached, wanted = (tuple(float((w >= n).mean()) for n in range(len(members))) for w in (who, asked))
+    n_otherwise = int((who != asked).sum())
+    told = (
+        f"another member answers {n_otherwise} of {len(who)} images, and {len(found.flips)} get another answer, than "
+        f"of the float32 models; past the first member go {100 * reached[1]:.1f} % ({100 * wanted[1]:.1f} %)"
+    )
+    found = dataclasses.replace(
+        found,
+        certainty=certainty(outputs, logits, labels, output_kind="probabilities", fitted=None),
+        asked=Asked(n_otherwise=n_otherwise, reached_fractions=reached, reference_reached_fractions=wanted),
+    )
+    return found, told
+
+
 def _decided(found: Sequence[Probabilities], thresholds: Sequence[float]) -> tuple[NDArray[np.intp], FloatArray]:
     who, _ = decide(found, thresholds)
     return who, np.stack(found)[who, np.arange(len(who))].astype(np.float32)
-
-
-def _reached(who: NDArray[np.intp], members: int) -> tuple[float, ...]:
-    return tuple(float((who >= number).mean()) for number in range(members))
-
-
-def _told(asked: Asked | None, flips: int, images: int) -> str:
-    assert asked is not None
-    return (
-        f"another member answers {asked.n_otherwise} of {images} images, and {flips} get another answer, than of the "
-        f"float32 models; past the first member go {100 * asked.reached_fractions[1]:.1f} % "
-        f"({100 * asked.reference_reached_fractions[1]:.1f} %)"
-    )
