@@ -24,6 +24,8 @@ from udacisense.measure.cascade import Cascade
 from udacisense.models.artifact import load_artifact
 from udacisense.models.cascade import load_cascade
 
+WAYS = ("ptl-fp32", "ptl-int8-static-qnnpack")
+
 
 @pytest.fixture(scope="session")
 def place(once: Callable[..., Path]) -> Path:
@@ -123,8 +125,9 @@ def shipped(place: Path, once: Callable[..., Path]) -> Path:
         data = ["--data", f"{place}/shapes"]
         line = "-f ptl --precision fp32 --precision int8-static"
         assert run(["export", f"{folder}/cascade", *line.split(), *data, "-o", f"{folder}/ship"]) == 0
+        chosen = [f"--variant={name}.{way}" for name in ("tiny", "tiny-2") for way in WAYS]
         # int8 of networks that learned for a moment may fail.
-        assert run(["verify", f"{folder}/ship", "--runner", "lite", *data]) in (0, 1)
+        assert run(["verify", f"{folder}/ship", "--runner", "lite", *chosen, *data]) in (0, 1)
 
     return once("shipped-cascade", make)
 
@@ -139,7 +142,7 @@ def test_a_bundle_holds_both_members_each_in_every_format(shipped: Path) -> None
             (m.name, m.threshold, m.confidence) for m in cascade.members
         ]
         ways = {way.id: way for way in manifest.ways()}
-        assert {"ptl-fp32", "ptl-int8-static-qnnpack"} <= set(ways)
+        assert set(WAYS) <= set(ways)
         first, second = (bundle.variant(member.variants["ptl-fp32"]) for member in manifest.members)
         assert (first.id, second.id) == ("tiny.ptl-fp32", "tiny-2.ptl-fp32")
         assert ways["ptl-fp32"].file_bytes == (first.file_bytes or 0) + (second.file_bytes or 0)
@@ -199,7 +202,7 @@ def test_members_that_do_not_fit_the_manifest_are_refused(
 ) -> None:
     broken = shutil.copytree(shipped / "ship", tmp_path / "ship")
     own = broken / "tiny-2" / "manifest.json"
-    own.write_text(own.read_text().replace('"precision_note": ""', '"precision_note": "mine"'))
+    own.write_text(own.read_text() + " ")
     assert run(["verify", str(broken)]) == 3  # its bytes are not those that the manifest records
     capsys.readouterr()
     manifest = json.loads((broken / "manifest.json").read_text())
