@@ -80,6 +80,7 @@ def command(
     from udacisense.base.records import Outcome
     from udacisense.errors import InputError
     from udacisense.measure.counts import count_parameters
+    from udacisense.measure.estimate import seconds_an_image
 
     options = _options(**asked)
     if is_named(model):
@@ -91,8 +92,9 @@ def command(
         )
     else:
         source = _kept_source(Path(model), data, allow_factory)
-    cost = estimate_export(options, parameters=count_parameters(source.model), cores=os.cpu_count() or 1)
-    announce(cost, output)
+    image_s = seconds_an_image(source.model, source.signature.input_shape)
+    parameters = count_parameters(source.model)
+    announce(estimate_export(options, parameters=parameters, cores=os.cpu_count() or 1, image_s=image_s), output)
     if dry_run:
         return
     manifest = export_bundle(source, output, options, zip=make_zip)
