@@ -50,7 +50,8 @@ def _show(report: DataReport) -> None:
     names = sorted(report.train, key=lambda name: -report.train[name])
     forms = ", ".join(f"{count:,} {form}" for form, count in report.formats.items()) or "none that can be read"
     if report.short_edges_px is not None:
-        forms += "; short edges {} px, median {}, up to {}".format(*report.short_edges_px)
+        least, median, most = report.short_edges_px
+        forms += f"; short edges {least} px" + (f" to {most} px, median {median} px" if least != most else "")
     n_train, n_test = sum(report.train.values()), sum(report.test.values())
     say(f"{report.folder}: {len(names)} classes, {n_train:,} training and {n_test:,} test photos; {forms}.\n")
     shown = names if len(names) <= _MOST_CLASSES else [*names[: _MOST_CLASSES // 2], *names[-_MOST_CLASSES // 2 :]]

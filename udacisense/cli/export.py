@@ -116,10 +116,17 @@ def command(
 def _estimate(members: Sequence[ExportSource], options: ExportOptions) -> Estimate:
     from exporters.export import estimate_export
     from udacisense.measure.counts import count_parameters
-    from udacisense.measure.estimate import total
+    from udacisense.measure.estimate import seconds_an_image, total
 
-    cores = os.cpu_count() or 1
-    costs = [estimate_export(options, parameters=count_parameters(one.model), cores=cores) for one in members]
+    costs = [
+        estimate_export(
+            options,
+            parameters=count_parameters(one.model),
+            cores=os.cpu_count() or 1,
+            image_s=seconds_an_image(one.model, one.signature.input_shape),
+        )
+        for one in members
+    ]
     return costs[0] if len(costs) == 1 else total(f"{len(costs)} members", costs)
 
 

@@ -332,4 +332,5 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\.ao\..*")
         warnings.filterwarnings("ignore", message=r".*torch\.ao\.quantization is deprecated.*")
+        warnings.filterwarnings("ignore", message=r"Node .* does not reference an nn\.Module")  # its own packed weights
         yield

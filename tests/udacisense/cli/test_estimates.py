@@ -80,6 +80,14 @@ def test_the_demo_costs_more_where_it_does_more() -> None:
     assert more.seconds > few.seconds
 
 
+def test_static_int8_takes_the_time_of_its_calibration() -> None:
+    options = ExportOptions(formats=("onnx",), precisions=("fp32", "int8-static"))
+    quick, slow = (estimate_export(options, parameters=1_000, cores=2, image_s=s).seconds for s in (0.0, 0.1))
+    assert slow > quick + 128 * 0.1
+    plain = ExportOptions(formats=("onnx",), precisions=("fp32",))
+    assert estimate_export(plain, parameters=1_000, cores=2, image_s=0.1).seconds < quick
+
+
 def test_a_sum_of_costs(tmp_path: Path) -> None:
     made = total("both", [Estimate(what=w, seconds=2.0, disk_bytes=3) for w in "ab"])
     assert made == Estimate(what="both", seconds=4.0, disk_bytes=6)
