@@ -230,3 +230,16 @@ def test_the_report_draws_the_curve_with_the_chosen_point(place: Path, shipped: 
     page = (tmp_path / "report.html").read_text()
     assert "Accuracy and mean time of cascade" in page
     assert "chosen, held-back images" in page
+
+
+def test_p3_is_both_pipelines_and_takes_no_student_for_both(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["compress", "--pipeline", "p3", "--baseline", f"{place}/large/artifact", "--data", f"{place}/shapes"]
+    assert run([*line, "--student", "tiny", "-o", f"{tmp_path}/p3"]) == 2
+    assert "p3 trains the own student of p2 and of p1" in capsys.readouterr().err
+    assert run([*line, "--dry-run", "-o", f"{tmp_path}/p3"]) == 0
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/p3/p2" in told
+    assert f"{tmp_path}/p3/p1" in told
+    assert not (tmp_path / "p3").exists()
