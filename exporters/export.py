@@ -64,7 +64,7 @@ def export_bundle(
             another run writes there.
     """
     _check_options(options)
-    _refuse_foreign_folder(out_dir)
+    refuse_foreign_folder(out_dir)
     if options.batch is None:
         _refuse_single_images(source)
     plans = _plans(options)
@@ -81,7 +81,7 @@ def export_bundle(
             signature=source.signature,
             golden=golden,
             variants=variants,
-            files=_records(partial),
+            files=file_records(partial),
             confidence=source.confidence,
         )
         write_record(partial / Manifest.FILE_NAME, manifest)
@@ -133,7 +133,12 @@ def _refuse_single_images(source: ExportSource) -> None:
         ) from exc
 
 
-def _refuse_foreign_folder(out_dir: Path) -> None:
+def refuse_foreign_folder(out_dir: Path) -> None:
+    """Refuse to replace what is no bundle.
+
+    Raises:
+        InputError: a file or another folder is there.
+    """
     if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / Manifest.FILE_NAME).is_file():
         raise InputError(f"{out_dir} is not empty and holds no bundle; give a new folder for the bundle.")
     if out_dir.exists() and not out_dir.is_dir():
@@ -302,7 +307,8 @@ def _collect(plan: Plan, result: VariantResult, folder: Path, partial: Path) -> 
     )
 
 
-def _records(root: Path) -> tuple[FileRecord, ...]:
+def file_records(root: Path) -> tuple[FileRecord, ...]:
+    """Describe every file below a bundle's folder."""
     return tuple(
         FileRecord(path=p.relative_to(root).as_posix(), sha256=sha256_file(p), file_bytes=p.stat().st_size)
         for p in sorted(root.rglob("*"))

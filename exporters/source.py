@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -170,7 +170,7 @@ def make_source(
     count = GOLDEN_COUNT if signature.size_px < _LARGE_PX else _LARGE_GOLDEN_COUNT
     calibration = None
     if dataset is None:
-        golden = _golden_without_photos(model, signature, count)
+        golden = golden_without_photos(model, signature, count)
     else:
         _refuse_other_data(dataset, signature)
         golden = stratified_draw(dataset.train, min(count, len(dataset.train)), seed=_GOLDEN_SEED)
@@ -188,7 +188,7 @@ def make_source(
     )
 
 
-def _golden_without_photos(model: nn.Module, signature: Signature, count: int) -> Images:
+def golden_without_photos(model: Callable[[Tensor], Tensor], signature: Signature, count: int) -> Images:
     """Return drawn images that the model is sure about, of each class that it answers in turn.
 
     Its decision on an image that it is not sure of says nothing of a file.

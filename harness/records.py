@@ -106,6 +106,15 @@ class Shifts:
 
 
 @record
+class Asked:
+    """Who answers in a cascade, beside the cascade of the float32 masters."""
+
+    n_otherwise: Count  # images that another member answers
+    reached_fractions: tuple[Fraction, ...]  # of the images, that reach each member; the first is 1
+    reference_reached_fractions: tuple[Fraction, ...]
+
+
+@record
 class Comparison:
     """A variant's outputs held against the eager source of its precision and against the float32 master."""
 
@@ -131,6 +140,7 @@ class Comparison:
     certainty: Certainty | None = None  # None: some answers are not finite, or an earlier release compared
     unknown: Unknown | None = None  # None: not asked for
     shifts: Shifts | None = None  # None: not asked for
+    asked: Asked | None = None  # of a cascade, whose outputs are the answering member's probabilities
 
 
 @record
@@ -205,6 +215,28 @@ class BenchedBundle:
     flops: Count  # float32 operations of one image (a multiply-add is two)
     moved_bytes: Count  # weights, and what every layer reads and writes, of one image
     top1_fraction: float | None  # of the float32 master on its test images
+
+
+@record
+class BenchedMember:
+    """One member of a cascade in a sweep."""
+
+    bundle: str  # BenchedBundle.name, of its own bundle
+    variants: dict[str, str]  # id there -> id in the cascade's bundle
+
+
+@record
+class BenchedCascade:
+    """A cascade in a sweep: its members are bundles of their own there."""
+
+    name: str  # of the manifest
+    sha256: str  # of its manifest.json
+    members: tuple[BenchedMember, ...]  # in the order of asking
+    # Of the float32 models, on its test images: the share that reaches each member, and the answers that are right.
+    reached_fractions: tuple[Fraction, ...]
+    top1_fraction: Fraction
+    n_images: Count
+    baseline_top1_fraction: Fraction | None  # of the model that the last member was compressed from; None: not known
 
 
 @record
@@ -309,6 +341,7 @@ class BenchSet:
     notes: tuple[str, ...]  # what could not be measured here, and why
     complete: bool
     instructions: tuple[VariantInstructions, ...] = ()  # where they were asked for
+    cascades: tuple[BenchedCascade, ...] = ()
 
 
 @record

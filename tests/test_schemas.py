@@ -27,7 +27,7 @@ def test_schemas_are_up_to_date(repository: Path, maker: dict[str, Any]) -> None
 def test_what_the_report_reads_and_the_app_writes_has_a_schema(maker: dict[str, Any]) -> None:
     """Each field of the evidence is ``tuple[tuple[Path, RECORD], ...]``."""
     read = {get_args(get_args(hint)[0])[1] for hint in get_type_hints(Evidence).values()}
-    assert len(read) == 9
+    assert len(read) == 10
     assert {*read, OrderFailure, Found} <= set(maker["RECORDS"].values())
 
 

@@ -164,6 +164,27 @@ class Manifest:
         """Return what logits are divided by before the softmax."""
         return (self.confidence or UNFITTED).temperature
 
+    def ways(self) -> tuple[Variant, ...]:
+        """Return each way to run a cascade as one variant; it passed where every member has a file."""
+        members = self.members or ()
+        by_id = {variant.id: variant for variant in self.variants}
+        made = []
+        for key in members[0].variants if members else ():
+            parts = [by_id[member.variants[key]] for member in members]
+            missing = [part for part in parts if part.outcome is not Outcome.PASSED]
+            made.append(
+                dataclasses.replace(
+                    parts[-1],
+                    id=key,
+                    path=None,
+                    sha256=None,
+                    file_bytes=None if missing else sum(part.file_bytes or 0 for part in parts),
+                    outcome=missing[0].outcome if missing else Outcome.PASSED,
+                    reason=f"{missing[0].id}: {missing[0].reason}" if missing else None,
+                )
+            )
+        return tuple(made)
+
     def problem(self) -> str | None:
         """Return how the members contradict the variants or each other; None where they do not."""
         members = self.members
@@ -171,12 +192,39 @@ class Manifest:
             return None
         names = [member.name for member in members]
         given = [id_ for member in members for id_ in member.variants.values()]
-        if len(names) < 2 or len(set(names)) < len(names):
-            return f"a cascade has two or more members, each with a name of its own; given: {', '.join(names)}"
-        if any("/" in name or "\\" in name for name in names):
-            return f"the name of a member is that of a folder; given: {', '.join(names)}"
-        if sorted(given) != sorted(variant.id for variant in self.variants):
-            return "each variant must belong to one member"
-        if any((member.threshold is None) != (member is members[-1]) for member in members):
-            return "every member but the last has a threshold"
-        return None
+        rules = {
+            "a cascade has two or more members, each with a name of its own": len(names) > 1
+            and len(set(names)) == len(names),
+            "the name of a member is that of a folder": not any("/" in name or "\\" in name for name in names),
+            "each variant must belong to one member": sorted(given) == sorted(variant.id for variant in self.variants),
+            "every member has its files under the same keys": all(
+                m.variants.keys() == members[0].variants.keys() for m in members
+            ),
+            "every member but the last has a threshold": all(
+                (m.threshold is None) == (m is members[-1]) for m in members
+            ),
+        }
+        return next((rule for rule, holds in rules.items() if not holds), None)
+
+
+def joined_variants(member: Manifest, *, is_first: bool) -> tuple[Variant, ...]:
+    """Return the variants of a member's own bundle as the cascade's names them.
+
+    Args:
+        member: the manifest of the bundle in the folder of the member's name.
+        is_first: its float32 answers are the cascade's golden logits.
+    """
+
+    def moved(path: str | None) -> str | None:
+        return None if path is None else f"{member.name}/{path}"
+
+    master = None if is_first else member.golden.logits_path
+    return tuple(
+        dataclasses.replace(
+            variant,
+            id=f"{member.name}.{variant.id}",
+            path=moved(variant.path),
+            golden_logits_path=moved(variant.golden_logits_path or master),
+        )
+        for variant in member.variants
+    )

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from exporters.bundle.manifest import FileRecord, Manifest, Variant
+from exporters.bundle.manifest import FileRecord, Manifest, Variant, joined_variants
 from udacisense.base.files import ZIP_ERRORS, atomic_path, sha256_file, sha256_path
 from udacisense.base.records import Artifact, Outcome, read_json
 from udacisense.errors import InputError, did_you_mean
-from udacisense.zoo.table import ZOO
+from udacisense.measure.cascade import Cascade
+from udacisense.zoo.table import resolve_artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,39 @@ class Bundle:
         hint = did_you_mean(variant_id, ids)
         raise InputError(f"The bundle {self.root} has no variant {variant_id!r}; it has {', '.join(ids)}.{hint}")
 
+    def members(self) -> tuple[Bundle, ...]:
+        """Return the own bundle of each member of a cascade, in the order of asking; of one model, this one.
+
+        Raises:
+            InputError: a member's folder holds no bundle, or one that the manifest contradicts.
+        """
+        if self.manifest.members is None:
+            return (self,)
+        found = tuple(open_bundle(self.path(member.name)) for member in self.manifest.members)
+        joined: list[Variant] = []
+        for member, own in zip(self.manifest.members, found, strict=True):
+            variants = joined_variants(own.manifest, is_first=own is found[0])
+            joined += variants
+            ids = dict(zip([v.id for v in own.manifest.variants], [v.id for v in variants], strict=True))
+            if own.manifest.members is not None or ids != member.variants or own.manifest.name != member.name:
+                raise InputError(_contradicted(self.root, member.name))
+        if tuple(joined) != self.manifest.variants:
+            raise InputError(_contradicted(self.root, found[-1].manifest.name))
+        return found
+
+    def owner(self, variant_id: str) -> tuple[Bundle, str]:
+        """Return the bundle that holds the reference of a variant, and the variant's id there.
+
+        Raises:
+            InputError: there is no variant of that id.
+        """
+        self.variant(variant_id)
+        for member, own in zip(self.manifest.members or (), self.members(), strict=False):
+            for own_id, joined_id in member.variants.items():
+                if joined_id == variant_id:
+                    return own, own_id
+        return self, variant_id
+
     def exported(self) -> tuple[Variant, ...]:
         """Return the variants that have a file."""
         return tuple(v for v in self.manifest.variants if v.outcome is Outcome.PASSED)
@@ -80,6 +114,10 @@ class Bundle:
         return read_floats(
             self.path(own or golden.logits_path), (len(golden.images), self.manifest.signature.output_shape[1])
         )
+
+
+def _contradicted(root: Path, member: str) -> str:
+    return f"The manifest of {root} contradicts that of its member {member}; export the bundle again."
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -151,9 +189,9 @@ def require_bundle(path: Path) -> None:
 
 def _what_to_give(path: Path) -> str:
     """Say what to give instead of a path that is no bundle: a model, by name or by artifact, is exported first."""
-    is_shipped = str(path) in ZOO and not path.exists()
-    if is_shipped or (path / Artifact.FILE_NAME).is_file():
-        model = "a model that ships" if is_shipped else "a model's artifact"
+    is_shipped = resolve_artifact(path) != path
+    if is_shipped or any((path / name).is_file() for name in (Artifact.FILE_NAME, Cascade.FILE_NAME)):
+        model = "a model that ships" if is_shipped else "a model, and no bundle"
         return f"it is {model}, so export it first: {shlex.join(['udacisense', 'export', str(path), '-o', 'bundle'])}"
     return "give the folder or the .zip that export wrote"
 

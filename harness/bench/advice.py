@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.bench.cascade import by_member
 from harness.bench.ranking import Row, is_tie, rank, reported_medians
 from harness.bench.rounds import EAGER
 from harness.records import BenchSet, Measurement, MeasurementSet, Recommendation
@@ -47,7 +48,7 @@ def verdicts(measured: BenchSet, verifications: Iterable[MeasurementSet]) -> Ver
     passed: set[_Key] = set()
     failed: set[_Key] = set()
     lost: dict[_Key, tuple[float, int]] = {}
-    for verification in verifications:
+    for verification in by_member(measured, verifications):
         names = [bundle.name for bundle in measured.bundles if bundle.sha256 == verification.bundle_sha256]
         for name in names:
             for m in verification.measurements:
@@ -225,7 +226,7 @@ def verified_accuracy(measured: BenchSet, verifications: Iterable[MeasurementSet
     """
     names = {bundle.sha256: bundle.name for bundle in measured.bundles}
     found: dict[tuple[str, str], float] = {}
-    for verification in verifications:
+    for verification in by_member(measured, verifications):
         name = names.get(verification.bundle_sha256)
         for m in verification.measurements if name is not None else ():
             top1 = m.comparison.top1_fraction if m.comparison is not None and is_fed_every_image(m) else None

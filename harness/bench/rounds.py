@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.records import BenchCell, BenchedBundle, BenchRun, Budget, Phase
+from harness.records import BenchCell, BenchedBundle, BenchedCascade, BenchRun, Budget, Phase
 from harness.runners.table import is_gpu
 
 EAGER = "eager"  # runner, format and variant id of the model before any export
@@ -42,6 +42,7 @@ class Plan:
     allow_factory: str | None
     notes: tuple[str, ...]
     expected_s: float
+    cascades: tuple[BenchedCascade, ...] = ()
 
     @property
     def runnable(self) -> tuple[BenchCell, ...]:

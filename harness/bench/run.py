@@ -16,6 +16,7 @@ from pathlib import Path
 
 from exporters.bundle.open import Bundle, bundle_sha256, open_bundle
 from exporters.bundle.reference import ARTIFACT, load_reference
+from exporters.cascade import RECORD
 from harness.bench.advice import recommendations
 from harness.bench.cells import Here, Source, SweepOptions, make_plan
 from harness.bench.compare_runs import plan_differences
@@ -28,6 +29,8 @@ from harness.cell.run import run_cell
 from harness.host import read_host, read_state, usable_cores
 from harness.records import (
     BenchedBundle,
+    BenchedCascade,
+    BenchedMember,
     BenchRun,
     BenchSet,
     Ceiling,
@@ -45,6 +48,7 @@ from udacisense.base.progress import Advance
 from udacisense.base.records import Artifact, Outcome, from_json, read_json, write_record
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
+from udacisense.measure.cascade import Cascade
 from udacisense.measure.counts import count_parameters
 from udacisense.stages.contract import Kind
 from udacisense.stages.table import STAGES
@@ -74,8 +78,14 @@ def plan_sweep(bundles: Sequence[Path], options: SweepOptions | None = None) -> 
         engines=supported_engines(),
         unavailable={name: runner.unavailable() for name, runner in RUNNERS.items()},
     )
-    plan = make_plan(_open_sources(bundles, allow_factory=options.allow_factory), options, here)
-    return dataclasses.replace(plan, notes=tuple(_notes(host)))
+    opened = _opened(bundles)
+    sources, cascades = describe_bundles(opened, allow_factory=options.allow_factory)
+    is_alone = bool(opened and opened[0].manifest.members) and "baseline" not in {b.manifest.name for b in opened}
+    if options.reference is None and is_alone:
+        # What a cascade is held against is the model that it spares: its last member.
+        options = dataclasses.replace(options, reference=cascades[0].members[-1].bundle)
+    plan = make_plan(sources, options, here)
+    return dataclasses.replace(plan, cascades=tuple(cascades), notes=tuple(_notes(host)))
 
 
 def run_sweep(
@@ -242,28 +252,62 @@ class _Sweep:
             notes=plan.notes,
             complete=self.complete,
             instructions=tuple(self.instructions),
+            cascades=plan.cascades,
         )
 
 
-def _open_sources(folders: Sequence[Path], *, allow_factory: str | None) -> list[Source]:
+def _opened(folders: Sequence[Path]) -> list[Bundle]:
     for folder in folders:
         if [other.resolve() for other in folders].count(folder.resolve()) > 1:
             raise InputError(f"The bundle {folder} was given twice; a sweep measures each once.")
-    opened = [open_bundle(folder) for folder in folders]
+    return [open_bundle(folder) for folder in folders]
+
+
+def describe_bundles(
+    opened: Sequence[Bundle], *, allow_factory: str | None
+) -> tuple[list[Source], list[BenchedCascade]]:
+    """Describe every bundle; of a cascade, each member's own, by the name ``<cascade>.<member>``.
+
+    Raises:
+        InputError: two bundles have one name, or a factory was not allowed.
+        LoadError: a reference model would not load.
+    """
     names = [bundle.manifest.name for bundle in opened]
     sources: list[Source] = []
-    for folder, bundle in zip(folders, opened, strict=True):
+    cascades: list[BenchedCascade] = []
+    for bundle in opened:
         name = bundle.manifest.name
         if names.count(name) > 1:
-            name = f"{name}({folder.resolve().name})"
-        if name in {source.bundle.name for source in sources}:
-            raise InputError(f"Two bundles are both called {name}; rename one of their folders.")
-        benched = describe_bundle(name, bundle, allow_factory=allow_factory)
-        sources.append(Source(bundle=benched, manifest=bundle.manifest))
-    return sources
+            name = f"{name}({bundle.given.resolve().name})"
+        members = []
+        for member, own in zip(bundle.manifest.members or (None,), bundle.members(), strict=True):
+            label = name if member is None else f"{name}.{member.name}"
+            if label in {source.bundle.name for source in sources}:
+                raise InputError(f"Two bundles are both called {label}; rename one of their folders.")
+            benched = _describe(label, own, allow_factory=allow_factory)
+            sources.append(Source(bundle=benched, manifest=own.manifest))
+            members += [] if member is None else [BenchedMember(bundle=label, variants=member.variants)]
+        if members:
+            cascades.append(_cascade(name, bundle, members))
+    return sources, cascades
 
 
-def describe_bundle(name: str, bundle: Bundle, *, allow_factory: str | None) -> BenchedBundle:
+def _cascade(name: str, bundle: Bundle, members: Sequence[BenchedMember]) -> BenchedCascade:
+    found = read_json(Cascade, bundle.path(RECORD))
+    answered, last = found.test.answered, bundle.members()[-1].root / ARTIFACT
+    baseline = read_json(Artifact, last).baseline if last.is_file() else None
+    return BenchedCascade(
+        name=name,
+        sha256=bundle_sha256(bundle.root),
+        members=tuple(members),
+        reached_fractions=tuple(min(1.0, sum(answered[number:])) for number in range(len(members))),
+        top1_fraction=found.test.top1_fraction.value,
+        n_images=found.n_test,
+        baseline_top1_fraction=None if baseline is None else baseline.top1_fraction,
+    )
+
+
+def _describe(name: str, bundle: Bundle, *, allow_factory: str | None) -> BenchedBundle:
     """Return what a sweep's record says of a bundle; its model is rebuilt to count its work."""
     model, _ = load_reference(bundle, allow_factory=allow_factory)
     work = count_work(model, (1, *bundle.manifest.signature.input_shape[1:]))

@@ -10,9 +10,9 @@ from exporters.bundle.open import Bundle, bundle_sha256
 from harness.bench.advice import recommendations
 from harness.bench.cells import cell_id
 from harness.bench.ranking import rank
-from harness.bench.run import describe_bundle
+from harness.bench.run import describe_bundles
 from harness.device.contract import RUNNER, Command
-from harness.records import BenchCell, BenchedBundle, BenchRun, BenchSet, Budget, HostState, Measurement, MeasurementSet
+from harness.records import BenchCell, BenchRun, BenchSet, Budget, HostState, Measurement, MeasurementSet
 from udacisense.base.records import Outcome, from_json, read_json
 from udacisense.errors import InputError
 
@@ -117,8 +117,11 @@ def to_bench_set(
     Raises:
         InputError: a row has no round.
     """
-    benched = describe_bundle(bundle.manifest.name, bundle, allow_factory=allow_factory)
-    cells = [_cell(m, benched, bundle) for m in made.measurements]
+    sources, cascades = describe_bundles([bundle], allow_factory=allow_factory)
+    whose = {variant.id: (sources[0].bundle.name, variant.id) for variant in bundle.manifest.variants}
+    for member in (member for cascade in cascades for member in cascade.members):
+        whose |= {joined: (member.bundle, own) for own, joined in member.variants.items()}
+    cells = [_cell(m, *whose[m.spec.variant_id], bundle) for m in made.measurements]
     rounds = [_round(m, made.bundle) for m in made.measurements]
     n_rounds = max(rounds) + 1
     measured = BenchSet(
@@ -128,7 +131,7 @@ def to_bench_set(
         host=made.host,
         seed=made.seed,
         budget=_budget(made.measurements[0], n_rounds),
-        bundles=(benched,),
+        bundles=tuple(source.bundle for source in sources),
         reference="",
         ceilings=(),
         cells=tuple({cell.id: cell for cell in cells}.values()),
@@ -138,6 +141,7 @@ def to_bench_set(
         recommended=(),
         notes=_NOTES,
         complete=True,
+        cascades=tuple(cascades),
     )
     if verifications is None:
         return measured
@@ -151,12 +155,12 @@ def _round(m: Measurement, bundle: str) -> int:
     return number
 
 
-def _cell(m: Measurement, benched: BenchedBundle, bundle: Bundle) -> BenchCell:
+def _cell(m: Measurement, name: str, own_id: str, bundle: Bundle) -> BenchCell:
     variant, spec = bundle.variant(m.spec.variant_id), m.spec
     return BenchCell(
-        id=cell_id(benched.name, spec.variant_id, spec.engine, spec.threads, spec.batch_size),
-        bundle=benched.name,
-        variant_id=spec.variant_id,
+        id=cell_id(name, own_id, spec.engine, spec.threads, spec.batch_size),
+        bundle=name,
+        variant_id=own_id,
         format=variant.format,
         precision=variant.precision,
         file_bytes=variant.file_bytes,

@@ -34,7 +34,7 @@ def check_variant(variant: Variant, cells: Sequence[Measurement], standard: Stan
     yield from _confidence(own, rules)
     yield from _size(own, rules, standard.figures)
     if timed is not None:
-        yield from _speed(own, rules, timed.reason(variant.id))
+        yield from _speed(own, rules, timed.reason(variant.id), what="mean" if variant.path is None else "median")
     if standard.past is not None:
         old = standard.past.get(variant.id) or join_figures(variant.id, [], None, None)
         yield from _worse(own, old, rules)
@@ -117,10 +117,10 @@ def _size(own: Figures, rules: Rules, figures: Mapping[str, Figures]) -> Iterato
     yield _at_least(f"smaller than {name}", smaller, rules.size.min_reduction_percent, "%", reason)
 
 
-def _speed(own: Figures, rules: Rules, absent: str) -> Iterator[Check]:
+def _speed(own: Figures, rules: Rules, absent: str, *, what: str) -> Iterator[Check]:
     noise = _NOISE if own.noisy else None
     if rules.speed.max_median_ms is not None:
-        yield _at_most("median time", own.median_ms, rules.speed.max_median_ms, "ms", absent, note=noise)
+        yield _at_most(f"{what} time", own.median_ms, rules.speed.max_median_ms, "ms", absent, note=noise)
     if rules.speed.min_speedup is not None:
         yield _at_least("speed-up", own.speedup, rules.speed.min_speedup, "×", absent, note=noise)
 

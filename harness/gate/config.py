@@ -24,7 +24,7 @@ min_reduction_percent = 30.0    # against the file of the reference variant
 reference = "torchscript-fp32"
 
 [speed]
-max_median_ms = 20.0            # at the variant's best setting
+max_median_ms = 20.0            # at the variant's best setting; of a cascade: the mean over images
 min_speedup = 1.5               # against the bench's reference on as many threads
 
 [regression]                    # against an older run; a gain never fails

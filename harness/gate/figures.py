@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.bench.advice import eligible, objection, verdicts
+from harness.bench.cascade import CascadeRow, cascade_rows
 from harness.bench.ranking import Row, rank, reported_medians
 from harness.records import BenchSet, Certainty, Measurement, MeasurementSet
 from udacisense.base.records import Count, Outcome, Positive, record
@@ -22,7 +23,7 @@ class Figures:
     reference_top1_fraction: float | None
     n_images: Count | None
     file_bytes: Count | None
-    median_ms: Positive | None  # at its best setting among those that may ship
+    median_ms: Positive | None  # at its best setting among those that may ship; of a cascade: the mean over images
     speedup: float | None
     noisy: bool
     medians_ms: tuple[Positive, ...] = ()  # of the processes behind it, by which a later run is judged
@@ -38,6 +39,7 @@ class Timed:
     bench: BenchSet
     best: dict[str, Row]  # of each variant, the fastest row that may ship
     why_not: dict[str, str]  # of variants without one
+    ways: dict[str, CascadeRow]  # of each way to run a cascade, the fastest that may ship
 
     def reason(self, variant_id: str) -> str:
         """Say why a variant has no time."""
@@ -51,22 +53,29 @@ def find_times(bench: BenchSet, sha256: str, path: Path, verification: Measureme
     Raises:
         InputError: the sweep has no figures of this bundle; ``path`` names it.
     """
-    name = next((b.name for b in bench.bundles if b.sha256 == sha256), None)
-    if name is None:
-        raise InputError(f"The bench has no figures of {path} as it is now; bench it again.")
     known = None
     if verification is not None:
         # Lost accuracy is held against the requirements' own limit.
         known = replace(verdicts(bench, [verification]), lost={})
-    rows = [row for row in rank(bench) if row.cell.bundle == name and row.cell.batch_size == 1]
-    best: dict[str, Row] = {}
-    for row in eligible(rows, name, known):  # from fast to slow
-        best.setdefault(row.cell.variant_id, row)
-    why_not: dict[str, str] = {}
-    for row in (row for row in rows if row.is_tuned or row.median_ms is None):
-        why = objection(row, known) or "timed in the tuning rounds alone; bench it by itself with --variant"
-        why_not.setdefault(row.cell.variant_id, why)
-    return Timed(bench=bench, best=best, why_not=why_not)
+    cascade = next((found for found in bench.cascades if found.sha256 == sha256), None)
+    ids = {member.bundle: member.variants for member in cascade.members} if cascade else {}
+    names = [*ids, *(b.name for b in bench.bundles if b.sha256 == sha256)]
+    if not names:
+        raise InputError(f"The bench has no figures of {path} as it is now; bench it again.")
+    ranked, made = rank(bench), Timed(bench=bench, best={}, why_not={}, ways={})
+    for name in names:
+        rows = [row for row in ranked if row.cell.bundle == name and row.cell.batch_size == 1]
+        own = ids.get(name, {})
+        for row in eligible(rows, name, known):  # from fast to slow
+            made.best.setdefault(own.get(row.cell.variant_id, row.cell.variant_id), row)
+        for row in (row for row in rows if row.is_tuned or row.median_ms is None):
+            why = objection(row, known) or "timed in the tuning rounds alone; bench it by itself with --variant"
+            made.why_not.setdefault(own.get(row.cell.variant_id, row.cell.variant_id), why)
+    fine = {row.cell.id for row in ranked if objection(row, known) is None}
+    for way in cascade_rows(bench, ranked, [verification] if verification else []):
+        if cascade and way.cascade == cascade.name and fine.issuperset(way.members):
+            made.ways.setdefault(way.way, way)
+    return made
 
 
 def join_figures(variant_id: str, cells: Sequence[Measurement], file_bytes: int | None, timed: Timed | None) -> Figures:
@@ -77,17 +86,19 @@ def join_figures(variant_id: str, cells: Sequence[Measurement], file_bytes: int 
     worst = min(judged, key=lambda c: c.top1_fraction or 0.0, default=None)
     sure = [c.certainty for c in compared if c.n_inputs == widest and c.certainty is not None]
     row = None if timed is None else timed.best.get(variant_id)
+    way = None if timed is None else timed.ways.get(variant_id)
     medians = () if timed is None or row is None else reported_medians(timed.bench, row.cell.id).by_round.values()
+    gain = way.speedup if way is not None else None if row is None else row.speedup
     return Figures(
         variant_id=variant_id,
         top1_fraction=None if worst is None else worst.top1_fraction,
         reference_top1_fraction=None if worst is None else worst.reference_top1_fraction,
         n_images=None if worst is None else worst.n_inputs,
         file_bytes=file_bytes,
-        median_ms=None if row is None else row.median_ms,
-        speedup=None if row is None or row.speedup is None else row.speedup.value,
-        noisy=row is not None and row.noisy,
-        medians_ms=tuple(medians),
+        median_ms=way.mean_ms if way is not None else None if row is None else row.median_ms,
+        speedup=None if gain is None else gain.value,
+        noisy=(row is not None and row.noisy) or (way is not None and way.noisy),
+        medians_ms=tuple(medians) if way is None else way.means_ms,
         certainty=max(sure, key=lambda found: found.mean_moved, default=None),
         unknown_taken_fraction=max((c.unknown.taken_fraction for c in compared if c.unknown), default=None),
         shift_lost_points=max((c.shifts.lost_points for c in compared if c.shifts), default=None),

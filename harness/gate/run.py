@@ -83,14 +83,13 @@ def gate_bundle(
     timed = None if bench is None else find_times(bench, sha256, path, verification)
     if bench is not None and baseline is not None and baseline.host is not None:
         require_like(baseline.host, bench.host)
-    cells = {v.id: [m for m in verification.measurements if m.spec.variant_id == v.id] for v in manifest.variants}
-    figures = {v.id: join_figures(v.id, cells[v.id], v.file_bytes, timed) for v in manifest.variants}
+    variants = (*manifest.variants, *manifest.ways())  # a way to run a cascade is held to the same as a file
+    cells = {v.id: [m for m in verification.measurements if m.spec.variant_id == v.id] for v in variants}
+    figures = {v.id: join_figures(v.id, cells[v.id], v.file_bytes, timed) for v in variants}
     past = None if baseline is None else baseline.figures
     standard = Standard(config=config or GateConfig(), figures=figures, timed=timed, past=past)
     checks = [
-        GateCheck(variant_id=v.id, check=check)
-        for v in manifest.variants
-        for check in check_variant(v, cells[v.id], standard)
+        GateCheck(variant_id=v.id, check=check) for v in variants for check in check_variant(v, cells[v.id], standard)
     ]
     return GateReport(
         schema_version=1,
@@ -128,9 +127,13 @@ def read_baseline(path: Path) -> Past:
         return Past(None, {i: join_figures(i, cells[i], None, None) for i in ids})
     if kind == "bench":
         measured = from_json(BenchSet, text, source=str(path))
-        if len(measured.bundles) != 1:
-            raise InputError(f"{path} has {len(measured.bundles)} bundles; a baseline has one.")
-        timed = find_times(measured, measured.bundles[0].sha256, path, None)
-        figures = {i: join_figures(i, [], row.cell.file_bytes, timed) for i, row in timed.best.items()}
+        members = {member.bundle for cascade in measured.cascades for member in cascade.members}
+        sha256 = [b.sha256 for b in measured.bundles if b.name not in members] + [c.sha256 for c in measured.cascades]
+        if len(sha256) != 1:
+            raise InputError(f"{path} has {len(sha256)} bundles; a baseline has one.")
+        timed = find_times(measured, sha256[0], path, None)
+        sizes = {i: row.cell.file_bytes for i, row in timed.best.items()}
+        sizes |= {i: way.file_bytes for i, way in timed.ways.items()}
+        figures = {i: join_figures(i, [], size, timed) for i, size in sizes.items()}
         return Past(measured.host, figures)
     raise InputError(f"{path} is no record of gate, verify or bench; give one of these as the baseline.")

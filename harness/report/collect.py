@@ -17,6 +17,7 @@ from harness.host import machine_differences
 from harness.records import BenchSet, Host, MeasurementSet
 from udacisense.base.records import Artifact, read_json
 from udacisense.errors import InputError
+from udacisense.measure.cascade import Cascade
 from udacisense.measure.metrics import Evaluation
 from udacisense.pipeline.recipes import short_name
 from udacisense.pipeline.run import RunRecord
@@ -54,6 +55,7 @@ class Evidence:
     runs: tuple[tuple[Path, RunRecord], ...]
     techniques: tuple[tuple[Path, TechniquesRecord], ...]
     searches: tuple[tuple[Path, SearchRecord], ...]
+    cascades: tuple[tuple[Path, Cascade], ...]
     bundles: tuple[tuple[Path, Manifest], ...]
     verifications: tuple[tuple[Path, MeasurementSet], ...]
     gates: tuple[tuple[Path, GateReport], ...]
@@ -89,9 +91,9 @@ class Evidence:
 def collect(paths: Sequence[Path]) -> Evidence:
     """Read the records under the given folders (or the given files).
 
-    A record is known by its name (``artifact.json``, ``result.json``, ``manifest.json``) or by its ending
-    (``.verify.json``, ``.bench.json``, ``.gate.json``, ``.evaluation.json``, ``.techniques.json``, ``.search.json``, or
-    the same without a name before it). A bundle's copy of its source is left out.
+    A record is known by its name (``artifact.json``, ``cascade.json``, ``result.json``, ``manifest.json``) or by its
+    ending (``.verify.json``, ``.bench.json``, ``.gate.json``, ``.evaluation.json``, ``.techniques.json``,
+    ``.search.json``, or the same without a name before it). What lies in the folders of a bundle is left out.
 
     Raises:
         InputError: a path does not exist, a record is damaged, or there is none.
@@ -107,6 +109,7 @@ def collect(paths: Sequence[Path]) -> Evidence:
         runs=tuple((f, _named(read_json(RunRecord, f))) for f in found if f.name == RunRecord.FILE_NAME),
         techniques=tuple((f, read_json(TechniquesRecord, f)) for f in ending(TechniquesRecord.FILE_NAME)),
         searches=tuple((f, read_json(SearchRecord, f)) for f in ending(SearchRecord.FILE_NAME)),
+        cascades=tuple((f, read_json(Cascade, f)) for f in found if f.name == Cascade.FILE_NAME),
         bundles=tuple((f, read_json(Manifest, f)) for f in found if f.name == Manifest.FILE_NAME),
         verifications=tuple((f, read_json(MeasurementSet, f)) for f in ending("verify.json")),
         gates=tuple((f, read_json(GateReport, f)) for f in ending(GateReport.FILE_NAME)),
@@ -133,12 +136,12 @@ def _files(path: Path) -> list[Path]:
 
 
 def _is_copy(file: Path, top: Path) -> bool:
-    """Tell whether a file is a copy: of a finished step, or of a bundle's source; or unfinished (a name with a dot)."""
+    """Tell whether a file is a copy: of a finished step, or within a bundle; or unfinished (a name with a dot)."""
     for folder in (file, *file.parents):
         if folder == top:
             return False
         if folder.name.startswith(".") or (folder / STEP_FILE).is_file():
             return True
-        if folder.name == "reference" and (folder.parent / Manifest.FILE_NAME).is_file():
-            return True
+        if folder != file and (folder.parent / Manifest.FILE_NAME).is_file():
+            return True  # what lies in a bundle's folders is its source, or a member's own bundle
     return False

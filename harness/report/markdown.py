@@ -14,9 +14,9 @@ from harness.bench.instructions import disagreements
 from harness.bench.ranking import Row
 from harness.report.blocks import Block, Heat, Part, Prose, Verdicts
 from harness.report.chapters.document import chapters
+from harness.report.chapters.latency import state_ranges
 from harness.report.collect import Evidence, Ranked
 from harness.report.table import Table, markdown_cell, markdown_line, markdown_table
-from harness.report.tables import state_ranges
 from udacisense import __version__
 
 
@@ -64,6 +64,7 @@ def to_json_text(evidence: Evidence, *, title: str) -> str:
         "runs": [_entry(path, run) for path, run in evidence.runs],
         "techniques": [_entry(path, found) for path, found in evidence.techniques],
         "searches": [_entry(path, found) for path, found in evidence.searches],
+        "cascades": [_entry(path, made) for path, made in evidence.cascades],
         "bundles": [_entry(path, manifest) for path, manifest in evidence.bundles],
         "verifications": [_entry(path, verification) for path, verification in evidence.verifications],
         "gates": [_entry(path, gate) for path, gate in evidence.gates],

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from exporters.bundle.manifest import Variant
+from harness.bench.cascade import CascadeRow
 from harness.bench.compare_runs import SetComparison
 from harness.bench.ranking import Row
 from harness.bench.rounds import EAGER, setting
-from harness.records import BenchRun, BenchSet, HostState, MeasurementSet, VariantInstructions
+from harness.records import MeasurementSet, VariantInstructions
 from harness.report.table import Table, grouped
 from udacisense.base.display import change, megabytes, milliseconds, percent
-from udacisense.base.records import Outcome, Scalar, StageRecord
+from udacisense.base.records import Outcome, StageRecord
 from udacisense.measure.stats import Interval
 from udacisense.pipeline.requirements import Requirement
 
@@ -333,73 +334,41 @@ def _stalled(ranked: Sequence[Row]) -> set[str]:
 
 def _speedup(row: Row) -> str | None:
     gain = row.speedup
+    if gain is not None and row.cell.format == EAGER and {gain.value, gain.low, gain.high} <= {1.0, None}:
+        return "1"  # the reference itself: neither a figure nor a tie
+    return _times(gain)
+
+
+def _times(gain: Interval | None) -> str | None:
     if gain is None:
         return None
-    if row.cell.format == EAGER and {gain.value, gain.low, gain.high} <= {1.0, None}:
-        return "1"  # the reference itself: neither a figure nor a tie
     if gain.low is None or gain.high is None:
         return f"{gain.value:.2f}× (one pair)"
     return f"{gain.value:.2f}× ({gain.low:.2f}-{gain.high:.2f}){' tie' if gain.is_tie else ''}"
 
 
-Ranges = dict[str, dict[str, tuple[float, float]]]  # what -> "before", "during", "after" a process -> least and most
-
-_WHEN = ("before", "during", "after")
-_HOST = {"load_average": "load average", "frequency_mhz": "frequency", "temperature_c": "temperature"}
-# What the demo app writes beside a row's figures; a desk has none of it.
-_PHONE = {"thermal": "thermal status, 0 (none) to 6", "battery_percent": "battery"}
-_AS_TEXT = {  # format and unit
-    "load_average": (".2f", ""),
-    "frequency_mhz": (".0f", " MHz"),
-    "temperature_c": (".1f", " °C"),
-    "thermal": (".0f", ""),
-    "battery_percent": (".0f", " %"),
-}
-
-
-def state_ranges(measured: BenchSet) -> Ranges:
-    """Return the least and the most of what a sweep's processes found; what was never shown is left out."""
-    seen: dict[str, dict[str, list[float]]] = {}
-    for run in measured.runs:
-        for what in _AS_TEXT:
-            for when in _WHEN:
-                value = _value(run, what, when)
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    seen.setdefault(what, {}).setdefault(when, []).append(value)
-    return {
-        what: {when: (min(values), max(values)) for when, values in found.items()}
-        for what in _AS_TEXT
-        if (found := seen.get(what)) is not None
-    }
-
-
-def _value(run: BenchRun, what: str, when: str) -> Scalar:
-    if what in _PHONE:
-        return run.actual.get(f"{what}_{when}")
-    states: dict[str, HostState] = {"before": run.before, "after": run.after}
-    value: Scalar = getattr(states[when], what) if when in states else None
-    return value
-
-
-def states_table(measured: BenchSet) -> Table | None:
-    """Return one row for each that was shown; None where nothing was, which ``latency_text`` says."""
-    ranges = state_ranges(measured)
-    if not ranges:
-        return None
-    shown = [when for when in _WHEN if any(when in found for found in ranges.values())]
-    rows = tuple(
-        ((_HOST | _PHONE)[what], *(_range(what, found.get(when)) for when in shown)) for what, found in ranges.items()
+def cascades_table(rows: Sequence[CascadeRow], *, title: str = "Cascades (time of an image)") -> Table:
+    """One row a way to run a cascade, from fast to slow by the mean."""
+    made = tuple(
+        (
+            row.id,
+            ", ".join(str(percent(share)) for share in row.reached_fractions[1:]),
+            milliseconds(row.mean_ms),
+            milliseconds(row.median_ms),
+            milliseconds(row.worst_ms),
+            _times(row.speedup),
+            percent(row.top1_fraction),
+            megabytes(row.file_bytes),
+            None if row.instructions is None else f"{row.instructions / 1e6:.2f} M",
+            "NOISY" if row.noisy else None,
+        )
+        for row in rows
     )
-    missing = ", ".join(name for what, name in _HOST.items() if what not in ranges)
-    notes = (f"Not shown by this host: {missing}.",) if missing else ()
-    columns = ("least to most", *("while timing" if when == "during" else when for when in shown))
-    title = "The machine, before and after each process"
-    return Table(title=title, columns=columns, rows=rows, notes=notes)
-
-
-def _range(what: str, found: tuple[float, float] | None) -> str | None:
-    if found is None:
-        return None
-    form, unit = _AS_TEXT[what]
-    least, most = (format(value, form) for value in found)
-    return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"
+    notes = [
+        "Mean over real images: each member's time, timed by turns, times the share of the images that reach it. "
+        "Median: of the image in the middle. Worst: every member is asked."
+    ]
+    if any(not row.is_verified for row in rows):
+        notes.append("Shares without a verification of the files on labelled images are those of the float32 models.")
+    columns = ("cascade", "asked", "mean", "median", "worst", "speed-up", "top-1", "size", "ARM instructions", "marks")
+    return Table(title=title, columns=columns, rows=made, notes=tuple(notes))

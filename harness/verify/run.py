@@ -11,7 +11,9 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
+from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from exporters.bundle.manifest import Loadable, Manifest, Variant
@@ -23,6 +25,7 @@ from harness.host import read_host
 from harness.inputs import golden_pack, probe_images, real_inputs
 from harness.records import MeasurementSet
 from harness.runners.table import RUNNERS, verifiers_for
+from harness.verify.beyond.cascade import judge_way
 from harness.verify.beyond.inputs import make_beyond
 from harness.verify.inside.run import look_inside
 from harness.verify.judge import Answers, check_golden, judge_cell
@@ -67,21 +70,29 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
     """
     _refuse_damage(bundle)
     check_runners(options.runners)
-    chosen = check_variants(bundle.manifest.variants, options.variants or None)
+    chosen = {variant.id for variant in check_variants(bundle.manifest.variants, options.variants or None)}
     cores = allowed_cores()
     if not 1 <= options.threads <= 4 * cores:
         raise InputError(
             f"Threads must be from 1 to {4 * cores} on this host of {cores} cores; given: {options.threads}."
         )
-    signature = bundle.manifest.signature
-    golden = golden_pack(bundle.root, bundle.manifest)
-    inputs = golden.inputs if options.dataset is None else real_inputs(options.dataset, signature)
-    beyond = make_beyond(inputs, unknown=options.unknown, is_shifted=options.is_shifted)
-    with tempfile.TemporaryDirectory(prefix="udacisense-verify-") as name:
-        feed = Feed.write(Path(name), signature, inputs, golden.inputs, probe_images(signature.size_px), beyond=beyond)
-        planner = Planner(bundle=bundle, feed=feed, options=options, cores=cores)
-        answers = _ask(planner, chosen, on_progress)
-    check_golden(answers, golden.logits)
+    members, bundles = bundle.manifest.members or (None,), bundle.members()
+    told = None if on_progress is None else partial(_one_of, on_progress, len(bundles))
+    answers, measured, inputs = [], [], ""
+    for member, own in zip(members, bundles, strict=True):
+        ids = {v.id: v.id if member is None else member.variants[v.id] for v in own.manifest.variants}
+        wanted = [v for v in own.manifest.variants if ids[v.id] in chosen]
+        if not wanted:
+            continue
+        found, inputs = _answer(own, wanted, options, cores, told)
+        answers.append(found)
+        for job in found.jobs:
+            joined = bundle.variant(ids[job.variant.id])
+            made = judge_cell(found, job, options.limit(joined))
+            measured.append(replace(made, spec=replace(made.spec, variant_id=joined.id)))
+    if bundle.manifest.members and len(answers) == len(bundles):
+        for way in bundle.manifest.ways():
+            measured += judge_way(bundle.manifest.members, answers, way, options.limit(way))
     return MeasurementSet(
         schema_version=1,
         kind="verify",
@@ -89,10 +100,29 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
         bundle=str(bundle.given),
         bundle_sha256=bundle_sha256(bundle.root),
         host=read_host(),
-        inputs=inputs.description,
+        inputs=inputs,
         seed=0,
-        measurements=tuple(judge_cell(answers, job, options.limit(job.variant)) for job in answers.jobs),
+        measurements=tuple(measured),
     )
+
+
+def _one_of(on_progress: OnProgress, bundles: int, total: int, name: str) -> None:
+    on_progress(total * bundles, name)
+
+
+def _answer(
+    bundle: Bundle, chosen: Sequence[Variant], options: VerifyOptions, cores: int, on_progress: OnProgress | None
+) -> tuple[Answers, str]:
+    """Return what variants of one model answer, and what they were fed, in words."""
+    signature = bundle.manifest.signature
+    golden = golden_pack(bundle.root, bundle.manifest)
+    inputs = golden.inputs if options.dataset is None else real_inputs(options.dataset, signature)
+    beyond = make_beyond(inputs, unknown=options.unknown, is_shifted=options.is_shifted)
+    with tempfile.TemporaryDirectory(prefix="udacisense-verify-") as name:
+        feed = Feed.write(Path(name), signature, inputs, golden.inputs, probe_images(signature.size_px), beyond=beyond)
+        answers = _ask(Planner(bundle=bundle, feed=feed, options=options, cores=cores), chosen, on_progress)
+    check_golden(answers, golden.logits)
+    return answers, inputs.description
 
 
 def _ask(planner: Planner, chosen: Sequence[Variant], on_progress: OnProgress | None) -> Answers:
@@ -127,6 +157,11 @@ def _refuse_damage(bundle: Bundle) -> None:
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise LoadError(f"The bundle {bundle.root} is damaged: {'; '.join(problems[:3])}{more}. Copy it again.")
+    for own in bundle.members():
+        _refuse_other_labels(own)
+
+
+def _refuse_other_labels(bundle: Bundle) -> None:
     reference = read_json(Reference, bundle.root / REFERENCE)
     if reference.signature != bundle.manifest.signature:
         raise LoadError(
@@ -174,12 +209,13 @@ def estimate_verification(bundle: Bundle, options: VerifyOptions) -> Estimate:
     """Estimate a verification: a process for each variant and runner, each of which answers every image twice."""
     check_runners(options.runners)
     chosen = check_variants(bundle.manifest.variants, options.variants or None)
-    model, _ = load_reference(bundle, allow_factory=options.allow_factory)
     n_golden = len(bundle.manifest.golden.images)
     n_images = n_golden if options.dataset is None else len(options.dataset.test)
+    models = [load_reference(own, allow_factory=options.allow_factory)[0] for own in bundle.members()]
+    shape = (1, *bundle.manifest.signature.input_shape[1:])
     return estimate_cells(
         [variant for variant in chosen if variant.outcome is Outcome.PASSED],
-        image_s=seconds_an_image(model, (1, *bundle.manifest.signature.input_shape[1:])),
+        image_s=sum(seconds_an_image(model, shape) for model in models) / len(models),
         n_images=n_images + options.images_beyond(n_images) // 2,  # which are answered once
         emulated_images=n_images if options.emulated_images == "all" else n_golden,
         runners=options.runners or None,

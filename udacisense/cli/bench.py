@@ -142,9 +142,16 @@ def _say_plan(plan: Plan | None, counts: int, path: Path) -> None:
 def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[str, ...], form: str) -> None:
     """Print what was measured."""
     from harness.bench.advice import cautions, recommend, verified_accuracy
+    from harness.bench.cascade import cascade_rows, check_cascade
     from harness.bench.instructions import disagreements
     from harness.bench.ranking import rank
-    from harness.report.tables import instructions_table, latency_table, limits_table
+    from harness.report.tables import (
+        cascades_table,
+        instructions_table,
+        latency_table,
+        limits_table,
+        requirements_table,
+    )
 
     ranked = rank(measured, accuracy=verified_accuracy(measured, verified))
     if form == "json":
@@ -161,6 +168,13 @@ def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[s
         say(f"note: {note}")
     if measured.instructions:
         show(instructions_table(measured.instructions))
+    if cascades := cascade_rows(measured, ranked, verified):
+        say()
+        show(cascades_table(cascades))
+        for one in measured.cascades:
+            if held := check_cascade(one, cascades, measured.reference):
+                say()
+                show(requirements_table(held, title=f"Requirements of {one.name}"))
     say(f"\n{recommend(measured, ranked, verified)}")
 
 

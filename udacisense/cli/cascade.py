@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from udacisense.cli.options import allow_factory_option
-from udacisense.cli.output import emit_json, json_option, say, show
-
-if TYPE_CHECKING:
-    from harness.report.table import Table
-    from udacisense.measure.cascade import Cascade, CascadePoint, Figure
+from udacisense.cli.output import emit_json, json_option, next_command, say, show
 
 
 @click.command("cascade", short_help="Let a small model answer, and a larger one where it is not sure.")
@@ -41,6 +36,7 @@ def command(
     The thresholds are chosen for your wish on the training images that 'train' and 'compress' hold back; the test
     images give the report's figures and choose nothing.
     """
+    from harness.report.plots.cascade import cascade_table
     from udacisense.base.files import locked
     from udacisense.cli.loading import load_data
     from udacisense.errors import InputError
@@ -72,44 +68,4 @@ def command(
         return
     show(cascade_table(made))
     say(f"\nThe cascade is {output}.")
-
-
-def cascade_table(made: Cascade) -> Table:
-    """Return the curve, the chosen point on the held-back and on the test images, and each member alone."""
-    from harness.report.table import Table
-
-    rows: list[tuple[str | None, ...]]
-    rows = [("held back, chosen" if point == made.chosen else "held back", *_row(point)) for point in made.curve]
-    rows.append(("test images", *_row(made.test)))
-    rows += [
-        (f"{one.name} alone, test images", None, None, _text(one.top1_fraction, 100, "%"), None, _ms(one.latency_ms))
-        for one in made.members
-    ]
-    notes = (
-        f"Asked: images that go past {made.members[0].name}, whose best two probabilities are closer than the "
-        f"threshold. Chosen on {made.n_held_back} held-back images, reported on {made.n_test} test images of "
-        f"{made.data}; in brackets the 95 % interval. Points lost: to {made.members[-1].name} alone, on the same "
-        "images. Mean time: eager PyTorch on one thread; 'bench' times the exported files.",
-        *made.notes,
-    )
-    columns = ("images", "thresholds", "asked", "top-1", "points lost", "mean time")
-    return Table(title=f"Cascade {made.name}", columns=columns, rows=tuple(rows), notes=notes)
-
-
-def _row(point: CascadePoint) -> tuple[str, str, str, str, str]:
-    return (
-        ", ".join(f"{value:g}" for value in point.thresholds),
-        _text(point.asked_fraction, 100, "%"),
-        _text(point.top1_fraction, 100, "%"),
-        _text(point.lost_points, 1, ""),
-        _ms(point.mean_ms),
-    )
-
-
-def _text(found: Figure, factor: float, unit: str) -> str:
-    value, low, high = (f"{factor * part:.1f}" for part in (found.value, found.low, found.high))
-    return f"{value}{f' {unit}' if unit else ''} ({low} to {high})"
-
-
-def _ms(found: Figure) -> str:
-    return f"{found.value:.3g} ms ({found.low:.3g} to {found.high:.3g})"
+    next_command("udacisense", "export", output, "--data", data, "-o", output.with_name(f"{output.name}-bundle"))

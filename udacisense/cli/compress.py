@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 @click.option(
     "--pipeline",
     required=True,
-    help="p1, p2 or p2-int8; or a full name, as distill_quantize_torchscript.",
-    shell_complete=names_of("udacisense.pipeline.recipes", "PIPELINES"),
+    help="p1, p2, p2-int8 or p3 (p2 and p1 as a cascade); or a full name, as distill_quantize_torchscript.",
+    shell_complete=names_of("udacisense.pipeline.recipes", "PIPELINES", "p3"),
 )
 @click.option(
     "--preset",
@@ -85,6 +88,8 @@ def command(
 ) -> None:
     """Run a pipeline and keep each step, OUTPUT/artifact and OUTPUT/final.pt.
 
+    p3 runs p2 and p1 and joins their models: OUTPUT/cascade, beside OUTPUT/p2 and OUTPUT/p1.
+
     After each step its size, parameters, latency and accuracy are measured. Finished steps are kept: the same command
     goes on after Ctrl-C or a crash. The requirement table says what was reached; 'gate' turns it into an exit code.
     """
@@ -94,9 +99,12 @@ def command(
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
     from udacisense.pipeline.plan import choose_student, estimate_pipeline
-    from udacisense.pipeline.recipes import long_name
+    from udacisense.pipeline.recipes import CASCADES, long_name
     from udacisense.training.run import images_an_epoch
 
+    if pipeline in CASCADES:
+        _join(CASCADES[pipeline], output)
+        return
     recipe = find_pipeline(pipeline, preset=settings)
     kept, baseline_model = load_artifact(baseline, allow_factory=allow_factory)
     signature = kept.signature
@@ -133,3 +141,26 @@ def command(
     if (output / "artifact").is_dir():
         line = [output / "artifact", *allowing(kept.model.architecture), "--data", data, "-o", output / "bundle"]
         next_command("udacisense", "export", *line)
+
+
+def _join(members: Sequence[str], output: Path) -> None:
+    """Run this command for the pipeline of each member, with the same options, and join what they made."""
+    from udacisense.cli import cascade
+    from udacisense.errors import InputError
+
+    context = click.get_current_context()
+    given = context.params
+    if given["student"] or given["model_options"] or given["resolution_px"]:
+        raise InputError(
+            f"{given['pipeline']} trains the own student of {' and of '.join(members)}: leave --student, "
+            "--student-option and --resolution out, or run the two pipelines and join them by 'udacisense cascade'."
+        )
+    apart = contextlib.redirect_stdout(sys.stderr) if given["as_json"] else contextlib.nullcontext()
+    with apart:  # one command, one answer
+        for name in members:
+            context.invoke(command, **given | {"pipeline": name, "output": output / name, "as_json": False})
+    if not given["dry_run"]:
+        places = tuple(output / name / "artifact" for name in members)
+        asked = {name: given[name] for name in ("data", "allow_factory", "as_json")}
+        wish: dict[str, float | None] = {"max_points_lost": None, "max_mean_ms": None, "max_asked": None}
+        context.invoke(cascade.command, members=places, output=output / "cascade", **asked, **wish)

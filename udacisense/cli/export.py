@@ -13,9 +13,11 @@ from udacisense.cli.options import allow_factory_option, allowing, model_options
 from udacisense.cli.output import announce, dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
+    from exporters.cascade import CascadeSource
     from exporters.formats.contract import ExportOptions
     from exporters.source import ExportSource
     from udacisense.base.records import Scalar
+    from udacisense.measure.estimate import Estimate
 
 
 @click.command("export", short_help="Write a model in the formats that phones run, as one bundle.")
@@ -68,21 +70,21 @@ def command(
 ) -> None:
     """Export MODEL to a bundle at OUTPUT.
 
-    MODEL is an artifact's folder, a model that ships (baseline, p1 or tiny), torchvision/NAME, timm/NAME, or
-    package.module:factory.
+    MODEL is an artifact's or a cascade's folder, what ships (baseline, p1, tiny or cascade), torchvision/NAME,
+    timm/NAME, or package.module:factory.
 
     Without -f and --precision: every format that this machine can write, in fp32 and dynamic int8; '-f all' is every
     format in every precision. One format that fails leaves the others whole: it is listed with its reason, and the
     exit code is 1.
     """
-    from exporters.export import estimate_export, export_bundle
+    from exporters.cascade import CascadeSource, export_cascade
+    from exporters.export import export_bundle
     from harness.report.tables import variants_table
     from udacisense.base.records import Outcome
     from udacisense.errors import InputError
-    from udacisense.measure.counts import count_parameters
-    from udacisense.measure.estimate import seconds_an_image
 
     options = _options(**asked)
+    source: ExportSource | CascadeSource
     if is_named(model):
         source = _named_source(model, data, input_shape, init or "none", model_options)
     elif input_shape is not None or init is not None or model_options:
@@ -92,21 +94,40 @@ def command(
         )
     else:
         source = _kept_source(Path(model), data, allow_factory)
-    image_s = seconds_an_image(source.model, source.signature.input_shape)
-    parameters = count_parameters(source.model)
-    announce(estimate_export(options, parameters=parameters, cores=os.cpu_count() or 1, image_s=image_s), output)
+    members = source.sources if isinstance(source, CascadeSource) else (source,)
+    announce(_estimate(members, options), output)
     if dry_run:
         return
-    manifest = export_bundle(source, output, options, zip=make_zip)
+    if isinstance(source, CascadeSource):
+        manifest = export_cascade(source, output, options, zip=make_zip)
+    else:
+        manifest = export_bundle(source, output, options, zip=make_zip)
     if as_json:
         emit_json(manifest)
     else:
         show(variants_table(manifest.variants))
         say(f"\nThe bundle is {output}{f', and {output}.zip' if make_zip else ''}.")
         images = ["--data", data] if data else []
-        next_command("udacisense", "verify", output, *images, *allowing(source.spec.architecture))
+        next_command("udacisense", "verify", output, *images, *allowing(members[-1].spec.architecture))
     if any(variant.outcome is Outcome.FAILED for variant in manifest.variants):
         raise click.exceptions.Exit(1)
+
+
+def _estimate(members: Sequence[ExportSource], options: ExportOptions) -> Estimate:
+    from exporters.export import estimate_export
+    from udacisense.measure.counts import count_parameters
+    from udacisense.measure.estimate import seconds_an_image, total
+
+    costs = [
+        estimate_export(
+            options,
+            parameters=count_parameters(one.model),
+            cores=os.cpu_count() or 1,
+            image_s=seconds_an_image(one.model, one.signature.input_shape),
+        )
+        for one in members
+    ]
+    return costs[0] if len(costs) == 1 else total(f"{len(costs)} members", costs)
 
 
 def choose(given: Sequence[str], allowed: Sequence[str], *, what: str, default: Sequence[str]) -> tuple[str, ...]:
@@ -196,14 +217,16 @@ def _shape(text: str) -> tuple[int, int, int, int]:
     return n, c, h, w
 
 
-def _kept_source(folder: Path, data: str | None, allow_factory: str | None) -> ExportSource:
+def _kept_source(folder: Path, data: str | None, allow_factory: str | None) -> ExportSource | CascadeSource:
+    from exporters.cascade import cascade_source
     from exporters.source import source_from_artifact
     from udacisense.base.records import Artifact, read_json
     from udacisense.cli.loading import load_data
-    from udacisense.zoo.table import resolve_artifact
+    from udacisense.models.cascade import is_cascade, model_folders
 
-    folder = resolve_artifact(folder)
     dataset = None
     if data:
-        dataset = load_data(data, size_px=read_json(Artifact, folder / Artifact.FILE_NAME).signature.size_px)
-    return source_from_artifact(folder, dataset=dataset, allow_factory=allow_factory)
+        first = model_folders(folder)[0] / Artifact.FILE_NAME  # all members take the same images
+        dataset = load_data(data, size_px=read_json(Artifact, first).signature.size_px)
+    make = cascade_source if is_cascade(folder) else source_from_artifact
+    return make(folder, dataset=dataset, allow_factory=allow_factory)

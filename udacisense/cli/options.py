@@ -143,7 +143,7 @@ def allowing_bundle(bundle: Bundle) -> list[str]:
     from exporters.bundle.reference import REFERENCE, Reference
     from udacisense.base.records import read_json
 
-    place = bundle.root / REFERENCE
+    place = bundle.members()[-1].root / REFERENCE
     return allowing(read_json(Reference, place).model.architecture) if place.is_file() else []
 
 

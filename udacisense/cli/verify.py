@@ -103,10 +103,11 @@ def command(
     from udacisense.cli.loading import load_data
 
     with opened(bundle) as source:
+        rows = (*source.manifest.variants, *source.manifest.ways())
         options = VerifyOptions(
             dataset=load_data(data, size_px=source.manifest.signature.size_px) if data else None,
             unknown=read_unknown(unknown_folder, source.manifest.signature.size_px) if unknown_folder else None,
-            limits=read_limits(limits_path, source.manifest.variants) if limits_path else LIMITS,
+            limits=read_limits(limits_path, rows) if limits_path else LIMITS,
             **given,
         )
         if located is not None:
@@ -122,7 +123,7 @@ def _locate(
 ) -> NoReturn:
     from harness.verify.locate.run import locate
 
-    found = locate(source, variant_id, options, out=reproducer)
+    found = locate(*source.owner(variant_id), options, out=reproducer)
     if as_json:
         emit_json(found)
     else:

@@ -183,6 +183,34 @@ def save_cascade(folder: Path, cascade: Cascade, members: Sequence[Candidate]) -
         write_record(partial / Cascade.FILE_NAME, cascade)
 
 
+def is_cascade(folder: Path) -> bool:
+    """Tell whether a folder, or a name of what ships, is a cascade."""
+    return (resolve_artifact(folder) / Cascade.FILE_NAME).is_file()
+
+
+def model_folders(folder: Path) -> tuple[Path, ...]:
+    """Return the artifact's folder of each member of a cascade; of one model, its own. Nothing is checked but places.
+
+    Raises:
+        InputError: a cascade's record is not valid, or a member leaves its folder.
+    """
+    root = resolve_artifact(folder)
+    if not is_cascade(folder):
+        return (root,)
+    return tuple(_place(root, member) for member in read_json(Cascade, root / Cascade.FILE_NAME).members)
+
+
+def _place(root: Path, member: Member) -> Path:
+    if member.artifact in ZOO:
+        return resolve_artifact(Path(member.artifact))
+    if member.artifact != f"{_MEMBERS}/{Path(member.name).name}":
+        raise InputError(
+            f"{root / Cascade.FILE_NAME} keeps its member {member.name} at {member.artifact!r}; a member is a "
+            f"model that ships, or lies in {_MEMBERS}/ under its name."
+        )
+    return root / member.artifact
+
+
 def load_cascade(folder: Path, *, allow_factory: str | None = None) -> tuple[Cascade, tuple[Path, ...]]:
     """Read a cascade and check its members.
 
@@ -197,12 +225,7 @@ def load_cascade(folder: Path, *, allow_factory: str | None = None) -> tuple[Cas
     cascade = read_json(Cascade, root / Cascade.FILE_NAME)
     places = []
     for member in cascade.members:
-        if member.artifact not in ZOO and member.artifact != f"{_MEMBERS}/{Path(member.name).name}":
-            raise InputError(
-                f"{root / Cascade.FILE_NAME} keeps its member {member.name} at {member.artifact!r}; a member is a "
-                f"model that ships, or lies in {_MEMBERS}/ under its name."
-            )
-        place = Path(member.artifact) if member.artifact in ZOO else root / member.artifact
+        place = _place(root, member)
         found, _ = load_artifact(place, allow_factory=allow_factory)
         if found.sha256 != member.sha256:
             raise LoadError(

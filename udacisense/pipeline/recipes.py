@@ -106,6 +106,9 @@ PIPELINES: dict[str, PipelineRecipe] = {
     )
 }
 
+# Pipelines that run others and join what those made into a cascade: the first member's pipeline, then the next one's.
+CASCADES: dict[str, tuple[str, ...]] = {"p3": ("p2", "p1")}
+
 PRESETS = ("default", "report")
 
 
@@ -121,7 +124,8 @@ def find_pipeline(name: str, *, preset: str = "default") -> PipelineRecipe:
         if name in (recipe.name, recipe.full_name):
             return recipe if preset == "default" else _as_reported(recipe)
     known = ", ".join(f"{r.name} ({r.full_name})" for r in PIPELINES.values())
-    names = [n for r in PIPELINES.values() for n in (r.name, r.full_name)]
+    known += "".join(f", {name} ({' → '.join(members)})" for name, members in CASCADES.items())
+    names = [*CASCADES, *(n for r in PIPELINES.values() for n in (r.name, r.full_name))]
     raise InputError(f"There is no pipeline {name!r}; choose one of {known}.{did_you_mean(name, names)}")
 
 

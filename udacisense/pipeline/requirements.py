@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from udacisense.base.records import StageRecord, record
@@ -12,6 +13,11 @@ from udacisense.measure.stats import Interval
 MIN_SMALLER_PERCENT = 30.0
 MIN_FASTER_PERCENT = 50.0
 MAX_LOST_POINTS = 5.0
+# Of a cascade: the mean time over images, as .ptl and in the best format, and what its files take together.
+MIN_CASCADE_PTL_FASTER_PERCENT = 90.0
+MIN_CASCADE_FASTER_PERCENT = 93.0
+MAX_CASCADE_LOST_POINTS = 1.0
+MAX_CASCADE_BYTES = 1_500_000
 
 
 @record
@@ -47,40 +53,88 @@ def check_requirements(
             ratio of the records' latencies, of which no interval is known.
     """
     smaller = 100 * (1 - final.file_bytes / baseline.file_bytes)
-    lost = 100 * (baseline.top1_fraction - final.top1_fraction)
     ratio = final.latency_ms / baseline.latency_ms if time_ratio is None else time_ratio.value
     span = (None, None) if time_ratio is None else (time_ratio.high, time_ratio.low)
     low, high = (None if bound is None else 100 * (1 - bound) for bound in span)
-    low_points, high_points = _lost_points(baseline, final)
     return (
         _at_least("file size reduction", smaller, MIN_SMALLER_PERCENT, (smaller, smaller)),
         _at_least("latency reduction", 100 * (1 - ratio), MIN_FASTER_PERCENT, (low, high)),
-        Requirement(
-            requirement="top-1 accuracy lost",
-            measured=_rounded(lost),
-            bound="at most",
-            limit=MAX_LOST_POINTS,
-            unit="points",
-            passed=_rounded(lost) <= MAX_LOST_POINTS,
-            low=low_points,
-            high=high_points,
+        _lost(
+            (baseline.top1_fraction, baseline.n_eval_images),
+            (final.top1_fraction, final.n_eval_images),
+            MAX_LOST_POINTS,
         ),
     )
 
 
-def _lost_points(before: StageRecord, after: StageRecord) -> tuple[float | None, float | None]:
+def check_fast_cascade(
+    *,
+    speedups: Mapping[str, tuple[Interval, float]],
+    file_bytes: int,
+    baseline_top1: float | None,
+    top1: float | None,
+    n_images: int,
+) -> tuple[Requirement, ...]:
+    """Return the rows of a cascade; accuracy where it is known.
+
+    Args:
+        speedups: requirement → (the baseline's time over the cascade's mean, least reduction in percent).
+        file_bytes: of all members together.
+        baseline_top1: of the model that the cascade is to replace.
+        top1: of the cascade, on the same images.
+        n_images: so many.
+    """
+    rows = [
+        _at_least(name, _saved(gain.value) or 0.0, limit, (_saved(gain.low), _saved(gain.high)))
+        for name, (gain, limit) in speedups.items()
+    ]
+    size = file_bytes / 1e6
+    rows.append(_at_most("size of its files", size, MAX_CASCADE_BYTES / 1e6, "MB", (size, size)))
+    if top1 is not None and baseline_top1 is not None:
+        rows.append(_lost((baseline_top1, n_images), (top1, n_images), MAX_CASCADE_LOST_POINTS))
+    return tuple(rows)
+
+
+def _saved(speedup: float | None) -> float | None:
+    return None if speedup is None else 100 * (1 - 1 / speedup)
+
+
+def _lost(before: tuple[float, int], after: tuple[float, int], limit: float) -> Requirement:
+    """Return the row of top-1 lost; before and after: (top-1, images)."""
+    lost = 100 * (before[0] - after[0])
+    return _at_most("top-1 accuracy lost", lost, limit, "points", _lost_points(before, after))
+
+
+def _lost_points(before: tuple[float, int], after: tuple[float, int]) -> tuple[float | None, float | None]:
     """Return the 95 % interval of the top-1 lost, in points; None where no image was counted.
 
     Of two proportions by Newcombe's hybrid of Wilson intervals (Newcombe 1998, "Interval estimation for the difference
     between independent proportions", method 10). Both were measured on the same images, so that it errs to the wide.
     """
-    if min(before.n_eval_images, after.n_eval_images) < 1:
+    if min(before[1], after[1]) < 1:
         return None, None
-    p1, p2 = before.top1_fraction, after.top1_fraction
-    low1, high1 = wilson_interval(round(p1 * before.n_eval_images), before.n_eval_images)
-    low2, high2 = wilson_interval(round(p2 * after.n_eval_images), after.n_eval_images)
+    p1, p2 = before[0], after[0]
+    low1, high1 = wilson_interval(round(p1 * before[1]), before[1])
+    low2, high2 = wilson_interval(round(p2 * after[1]), after[1])
     lost = p1 - p2
     return 100 * (lost - math.hypot(p1 - low1, high2 - p2)), 100 * (lost + math.hypot(high1 - p1, p2 - low2))
+
+
+def _at_most(
+    name: str, measured: float, limit: float, unit: str, interval: tuple[float | None, float | None]
+) -> Requirement:
+    value = _rounded(measured)
+    low, high = interval
+    return Requirement(
+        requirement=name,
+        measured=value,
+        bound="at most",
+        limit=limit,
+        unit=unit,
+        passed=value <= limit,
+        low=low,
+        high=high,
+    )
 
 
 def _at_least(name: str, measured: float, limit: float, interval: tuple[float | None, float | None]) -> Requirement:

@@ -14,9 +14,12 @@ ZOO: dict[str, str] = {
     "tiny": "inverted residuals with 5×5 kernels on the 32 px photo itself: pipeline p2",
 }
 
+# Cascades of them: ``cascade.json`` and ``CARD.md``; their members are the models above.
+CASCADES: dict[str, str] = {"cascade": "tiny, and p1 where tiny is not sure: pipeline p3"}
+
 
 def zoo_folder(name: str) -> Path:
-    """Return the folder of a model that ships; ``name`` is a row of :data:`ZOO`."""
+    """Return the folder of a model that ships; ``name`` is a row of :data:`ZOO` or :data:`CASCADES`."""
     return Path(__file__).parent / name
 
 
@@ -25,6 +28,6 @@ def resolve_artifact(folder: Path) -> Path:
 
     A folder of the user's own is never hidden by a model that ships.
     """
-    if not folder.exists() and str(folder) in ZOO and zoo_folder(str(folder)).is_dir():
+    if not folder.exists() and str(folder) in ZOO.keys() | CASCADES.keys() and zoo_folder(str(folder)).is_dir():
         return zoo_folder(str(folder))
     return folder

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train every model that ships: baseline, p1, and p2 with seeds 0, 1 and 2. Each command goes on where it was stopped.
+# Train every model that ships: baseline, p1, p2 with seeds 0, 1 and 2, and the cascade of p2 (seed 0) and p1. Each command goes on where it was stopped.
 #
 #   DATA=household REST=cifar100_rest TEACHER=lite0_10 GENERAL=lite0_100 INIT_224=a.safetensors INIT_128=b.safetensors \
 #       udacisense/zoo/train.sh OUT [--device cuda --precision bf16]
@@ -39,3 +39,7 @@ for seed in 0 1 2; do
         "${compress[@]}" --pipeline p2-int8 "${p2[@]}" -o "$out/p2-int8-$seed" "${given[@]}"
     fi
 done
+
+if [ -z "${DRY:-}" ]; then
+    udacisense cascade "$out/p2-0/artifact" "$out/p1/artifact" --data "$DATA" -o "$out/cascade"
+fi

@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.report.blocks import Block, Chapter, Gallery, Part, Prose
 from harness.report.collect import Evidence
 from harness.report.plots.accuracy import confusion_heat, stage_heat
+from harness.report.plots.cascade import cascade_picture, cascade_table
 from harness.report.plots.stages import stage_pictures
 from harness.report.table import Table
 from harness.report.tables import requirements_table, stages_table
@@ -15,7 +16,7 @@ from udacisense.pipeline.run import RunRecord
 
 
 def pipelines_chapter(evidence: Evidence) -> Chapter:
-    """Return models, then a part a pipeline."""
+    """Return models, then a part a pipeline and a cascade."""
     blocks: list[Block] = [
         stages_table(artifact.baseline, (), title=f"{artifact.name} ({path.parent})")
         for path, artifact in evidence.artifacts
@@ -34,6 +35,13 @@ def pipelines_chapter(evidence: Evidence) -> Chapter:
             ),
         )
         for path, run in evidence.runs
+    ]
+    blocks += [
+        Part(
+            title=f"{long_name(made.name)} in {path.parent}",
+            blocks=(Gallery(pictures=(cascade_picture(made),)), cascade_table(made)),
+        )
+        for path, made in evidence.cascades
     ]
     blocks += _confusions(evidence)
     return Chapter(anchor="pipelines", title="Models and pipelines", blocks=tuple(blocks))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from exporters.bundle.manifest import Variant
 from harness.bench.advice import choose, eligible, objection, verdicts, verified_accuracy
+from harness.bench.cascade import by_member
 from harness.bench.ranking import Row
 from harness.bench.rounds import EAGER
 from harness.host import host_name, machine_differences
@@ -76,7 +77,7 @@ def shipping_tables(evidence: Evidence, sweep: Ranked) -> Iterator[Table]:
 
 def _known(evidence: Evidence, sweep: Ranked, bundle: BenchedBundle) -> _Known:
     measured = sweep.measured
-    verified = [made for made in sweep.verified if made.bundle_sha256 == bundle.sha256]
+    verified = [made for made in by_member(measured, sweep.verified) if made.bundle_sha256 == bundle.sha256]
     passed: dict[str, str] = {}
     for made in verified:
         elsewhere = f" ({host_name(made.host)})" if machine_differences(measured.host, made.host) else ""

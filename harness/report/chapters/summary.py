@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from exporters.bundle.manifest import Manifest
 from harness.bench.advice import recommend
+from harness.bench.cascade import cascade_rows, check_cascade
 from harness.host import host_name
 from harness.records import MeasurementSet
 from harness.report.blocks import Block, Chapter, Picture, Prose, Verdicts, gallery
@@ -36,9 +37,13 @@ def summary_chapter(evidence: Evidence) -> Chapter:
             )
         )
     held = [(run.name, requirements_table(run.requirements)) for _, run in evidence.runs]
-    if rows := tuple((name, *row) for name, table in held for row in table.rows):
+    for sweep in sweeps:
+        rows = cascade_rows(sweep.measured, sweep.rows, sweep.verified)
+        checked = [(one.name, check_cascade(one, rows, sweep.measured.reference)) for one in sweep.measured.cascades]
+        held += [(name, requirements_table(found)) for name, found in checked if found]
+    if lines := tuple((name, *row) for name, table in held for row in table.rows):
         columns = ("pipeline", *held[0][1].columns)
-        blocks.append(Table(title="Requirements", columns=columns, rows=rows, is_key=True))
+        blocks.append(Table(title="Requirements", columns=columns, rows=lines, is_key=True))
     blocks += unverified_blocks(evidence)
     return Chapter(anchor="summary", title="Summary", blocks=tuple(blocks))
 
@@ -113,7 +118,7 @@ def _bundle_verdict(manifest: Manifest, verified: Sequence[MeasurementSet]) -> I
     passed = dict.fromkeys(
         m.spec.variant_id for m in cells if m.outcome is Outcome.PASSED and m.spec.variant_id not in failed
     )
-    exported = [v.id for v in manifest.variants if v.outcome is Outcome.PASSED]
+    exported = [v.id for v in (*manifest.variants, *manifest.ways()) if v.outcome is Outcome.PASSED]
     inputs = ", ".join(dict.fromkeys(made.inputs for made in verified))
     if failed:
         names = ", ".join(f"`{name}`" for name in failed)

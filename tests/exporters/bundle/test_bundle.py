@@ -55,14 +55,14 @@ def test_a_link_is_named(copied: Path, tmp_path: Path) -> None:
 
 
 def two_members(manifest: dict) -> dict:
-    """Make a manifest's float32 ``.ptl`` the first member's, and all else the second's."""
+    """Make two members of a manifest's first two variants, as if there were no others."""
     confidence = {"temperature": 1.5, "rule": "margin", "unsure_below": 0.1, "n_images": 50}
-    ids = [variant["id"] for variant in manifest["variants"]]
-    parts = {"small": ["ptl-fp32"], "large": [id_ for id_ in ids if id_ != "ptl-fp32"]}
+    manifest = manifest | {"variants": manifest["variants"][:2]}
+    parts = dict(zip(("small", "large"), (variant["id"] for variant in manifest["variants"]), strict=True))
     members = [
         {"name": name, "artifact_sha256": "0" * 64, "confidence": confidence, "threshold": 0.5, "variants": {}}
-        | {"variants": {id_: id_ for id_ in mine}}
-        for name, mine in parts.items()
+        | {"variants": {"ptl-fp32": id_}}
+        for name, id_ in parts.items()
     ]
     members[-1]["threshold"] = None
     return manifest | {"members": members}
@@ -77,6 +77,7 @@ def two_members(manifest: dict) -> dict:
         (lambda m: m["members"][1].update(name=".."), "leaves the bundle"),
         (lambda m: m["members"][0]["variants"].clear(), "each variant must belong to one member"),
         (lambda m: m["members"][0]["variants"].update(other="coreml-fp16"), "each variant must belong to one member"),
+        (lambda m: m["members"][0].update(variants={"x": m["variants"][0]["id"]}), "under the same keys"),
         (lambda m: m["members"][0].update(threshold=None), "every member but the last has a threshold"),
         (lambda m: m["members"][1].update(threshold=0.5), "every member but the last has a threshold"),
         (lambda m: m["members"][0].update(threshold=1.5), "members.0.threshold"),

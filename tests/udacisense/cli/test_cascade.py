@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from udacisense.base.records import read_json
+from exporters.bundle.open import check_files, opened
+from harness.gate.run import GateReport
+from harness.records import MeasurementSet
+from udacisense.base.records import Outcome, read_json
 from udacisense.cli.main import run
+from udacisense.data.batches import normalise
+from udacisense.data.images import load_dataset
 from udacisense.data.shapes import draw_dataset
 from udacisense.errors import InputError, LoadError
 from udacisense.measure.cascade import Cascade
+from udacisense.models.artifact import load_artifact
 from udacisense.models.cascade import load_cascade
+
+WAYS = ("ptl-fp32", "ptl-int8-static-qnnpack")
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +94,139 @@ def test_one_model_of_a_cascade_is_asked_for_where_one_is_meant(
     assert run(["evaluate", f"{place}/cascade", "--data", f"{place}/shapes"]) == 2
     assert "is a cascade of several models" in capsys.readouterr().err
     assert read_json(Cascade, place / "cascade" / Cascade.FILE_NAME).name == "cascade"
+
+
+def _decided(place: Path, threshold: float | None) -> tuple[float, np.ndarray, np.ndarray]:
+    """Work out by hand, from the two models on the test images: the threshold (None: the middle margin), who, what."""
+    made, places = load_cascade(place / "cascade")
+    test = load_dataset(f"{place}/shapes", size_px=32).test
+    found = []
+    for member, folder in zip(made.members, places, strict=True):
+        artifact, model = load_artifact(folder)
+        inputs = normalise(test.pixels, mean=artifact.signature.mean, std=artifact.signature.std)
+        with torch.no_grad():
+            found.append(torch.softmax(model(inputs).double() / member.confidence.temperature, dim=1).numpy())
+    best = np.sort(found[0], axis=1)
+    margin = best[:, -1] - best[:, -2]
+    threshold = float(np.median(margin)) if threshold is None else threshold
+    asks = margin < threshold
+    return threshold, asks, np.where(asks, found[1].argmax(axis=1), found[0].argmax(axis=1))
+
+
+@pytest.fixture(scope="session")
+def shipped(place: Path, once: Callable[..., Path]) -> Path:
+    """The cascade, where half of the images go on, as a bundle in two precisions, verified on the test images."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(place / "cascade", folder / "cascade")
+        record = json.loads((folder / "cascade" / Cascade.FILE_NAME).read_text())
+        record["members"][0]["threshold"] = _decided(place, None)[0]
+        (folder / "cascade" / Cascade.FILE_NAME).write_text(json.dumps(record))
+        data = ["--data", f"{place}/shapes"]
+        line = "-f ptl --precision fp32 --precision int8-static"
+        assert run(["export", f"{folder}/cascade", *line.split(), *data, "-o", f"{folder}/ship"]) == 0
+        chosen = [f"--variant={name}.{way}" for name in ("tiny", "tiny-2") for way in WAYS]
+        # int8 of networks that learned for a moment may fail.
+        assert run(["verify", f"{folder}/ship", "--runner", "lite", *chosen, *data]) in (0, 1)
+
+    return once("shipped-cascade", make)
+
+
+def test_a_bundle_holds_both_members_each_in_every_format(shipped: Path) -> None:
+    cascade, _ = load_cascade(shipped / "cascade")
+    with opened(shipped / "ship") as bundle:
+        assert check_files(bundle) == []
+        manifest = bundle.manifest
+        assert manifest.members is not None
+        assert [(m.name, m.threshold, m.confidence) for m in manifest.members] == [
+            (m.name, m.threshold, m.confidence) for m in cascade.members
+        ]
+        ways = {way.id: way for way in manifest.ways()}
+        assert set(WAYS) <= set(ways)
+        first, second = (bundle.variant(member.variants["ptl-fp32"]) for member in manifest.members)
+        assert (first.id, second.id) == ("tiny.ptl-fp32", "tiny-2.ptl-fp32")
+        assert ways["ptl-fp32"].file_bytes == (first.file_bytes or 0) + (second.file_bytes or 0)
+        for member, variant, own in zip(manifest.members, (first, second), bundle.members(), strict=True):
+            assert bundle.path(variant.path or "").read_bytes() == own.path("model-ptl-fp32.ptl").read_bytes()
+            assert own.manifest.temperature == member.confidence.temperature
+            # What an app replays at the joined variant is what the member's own float32 model answers.
+            assert np.array_equal(bundle.golden_logits(variant), own.golden_logits())
+        assert np.array_equal(bundle.members()[1].golden_inputs(), bundle.golden_inputs())
+
+
+def test_verify_proves_the_members_and_what_they_decide_together(place: Path, shipped: Path) -> None:
+    _, asks, answers = _decided(place, load_cascade(shipped / "cascade")[0].members[0].threshold)
+    labels = load_dataset(f"{place}/shapes", size_px=32).test.labels.numpy()
+    made = read_json(MeasurementSet, shipped / "ship.verify.json")
+    rows = {(m.spec.variant_id, m.spec.runner): m for m in made.measurements if m.spec.engine in (None, "qnnpack")}
+    together = rows["ptl-fp32", "lite"]
+    assert together.outcome is Outcome.PASSED
+    found = together.comparison
+    assert found is not None
+    assert found.asked is not None
+    assert found.top1_fraction == pytest.approx((answers == labels).mean())
+    assert found.asked.reached_fractions == pytest.approx((1.0, asks.mean()), abs=0.011)  # one image is on the edge
+    assert (len(found.flips), found.n_inputs) == (0, 100)
+    assert found.asked.n_otherwise <= 1
+    assert rows["tiny.ptl-fp32", "lite"].outcome is Outcome.PASSED
+    assert rows["tiny-2.ptl-fp32", "lite"].outcome is Outcome.PASSED
+    quantised = rows["ptl-int8-static-qnnpack", "lite"].comparison
+    assert quantised is not None
+    assert quantised.asked is not None
+    assert quantised.asked.reference_reached_fractions == found.asked.reference_reached_fractions
+    assert quantised.asked.n_otherwise > 0
+    assert "another member answers" in rows["ptl-int8-static-qnnpack", "lite"].warnings[0]
+
+
+def test_a_threshold_of_one_asks_the_last_member_of_every_image(place: Path, shipped: Path, tmp_path: Path) -> None:
+    ship = shutil.copytree(shipped / "ship", tmp_path / "ship")
+    manifest = json.loads((ship / "manifest.json").read_text())
+    manifest["members"][0]["threshold"] = 1.0
+    (ship / "manifest.json").write_text(json.dumps(manifest))
+    line = ["--variant", "tiny.ptl-fp32", "--variant", "tiny-2.ptl-fp32", "--runner", "lite"]
+    assert run(["verify", str(ship), "--data", f"{place}/shapes", *line]) == 0
+    made = read_json(MeasurementSet, tmp_path / "ship.verify.json")
+    second, together = (
+        next(m.comparison for m in made.measurements if m.spec.variant_id == name)
+        for name in ("tiny-2.ptl-fp32", "ptl-fp32")
+    )
+    assert together is not None
+    assert second is not None
+    assert together.asked is not None
+    assert together.asked.reached_fractions == (1.0, 1.0)
+    assert together.top1_fraction == second.top1_fraction
+
+
+def test_members_that_do_not_fit_the_manifest_are_refused(
+    shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(shipped / "ship", tmp_path / "ship")
+    own = broken / "tiny-2" / "manifest.json"
+    own.write_text(own.read_text() + " ")
+    assert run(["verify", str(broken)]) == 3  # its bytes are not those that the manifest records
+    capsys.readouterr()
+    manifest = json.loads((broken / "manifest.json").read_text())
+    manifest["variants"][0]["precision_note"] = "mine"
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    assert run(["bench", str(broken)]) == 2
+    assert "contradicts that of its member" in capsys.readouterr().err
+
+
+def test_the_gate_holds_the_way_to_the_same_rules_as_a_file(shipped: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[variant]]\nmatch = "ptl-fp32"\nsize = { max_bytes = 10 }\n')
+    line = ["--verification", f"{shipped}/ship.verify.json", "--config", str(rules), "-o", f"{tmp_path}/gate.json"]
+    assert run(["gate", f"{shipped}/ship", *line]) == 1
+    checks = read_json(GateReport, tmp_path / "gate.json").checks
+    mine = {c.check.requirement: c.check.outcome for c in checks if c.variant_id == "ptl-fp32"}
+    assert mine["consistent with its source"] is Outcome.PASSED
+    assert mine["top-1 lost to the float32 master"] is Outcome.PASSED
+    assert mine["file size"] is Outcome.FAILED
+    assert {c.variant_id for c in checks} >= {"tiny.ptl-fp32", "tiny-2.ptl-fp32"}
+
+
+def test_the_report_draws_the_curve_with_the_chosen_point(place: Path, shipped: Path, tmp_path: Path) -> None:
+    assert run(["report", f"{place}/cascade", str(shipped), "-o", f"{tmp_path}/report.html"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Accuracy and mean time of cascade" in page
+    assert "chosen, held-back images" in page

@@ -14,7 +14,8 @@ from udacisense.data.images import HOUSEHOLD_CLASSES, load_dataset
 from udacisense.measure.counts import count_parameters
 from udacisense.measure.metrics import evaluate
 from udacisense.models.artifact import load_artifact
-from udacisense.zoo.table import ZOO, resolve_artifact, zoo_folder
+from udacisense.models.cascade import load_cascade
+from udacisense.zoo.table import CASCADES, ZOO, resolve_artifact, zoo_folder
 
 PARAMETERS = {"baseline": 1_528_106, "p1": 1_077_290, "tiny": 40_418}
 
@@ -55,6 +56,18 @@ def test_the_card_has_the_records_figures_and_the_command(name: str) -> None:
     for heading in ("## Data", "## Recipe", "## Figures", "## Limits"):
         assert heading in card
     assert "udacisense " in card
+
+
+@pytest.mark.parametrize("name", CASCADES)
+def test_a_cascade_is_of_models_that_ship_and_its_card_has_its_figures(name: str) -> None:
+    record, places = load_cascade(Path(name))
+    card = (zoo_folder(name) / "CARD.md").read_text(encoding="utf-8")
+    assert record.name == name
+    assert [place for place in places if place.parent != zoo_folder(name).parent] == []
+    assert not list(zoo_folder(name).glob("*.safetensors"))
+    for figure in (record.test.top1_fraction, record.test.asked_fraction, *(m.top1_fraction for m in record.members)):
+        assert f"{100 * figure.value:.1f} %" in card
+    assert f"{record.members[0].threshold:g} above" in card
 
 
 @pytest.mark.slow
