@@ -38,7 +38,8 @@ NOTES = {
     "int8-dynamic": "weights of linear layers int8 by channel, activations quantised call by call; "
     "convolutions stay float32",
     "int8-static": "weights of convolutions and linear layers int8 by channel (full 8 bits: exact on ARM and on x86 "
-    "with VNNI, may saturate on older x86), their inputs and outputs uint8 at calibrated scales",
+    "with VNNI; older x86 needs the session option session.x64quantprecision=1), their inputs and outputs uint8 at "
+    "calibrated scales",
 }
 
 

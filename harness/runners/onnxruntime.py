@@ -5,10 +5,13 @@ Its Android library has XNNPACK; desktop wheels mostly lack it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from harness.runners.table import FloatArray, checked_input, checked_output
 from udacisense.base.records import Scalar
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 CPU = "CPUExecutionProvider"
 XNNPACK = "XnnpackExecutionProvider"
+#: Weights of an .onnx are made unsigned as it is loaded, where int8 sums would saturate (x86 without VNNI); no change
+#: on other processors.
+EXACT_SUMS = "session.x64quantprecision"
 # Graph optimisation levels, by the name that a cell's engine may have; without one it is onnxruntime's default, all.
 LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
@@ -41,6 +47,27 @@ def unavailable(runner: str) -> str | None:
     return "this onnxruntime is built without XNNPACK (its Android library has it)"
 
 
+@functools.cache
+def saturates() -> bool:
+    """Tell whether onnxruntime's sums of uint8 · int8 saturate on this processor, as on x86 without VNNI."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    size, largest = 32, 255 * 127
+    values = helper.make_tensor("b", TensorProto.INT8, (size, size), [127] * size**2)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["sum"])],
+        "saturates",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, (1, size))],
+        [helper.make_tensor_value_info("sum", TensorProto.INT32, (1, size))],
+        [values],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=[CPU])
+    (found,) = session.run(None, {"a": np.full((1, size), 255, np.uint8)})
+    return bool((found != size * largest).any())
+
+
 class OrtSession:
     """An onnxruntime session with one input and one output."""
 
@@ -53,6 +80,8 @@ class OrtSession:
             "threads": threads,
             "provider": session.get_providers()[0],
         }
+        if variant.format == "ort" and variant.precision.startswith("int8") and saturates():
+            self.actual = {**self.actual, "saturates": True}  # its weights are packed as they are
 
     def run(self, batch: FloatArray) -> FloatArray:
         """Answer a batch."""
@@ -83,6 +112,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only: they come back as exceptions too
+    options.add_session_config_entry(EXACT_SUMS, "1")
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as exc:

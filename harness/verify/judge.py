@@ -20,7 +20,7 @@ from harness.records import Comparison, Measurement
 from harness.runners.table import RUNNERS
 from harness.verify.beyond.certainty import certainty
 from harness.verify.beyond.inputs import BEYOND
-from harness.verify.beyond.judge import judge_shifts, judge_unknown
+from harness.verify.beyond.judge import judge_shifts, judge_unknown, told_beyond
 from harness.verify.compare import FloatArray, compare, difference
 from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, limit_for, out_of_limits
@@ -39,6 +39,10 @@ from udacisense.errors import InferenceError, LoadError
 from udacisense.measure.confidence import margins
 
 _GOLDEN_PSNR_DB = 40.0
+SATURATED = (
+    "this processor cannot show whether it is right: on x86 without VNNI onnxruntime's int8 sums saturate, and an .ort "
+    "file, unlike an .onnx, cannot be told to avoid it; ARM and other x86 are exact"
+)
 
 
 @dataclass(frozen=True)
@@ -270,22 +274,6 @@ def _with_beyond(answers: Answers, job: CellJob, found: Comparison, outputs: Flo
     return found
 
 
-def _beyond(own: Cell, comparison: Comparison) -> tuple[list[str], list[str]]:
-    """Tell what went wrong beyond the test images, and a loss under shift that clean images do not show."""
-    answered, what = own.others.get(BEYOND), "on other things and shifted photos"
-    if isinstance(answered, str):
-        return [f"{what}: {answered}"], []
-    if answered is not None and not np.isfinite(answered).all():
-        return [f"{what}: NaN or infinite answers"], []
-    s = comparison.shifts
-    if s is None or s.more_low <= 0:
-        return [], []
-    return [], [
-        f"loses more under shift than on clean photos: {s.more_points:.1f} points ({s.more_low:.1f} to "
-        f"{s.more_high:.1f}) more"
-    ]
-
-
 def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, comparison: Comparison, limit: Limit) -> Verdict:
     """Judge a file under an engine that it was not packed for: only the phone's can fail it."""
     own = answers.own(job).outputs
@@ -314,11 +302,13 @@ def _judge_own(answers: Answers, job: CellJob, outputs: FloatArray, comparison: 
         _probes(answers, job.variant, outputs, limit) if everything else ([], []),
         _settings(answers, job, outputs, limit) if everything else ([], []),
         (_golden(answers, job.variant, limit), []),
-        _beyond(answers.own(job), comparison),
+        told_beyond(answers.own(job).others.get(BEYOND), comparison.shifts),
         ([*inside.problems[:1], *(p + more for p in inside.problems[1:2])], inside.notes),
     ):
         problems += found
         notes += told
+    if problems and not inside.problems and answers.own(job).result.actual.get("saturates"):
+        return Verdict(Outcome.SKIPPED, f"{SATURATED}: {'; '.join(problems)}", notes)
     if problems or not inside.not_made:
         return Verdict(Outcome.FAILED if problems else Outcome.PASSED, "; ".join(problems) or None, notes)
     return Verdict(Outcome.SKIPPED, f"its answers are right, and {'; '.join(inside.not_made)}", notes)

@@ -24,7 +24,8 @@ def load_transfer(folder: Path, *, size_px: int) -> tuple[Images, tuple[str, ...
         The images, and the name of the folder that each lies in.
 
     Raises:
-        InputError: the folder is missing or holds no image, or an image cannot be read (named).
+        InputError: the folder is missing or holds no image. One that cannot be read is refused when the pixels are
+            asked for.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give --transfer a folder with images (no labels are needed).")

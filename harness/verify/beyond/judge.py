@@ -85,3 +85,23 @@ def judge_shifts(
         more_low=float(more.mean()) - half,
         more_high=float(more.mean()) + half,
     )
+
+
+def told_beyond(answered: FloatArray | str | None, shifts: Shifts | None) -> tuple[list[str], list[str]]:
+    """Return what went wrong beyond the test images, and a loss under shift that clean images do not show.
+
+    Args:
+        answered: what a cell answered there, or why nothing; None where nothing was fed.
+        shifts: of :func:`judge_shifts`.
+    """
+    what = "on other things and shifted photos"
+    if isinstance(answered, str):
+        return [f"{what}: {answered}"], []
+    if answered is not None and not np.isfinite(answered).all():
+        return [f"{what}: NaN or infinite answers"], []
+    if shifts is None or shifts.more_low <= 0:
+        return [], []
+    return [], [
+        f"loses more under shift than on clean photos: {shifts.more_points:.1f} points ({shifts.more_low:.1f} to "
+        f"{shifts.more_high:.1f}) more"
+    ]

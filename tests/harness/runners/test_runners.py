@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper, save
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Variant, plain
 from exporters.bundle.open import Bundle, open_bundle
 from harness.inputs import golden_pack
+from harness.runners.onnxruntime import saturates
 from harness.runners.table import RUNNERS, Runner, runners_for
 from udacisense.base.records import Outcome
 from udacisense.errors import InferenceError, LoadError
@@ -123,3 +125,39 @@ def test_a_file_cut_short_would_not_load(bundle: Bundle, row: Runner, name: str,
         path.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
     with pytest.raises(LoadError, match=source.name.replace(".", r"\.")):
         row.load(path, variant, engine=None, threads=1)
+
+
+def test_int8_sums_are_exact_on_every_processor(tmp_path: Path) -> None:
+    """Pairs of uint8 · int8 products leave 16 bits here: x86 without VNNI saturates, unless it is told not to."""
+    weights = np.resize(np.array([127, 127, -100, 90], np.int8), (4, 3, 8, 8))
+    constants = {"w": weights, "s": np.float32(0.01), "z": np.int8(0), "a": np.float32(1 / 255), "u": np.uint8(0)}
+    constants |= {"big": np.float32(0.5), "middle": np.uint8(128)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "a", "u"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "a", "u"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        helper.make_node("Conv", ["xd", "wd"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "big", "middle"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "big", "middle"], ["cd"]),
+        helper.make_node("Flatten", ["cd"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "pairs",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 3, 8, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 4))],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    path = tmp_path / "pairs.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    images = np.ones((1, 3, 8, 8), np.float32)
+    row, variant = RUNNERS["onnxruntime"], plain("pairs", "onnx")
+    got, wanted = (row.load(path, variant, engine=e, threads=1).run(images) for e in (None, "disabled"))
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_an_optimised_int8_file_says_where_the_processor_cannot_judge_it(bundle: Bundle) -> None:
+    for name, is_packed in (("ort-int8-static", True), ("ort-fp32", False), ("onnx-int8-static", False)):
+        variant = bundle.variant(name)
+        session = RUNNERS["onnxruntime"].load(bundle.path(str(variant.path)), variant, engine=None, threads=1)
+        assert bool(session.actual.get("saturates")) == (is_packed and saturates())

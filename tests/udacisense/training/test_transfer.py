@@ -96,7 +96,7 @@ def test_a_folder_without_images_or_with_a_broken_one_is_refused(tmp_path: Path)
         load_transfer(tmp_path, size_px=8)
     (tmp_path / "bad.png").write_bytes(b"no")
     with pytest.raises(InputError, match=r"bad\.png"):
-        load_transfer(tmp_path, size_px=8)
+        _ = load_transfer(tmp_path, size_px=8)[0].pixels
 
 
 def test_images_without_a_label_count_for_the_teacher_alone() -> None:
