@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,21 +123,16 @@ def run_child(
     words = [module, str(folder), str(Path.cwd()), *arguments]
     env = _environment(threads, shares_cores, python)
     process = _begin(words, folder, env, stop, python=python, may_fork=shares_cores and threads == 1)
-    deadline = time.monotonic() + timeout_s
     try:
-        while (code := _wait(process)) is None:
-            if stop.is_set():
-                raise StoppedError
-            if progressed is not None and progressed():
-                deadline = time.monotonic() + timeout_s
-            if time.monotonic() > deadline:
-                return f"no answer within the time limit of {timeout_s:g} s; its process was ended"
+        code = _code_within(timeout_s, process, stop, progressed)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
+    if code is None:
+        return f"no answer within the time limit of {timeout_s:g} s; its process was ended"
     return _how_it_ended(folder, code)
 
 
@@ -272,11 +267,22 @@ def _environment(threads: int, shares_cores: bool, python: Path | None = None) -
     return env
 
 
-def _wait(process: subprocess.Popen[bytes] | Fork) -> int | None:
-    try:
-        return process.wait(timeout=_POLL_S)
-    except subprocess.TimeoutExpired:
-        return None
+def _code_within(
+    timeout_s: float,
+    process: subprocess.Popen[bytes] | Fork,
+    stop: threading.Event,
+    progressed: Callable[[], bool] | None,
+) -> int | None:
+    """Return a child's exit code; None where it came to no end in time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() <= deadline:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=_POLL_S)
+        if stop.is_set():
+            raise StoppedError
+        if progressed is not None and progressed():
+            deadline = time.monotonic() + timeout_s
+    return None
 
 
 def _how_it_ended(folder: Path, code: int) -> str | None:

@@ -81,18 +81,13 @@ def command(
     from exporters.export import export_bundle
     from harness.report.tables import variants_table
     from udacisense.base.records import Outcome
-    from udacisense.errors import InputError
 
     options = _options(**asked)
     source: ExportSource | CascadeSource
     if is_named(model):
         source = _named_source(model, data, input_shape, init or "none", model_options)
-    elif input_shape is not None or init is not None or model_options:
-        raise InputError(
-            f"--input-shape, --init and --option are for a model that is named; {model} has its own shape and weights. "
-            "Leave them out."
-        )
     else:
+        _refuse_settings_of_named_models(model, input_shape, init, model_options)
         source = _kept_source(Path(model), data, allow_factory)
     members = source.sources if isinstance(source, CascadeSource) else (source,)
     announce(_estimate(members, options), output)
@@ -182,6 +177,16 @@ def is_named(model: str) -> bool:
     from udacisense.models.libraries import is_library
 
     return (":" in model or is_library(model)) and not Path(model).exists()
+
+
+def _refuse_settings_of_named_models(model: str, *given: object) -> None:
+    from udacisense.errors import InputError
+
+    if any(value not in (None, {}) for value in given):
+        raise InputError(
+            f"--input-shape, --init and --option are for a model that is named; {model} has its own shape and weights. "
+            "Leave them out."
+        )
 
 
 def _named_source(

@@ -94,7 +94,8 @@ class TrainingRun:
         self.optimizer = make_optimizer(self.weights, config)
         is_compiled = will_compile(config.compute, self.device, macs=self._n_macs(), is_plain=job.before_epoch is None)
         if is_compiled and isinstance(self.batches, Batches):
-            self.student.compile_for(self.batches.batch_size // fabric.world_size)
+            must = config.compute.compile == "on"
+            self.student.compile_for(self.batches.batch_size // fabric.world_size, must=must)
         self.net, self.stepper = fabric.setup(self.student, self.optimizer, move_to_device=False)
         self.plateau: ReduceLROnPlateau | None = None
         if config.schedule == "plateau":
@@ -203,6 +204,14 @@ class TrainingRun:
     def _step(self, given: tuple[Tensor, Tensor]) -> Tensor:
         """Take one step; return the batch's mean loss, on the device."""
         batch = self._moved(given)
+        loss = self.student.compiled_or_not(lambda: self._gradients(batch))
+        self.stepper.step()
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Leave a batch's gradients with the weights; return its mean loss."""
         answers = self.net(batch[0])
         if batch.highest >= answers[0].shape[1]:
             raise InputError(
@@ -212,9 +221,6 @@ class TrainingRun:
         loss = loss_of(answers, batch, self.job, self._taught(self.teacher, batch), self._taught(self.general, batch))
         self.stepper.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.stepper.step()
-        if self.average is not None:
-            self.average.update()
         return loss.detach()
 
     def _moved(self, given: tuple[Tensor, Tensor]) -> Batch:
