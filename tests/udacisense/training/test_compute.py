@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ class Waves(Small):
 
 
 @pytest.fixture
-def no_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A C++ compiler that can do everything but cosines: forward passes, and no backward one of waves."""
     import torch._inductor.config as inductor
 
@@ -140,8 +141,8 @@ def no_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler.chmod(0o755)
     torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(inductor.cpp, "cxx", (str(compiler),))
-    monkeypatch.setattr(inductor, "fx_graph_cache", False)
+    with inductor.patch({"cpp.cxx": (str(compiler),), "fx_graph_cache": False}):
+        yield
 
 
 @pytest.mark.slow
