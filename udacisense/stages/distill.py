@@ -68,7 +68,7 @@ def apply_knowledge_distillation(
     config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     teaches = teacher if teacher is not None else model
     taught = Distillation(teacher=teaches, temperature=temperature, alpha=alpha, remember=remember)
-    return _distilled(found, context, config, taught, auxiliary)
+    return _distilled(found, context, config, taught, auxiliary, is_trained=_is_file(student_init))
 
 
 def _distilled(
@@ -77,6 +77,8 @@ def _distilled(
     config: TrainConfig,
     taught: Distillation,
     auxiliary: Auxiliary | None,
+    *,
+    is_trained: bool,
 ) -> StepResult:
     spec, start, origin = student
     refuse_larger(start, taught.teacher)
@@ -90,6 +92,7 @@ def _distilled(
         auxiliary=auxiliary,
         keep=context.keep,
         after_epoch=context.after_epoch,
+        is_trained=is_trained,
     )
     notes: dict[str, Scalar] = {
         **config.described(),
@@ -126,6 +129,10 @@ def student_spec(options: Mapping[str, object], *, num_classes: int, size_px: in
     )
 
 
+def _is_file(init: str) -> bool:
+    return init not in ("auto", "none", *TRAINED)
+
+
 def _student(
     options: Mapping[str, object], init: str, teacher: nn.Module, context: StepContext
 ) -> tuple[ModelSpec | None, nn.Module, str]:
@@ -144,7 +151,7 @@ def _student(
     if isinstance(student, nn.Module):
         return None, copy.deepcopy(student), "as given"
     spec = student_spec(options, num_classes=len(context.class_names), size_px=context.input_shape[-1])
-    if init not in ("auto", "none", *TRAINED):
+    if _is_file(init):
         return spec, student_from_file(spec, Path(init), seed=context.seed), f"the weights of {Path(init).name}"
     if init != "auto":
         return spec, fresh_model(spec, init=init, seed=context.seed), init

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +60,13 @@ def train(
     keep: Keep | None = None,
     before_epoch: Callable[[nn.Module, int], None] | None = None,
     after_epoch: Callable[[EpochRecord], None] | None = None,
+    is_trained: bool = False,
 ) -> TrainResult:
     """Train a copy of ``model`` and return it with the weights of its best epoch.
 
     The best epoch is :func:`udacisense.training.types.best_epoch`; without ``validation`` it is the last. A run depends
     on its arguments alone: on one device, in 32 bits, with the same number of threads, the same call gives the same
-    weights bit by bit, interrupted and resumed or not (as long as ``batches`` draws its random numbers from its own
-    ``set_epoch`` or from torch).
+    weights bit by bit, interrupted and resumed or not (where ``batches`` draws from its ``set_epoch`` or from torch).
 
     Args:
         model: eager and float32; it stays as it is.
@@ -77,6 +78,7 @@ def train(
         keep: where the checkpoint and ``history.json`` are written after each epoch; None keeps nothing.
         before_epoch: called with the model in training and the epoch (from 0) before each epoch, in train mode.
         after_epoch: called after each epoch that was trained, when its checkpoint is kept; what it raises ends the run.
+        is_trained: the model was trained before: its weights count as epoch 0, and stay where no epoch is better.
 
     Raises:
         InputError: a setting, the device, or the checkpoint's settings do not fit.
@@ -94,6 +96,7 @@ def train(
         keep=keep,
         before_epoch=before_epoch,
         after_epoch=after_epoch,
+        is_trained=is_trained,
     )
     return _run(model, job)
 
@@ -189,7 +192,8 @@ def train_model(
     launch(config.compute)
     with locked(output_dir) if is_leader() else nullcontext():
         keep = _keep(output_dir / "training", spec, dataset, sources, batch_size=batch_size, resume=resume)
-        result = _supervised(untrained, spec, dataset, sources, config=config, batch_size=batch_size, keep=keep)
+        given: dict[str, Any] = {"config": config, "keep": keep, "is_trained": init not in ("none", *TRAINED)}
+        result = _supervised(untrained, spec, dataset, sources, batch_size=batch_size, **given)
         if is_leader():
             notes = {**config.described(), **supervision.described(), "batch_size": batch_size, "init": init}
             notes |= network_facts(spec).card() if init in TRAINED else {}
@@ -219,6 +223,7 @@ def _supervised(
     config: TrainConfig,
     batch_size: int,
     keep: Keep,
+    is_trained: bool,
 ) -> TrainResult:
     """Train on nine tenths of the training images and what comes with them; the last tenth selects."""
     signature = _signature(spec, dataset)
@@ -231,6 +236,7 @@ def _supervised(
         distillation=sources.asked.distilled_by(sources.teacher) if sources.teacher is not None else None,
         auxiliary=sources.auxiliary,
         keep=keep,
+        is_trained=is_trained,
     )
 
 

@@ -180,6 +180,22 @@ def test_the_best_epoch_is_returned_and_not_the_last() -> None:
     assert result.history.epochs[-1].validation_top1_fraction < kept
 
 
+def test_weights_that_were_trained_stay_where_no_epoch_is_better(tmp_path: Path) -> None:
+    trained = train(build(tiny_spec()), batches(), config=FAST, validation=held_back()).model
+    fatal = TrainConfig(epochs=2, learning_rate=10.0, schedule="constant", warmup_epochs=0)
+    spoilt, kept = (
+        train(trained, batches(), config=fatal, validation=held_back(), is_trained=counts, keep=Keep(folder=tmp_path))
+        for counts in (False, True)
+    )
+    assert spoilt.history.best_epoch > 0
+    assert (kept.history.best_epoch, len(kept.history.epochs)) == (0, 2)
+    again = Keep(folder=tmp_path, resume=True)
+    resumed = train(trained, batches(), config=fatal, validation=held_back(), is_trained=True, keep=again)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(tensor, kept.model.state_dict()[name])
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
 class ReadsItsVersion(torch.nn.Linear):
     """As torchvision's MNASNet: a state that does not name its release is taken for one of the first."""
 
