@@ -181,19 +181,21 @@ def test_the_best_epoch_is_returned_and_not_the_last() -> None:
 
 
 def test_weights_that_were_trained_stay_where_no_epoch_is_better(tmp_path: Path) -> None:
-    trained = train(build(tiny_spec()), batches(), config=FAST, validation=held_back()).model
-    fatal = TrainConfig(epochs=2, learning_rate=10.0, schedule="constant", warmup_epochs=0)
-    spoilt, kept = (
-        train(trained, batches(), config=fatal, validation=held_back(), is_trained=counts, keep=Keep(folder=tmp_path))
-        for counts in (False, True)
-    )
-    assert spoilt.history.best_epoch > 0
-    assert (kept.history.best_epoch, len(kept.history.epochs)) == (0, 2)
-    again = Keep(folder=tmp_path, resume=True)
-    resumed = train(trained, batches(), config=fatal, validation=held_back(), is_trained=True, keep=again)
-    for name, tensor in trained.state_dict().items():
-        assert torch.equal(tensor, kept.model.state_dict()[name])
-        assert torch.equal(tensor, resumed.model.state_dict()[name])
+    class Wrong(Batches):
+        def __iter__(self):
+            return ((images, (labels + 1) % 3) for images, labels in super().__iter__())
+
+    config = TrainConfig(epochs=5, learning_rate=1e-2, schedule="constant", warmup_epochs=0)
+    trained = train(build(tiny_spec()), batches(), config=config, validation=held_back()).model
+    wrong = Wrong(coloured(48, seed=1), batch_size=16, shuffle=True)
+    config = dataclasses.replace(config, epochs=2)
+    given = {"config": config, "validation": held_back(), "keep": Keep(folder=tmp_path, resume=True)}
+    assert train(trained, wrong, **given).history.best_epoch > 0
+    for _ in ("taken up from what was kept without the rule", "and with it"):
+        kept = train(trained, wrong, is_trained=True, **given)
+        assert (kept.history.best_epoch, len(kept.history.epochs)) == (0, 2)
+        for name, tensor in trained.state_dict().items():
+            assert torch.equal(tensor, kept.model.state_dict()[name])
 
 
 class ReadsItsVersion(torch.nn.Linear):
