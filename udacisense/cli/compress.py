@@ -17,7 +17,6 @@ from udacisense.cli.training_options import compute_options, supervision_options
 
 if TYPE_CHECKING:
     from udacisense.base.records import Scalar
-    from udacisense.pipeline import RunRecord
     from udacisense.training import Compute, Supervision
 
 
@@ -86,10 +85,9 @@ def command(
     After each step its size, parameters, latency and accuracy are measured. Finished steps are kept: the same command
     goes on after Ctrl-C or a crash. The requirement table says what was reached; 'gate' turns it into an exit code.
     """
-    from udacisense.base.records import read_json
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
-    from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
+    from udacisense.pipeline import PipelineOptions, find_pipeline, plan_pipeline
     from udacisense.pipeline.plan import choose_student, estimate_pipeline
     from udacisense.pipeline.recipes import CASCADES
     from udacisense.training.run import images_an_epoch
@@ -109,27 +107,26 @@ def command(
     if dry_run:
         return
     planned.run(compute, output_dir=output, resume=resume)
+    _answer(output, dataset.name, *allowing(kept.model.architecture), "--data", data, as_json=as_json)
+
+
+def _answer(output: Path, data_name: str, *given: str, as_json: bool) -> None:
+    """Print a run's figures, and the next command, which takes what is given too."""
+    from harness.report.tables import requirements_table, stages_table
+    from udacisense.base.records import read_json
+    from udacisense.pipeline import RunRecord
+    from udacisense.pipeline.recipes import long_name
+
     result = read_json(RunRecord, output / RunRecord.FILE_NAME)
     if as_json:
         emit_json(result)
-    else:
-        _show(result, dataset.name)
-        _show_next(output, *allowing(kept.model.architecture), "--data", data)
-
-
-def _show_next(output: Path, *given: str) -> None:
-    if (output / "artifact").is_dir():
-        next_command("udacisense", "export", output / "artifact", *given, "-o", output / "bundle")
-
-
-def _show(result: RunRecord, data: str) -> None:
-    from harness.report.tables import requirements_table, stages_table
-    from udacisense.pipeline.recipes import long_name
-
-    say(f"{long_name(result.name)} on {result.baseline.n_eval_images} test images of {data}:\n")
+        return
+    say(f"{long_name(result.name)} on {result.baseline.n_eval_images} test images of {data_name}:\n")
     show(stages_table(result.baseline, result.stages, time_ratios=result.time_ratios))
     say()
     show(requirements_table(result.requirements))
+    if (output / "artifact").is_dir():
+        next_command("udacisense", "export", output / "artifact", *given, "-o", output / "bundle")
 
 
 def _join(members: Sequence[str], output: Path) -> None:

@@ -13,6 +13,7 @@ from udacisense.cli.options import allow_factory_option, allowing, model_options
 from udacisense.cli.output import announce, dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
+    from exporters.bundle.manifest import Manifest
     from exporters.cascade import CascadeSource
     from exporters.formats.contract import ExportOptions
     from exporters.source import ExportSource
@@ -79,7 +80,6 @@ def command(
     """
     from exporters.cascade import CascadeSource, export_cascade
     from exporters.export import export_bundle
-    from harness.report.tables import variants_table
     from udacisense.base.records import Outcome
 
     options = _options(**asked)
@@ -100,12 +100,18 @@ def command(
     if as_json:
         emit_json(manifest)
     else:
-        show(variants_table(manifest.variants))
-        say(f"\nThe bundle is {output}{f', and {output}.zip' if make_zip else ''}.")
+        _show(manifest, f"{output}{f', and {output}.zip' if make_zip else ''}")
         images = ["--data", data] if data else []
         next_command("udacisense", "verify", output, *images, *allowing(members[-1].spec.architecture))
     if any(variant.outcome is Outcome.FAILED for variant in manifest.variants):
         raise click.exceptions.Exit(1)
+
+
+def _show(manifest: Manifest, places: str) -> None:
+    from harness.report.tables import variants_table
+
+    show(variants_table(manifest.variants))
+    say(f"\nThe bundle is {places}.")
 
 
 def _estimate(members: Sequence[ExportSource], options: ExportOptions) -> Estimate:

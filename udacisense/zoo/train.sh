@@ -15,7 +15,7 @@
 # FAST=1 is one view, one epoch and one seed: a try of every command, in minutes on a few images.
 # DRY=--dry-run says what it would take, and makes nothing.
 #
-# OUT/zoo has baseline, p1 and tiny (p2 of the first seed) laid out as they ship, but for their cards.
+# OUT/zoo has baseline, p1, tiny (p2 of the first seed) and the cascade, laid out as they ship, but for their cards.
 set -euo pipefail
 out=${1:?give a folder for the runs}
 shift
