@@ -43,11 +43,11 @@ def list_command() -> None:
 @command.command("doctor")
 def doctor_command() -> None:
     """Look at every file of what is set up; end with 1 where something is broken."""
-    from exporters.toolchain.setup import TOOLCHAINS, damage, folder_of
+    from exporters.toolchain.setup import TOOLCHAINS, damage, is_begun
     from harness.runtime.setup import find_folder, list_runtimes
 
     found = {s.name: s.reason for s in list_runtimes() if find_folder(s.name)}
-    found |= {name: damage(name) for name in TOOLCHAINS if folder_of(name).exists()}
+    found |= {name: damage(name) for name in TOOLCHAINS if is_begun(name)}
     rows: list[list[Cell]] = [[name, reason or "whole"] for name, reason in found.items()]
     table("What is set up", ("name", "state"), rows)
     if any(found.values()):
