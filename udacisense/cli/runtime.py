@@ -19,7 +19,8 @@ def command() -> None:
 
     Phones' own libraries run on this Linux machine. 'android-x86_64' and 'litert-android-x86_64' are what an emulator
     on a PC runs; 'android-arm64' and 'litert-android-arm64' are the phone's own binaries, under qemu. 'verify' uses
-    each as a runner once it is set up. 'onnxruntime-arm64' only counts instructions, of .onnx and .ort files.
+    each as a runner once it is set up, and 'executorch-arm64' too, which has ExecuTorch's arm64 kernels.
+    'onnxruntime-arm64' only counts instructions, of .onnx and .ort files.
 
     The toolchains 'executorch' and 'litert' write and run .pte and .tflite, with a newer torch than this program's.
     """
