@@ -43,5 +43,5 @@ def dequantised(stored: NDArray[np.float64], scales: ArrayLike, zeros: ArrayLike
     """Return the numbers that stored integers stand for; ``scales`` and ``zeros``: one, or one by place on ``axis``."""
     shape = [1] * stored.ndim
     shape[axis] = -1
-    wide: NDArray[np.float64] = (stored - np.reshape(zeros, shape)) * np.reshape(np.float64(scales), shape)
+    wide: NDArray[np.float64] = (stored - np.reshape(zeros, shape)) * np.reshape(np.asarray(scales, np.float64), shape)
     return wide

@@ -11,7 +11,7 @@ from udacisense.errors import UdacisenseError
 PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 #: How the names of a format's files end.
-SUFFIXES: dict[Format, str] = {
+SUFFIXES: dict[str, str] = {
     "torchscript": ".pt",
     "ptl": ".ptl",
     "onnx": ".onnx",

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bundle.manifest import Format
 from exporters.formats.contract import SUFFIXES
 from harness.runtime import fetch, shim
 from harness.runtime.catalogue import Artifact, Runtime, cache_root
@@ -214,7 +213,7 @@ def _self_test(row: Runtime, folder: Path, version: str) -> float:
     return max_abs
 
 
-def _small_model(folder: Path, form: Format) -> tuple[Path, NDArray[np.float32], NDArray[np.float32]]:
+def _small_model(folder: Path, form: str) -> tuple[Path, NDArray[np.float32], NDArray[np.float32]]:
     """Write a small file; return it, an input and the answer to it here."""
     import torch
     from torch import nn

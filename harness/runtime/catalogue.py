@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporters.bundle.manifest import Format
 from exporters.toolchain.setup import TOOLCHAINS
 from udacisense.base.files import cache_folder
 from udacisense.errors import InputError, did_you_mean
@@ -89,7 +88,7 @@ class Runtime:
 
     name: str
     library: Library
-    formats: tuple[Format, ...]  # that it opens; the first proves it
+    formats: tuple[str, ...]  # that it opens; the first proves it
     engine: str | None  # the only quantised engine that the library is built with
     abi: str  # the library's name of the architecture
     driver: str  # what answers for it: source of a Java class, or of a program in C++

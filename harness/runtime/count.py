@@ -23,7 +23,7 @@ from udacisense.base.records import read_json, record
 from udacisense.errors import InferenceError, InputError
 
 #: Format of a file → the runtime that counts it.
-COUNTERS = {form: row.name for row in RUNTIMES.values() if row.emulator for form in row.formats}
+COUNTERS: dict[str, str] = {form: row.name for row in RUNTIMES.values() if row.emulator for form in row.formats}
 _FEW, _MANY = 1, 5  # calls of the two requests of a run
 _MIN_RUNS, _MAX_RUNS = 3, 12
 MAX_SPREAD_FRACTION = 0.01
