@@ -52,7 +52,7 @@ def doctor_command() -> None:
     rows: list[list[Cell]] = [[name, reason or "whole"] for name, reason in found.items()]
     table("What is set up", ("name", "state"), rows)
     if any(found.values()):
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)
 
 
 @command.command("add")
