@@ -214,7 +214,9 @@ def _start(
         )
 
 
-def read_in_child(kind: type[T], module: str, path: Path, *arguments: str, expected: str) -> T:
+def read_in_child(
+    kind: type[T], module: str, path: Path, *arguments: str, expected: str, python: Path | None = None
+) -> T:
     """Return the record that ``module.main(folder, path, *arguments)`` leaves as ``result.json``.
 
     Args:
@@ -223,13 +225,14 @@ def read_in_child(kind: type[T], module: str, path: Path, *arguments: str, expec
         path: of the file.
         arguments: what else ``main`` takes.
         expected: what the file should be, behind "is no".
+        python: as of :func:`run_child`.
 
     Raises:
         LoadError: the child crashed, took too long, or refused the file.
     """
     with tempfile.TemporaryDirectory(prefix="udacisense-read-") as name:
         folder = Path(name)
-        failure = run_child(module, folder, str(path.absolute()), *arguments, timeout_s=READ_S)
+        failure = run_child(module, folder, str(path.absolute()), *arguments, timeout_s=READ_S, python=python)
         if failure is not None:
             raise LoadError(f"{path} is no {expected} ({failure}); export or copy it again.")
         return read_json(kind, folder / RESULT)
