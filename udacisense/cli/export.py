@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from exporters.source import ExportSource
     from udacisense.base.records import Scalar
     from udacisense.measure.estimate import Estimate
+
+_MOST_TIMES = 20.0  # that a variant may take what the whole export was estimated at: machines are busy
 
 
 @click.command("export", short_help="Write a model in the formats that phones run, as one bundle.")
@@ -90,9 +93,11 @@ def command(
         _refuse_settings_of_named_models(model, input_shape, init, model_options)
         source = _kept_source(Path(model), data, allow_factory)
     members = source.sources if isinstance(source, CascadeSource) else (source,)
-    announce(_estimate(members, options), output)
+    cost = _estimate(members, options)
+    announce(cost, output)
     if dry_run:
         return
+    options = replace(options, timeout_s=max(options.timeout_s, _MOST_TIMES * cost.seconds))
     if isinstance(source, CascadeSource):
         manifest = export_cascade(source, output, options, zip=make_zip)
     else:
