@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.bundle.file_layer import FileLayer, channels_last_layer, dequantised
+from udacisense.base.files import what_it_is
 from udacisense.errors import LoadError
 
 _IDENTIFIER = b"TFL3"
@@ -126,7 +127,7 @@ def read_tflite(path: Path) -> TfliteFile:
     data = path.read_bytes()
     try:
         if data[4:8] != _IDENTIFIER:
-            raise ValueError("it does not begin as one")
+            raise ValueError(what_it_is(path) or "it does not begin as one")
         found = TfliteFile(path, tflite.Model.GetRootAsModel(data, 0))
         if found.model.SubgraphsLength() != 1:
             raise ValueError(f"it has {found.model.SubgraphsLength()} graphs")

@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from udacisense.base.files import what_it_is
 from udacisense.base.forks import Forge, Fork, NotStartedError, can_fork, serve_forks
 from udacisense.base.records import read_json
 from udacisense.errors import LoadError, cause
@@ -234,7 +235,7 @@ def read_in_child(
         folder = Path(name)
         failure = run_child(module, folder, str(path.absolute()), *arguments, timeout_s=READ_S, python=python)
         if failure is not None:
-            raise LoadError(f"{path} is no {expected} ({failure}); export or copy it again.")
+            raise LoadError(f"{path} is no {expected} ({what_it_is(path) or failure}); export or copy it again.")
         return read_json(kind, folder / RESULT)
 
 
@@ -297,6 +298,8 @@ def _how_it_ended(folder: Path, code: int) -> str | None:
     if failed.exists() and (reason := failed.read_text(encoding="utf-8")):
         return reason
     how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    if code == -signal.SIGKILL:
+        how += ", as a system ends what takes its last memory"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     # What C++ and the interpreter say of their own end, before the addresses and frames that follow.
     telling = [line for line in lines if line.startswith(("what():", "Fatal Python error:"))]

@@ -192,12 +192,27 @@ def is_named(model: str) -> bool:
 
 def _refuse_settings_of_named_models(model: str, *given: object) -> None:
     from udacisense.errors import InputError
+    from udacisense.zoo.table import resolve_artifact
 
+    if not resolve_artifact(Path(model)).exists():
+        raise InputError(_no_model(model))
     if any(value not in (None, {}) for value in given):
         raise InputError(
             f"--input-shape, --init and --option are for a model that is named; {model} has its own shape and weights. "
             "Leave them out."
         )
+
+
+def _no_model(name: str) -> str:
+    from udacisense.errors import did_you_mean
+    from udacisense.zoo.table import ZOO
+
+    module, _, factory = name.rpartition(".")
+    likely = f", such as {module}:{'build' if factory == 'py' else factory}" if module and "/" not in name else ""
+    return (
+        f"There is no folder {name}; give an artifact's folder, a model that ships ({', '.join(ZOO)}), "
+        f"torchvision/NAME, timm/NAME, or code as package.module:factory{likely}.{did_you_mean(name, ZOO)}"
+    )
 
 
 def _named_source(
