@@ -9,12 +9,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 TESTS_CACHE := $(or $(UDACISENSE_TESTS_CACHE),tests/.cache)
 
-.PHONY: help setup demo test test-all browser lint format docs audit android-test android-apk clean
+.PHONY: help setup demo test test-all toolchain browser lint format docs audit android-test android-apk clean
 
 help:
 	@echo "make demo    set up and run the whole job: train, compress, export, verify, bench, report"
 	@echo "make test    set up, lint and run the quick tests"
 	@echo "make test-all  the same with the slow proofs: what continuous integration runs"
+	@echo "make toolchain  set up what the tests of .pte and .tflite need (2.9 GB), or take yours; without it they skip"
 	@echo "make browser set up what the report's browser tests need beside Chromium; without it they skip"
 	@echo "make lint    ruff, mypy"
 	@echo "make format  let ruff rewrite the sources"
@@ -43,6 +44,10 @@ test: $(STAMP) lint
 
 test-all: $(STAMP) lint
 	$(PYTEST) $(PARALLEL) -m "not runtime" --durations 30
+
+# The tests only read it, so one that is whole in the user's cache serves them too.
+toolchain: $(STAMP)
+	$(BIN)/python tests/helpers/set_up_toolchain.py
 
 browser: $(VENV)/.browser $(TESTS_CACHE)/axe.min.js
 

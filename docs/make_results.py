@@ -1,10 +1,11 @@
-"""Write the tables of README.md, docs/results.md, docs/techniques.md and docs/howto/search.md from records.
+"""Write the tables of README.md and of pages in docs/ from records.
 
 Run ``python docs/make_results.py FOLDER…``. Each table stands between two marks, ``<!-- NAME: begin -->`` and
 ``<!-- NAME: end -->``; one whose record is in none of the folders stays as it is. Looked for, in this order of folders:
 
 - ``p1``, ``p2`` (or ``tiny``) and ``p2-int8``: runs of ``udacisense compress``, as ``udacisense/zoo`` has them too;
 - ``baseline``, ``p1``, ``tiny``: bundles, with ``NAME.verify.json`` beside them, and ``bench.json``;
+- ``instructions.json``: what ``udacisense bench baseline p1 tiny --only-instructions --format json`` printed of them;
 - ``techniques``: a run of ``udacisense techniques``.
 
 ``docs/seeds.json`` has the top-1 of every seed, ``docs/search.json`` the record of a run of ``udacisense search``.
@@ -12,6 +13,7 @@ Run ``python docs/make_results.py FOLDER…``. Each table stands between two mar
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import sys
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import Literal
 
 from exporters.bundle.manifest import Manifest
+from exporters.formats.contract import SUFFIXES
 from harness.bench.ranking import rank
-from harness.records import BenchSet, Measurement, MeasurementSet
+from harness.records import BenchSet, Measurement, MeasurementSet, VariantInstructions
 from harness.report.chapters.search import search_markdown
 from harness.report.plots.techniques import write_plots
 from harness.report.table import Table, markdown_table
@@ -30,14 +33,20 @@ from harness.report.tables import latency_table, requirements_table, stages_tabl
 from harness.report.techniques import as_markdown, per_class_table, techniques_table
 from udacisense.base.display import change, megabytes, percent
 from udacisense.base.files import write_text
-from udacisense.base.records import Count, Outcome, StageRecord, read_json, record
+from udacisense.base.records import Count, Outcome, StageRecord, from_json, read_json, record
 from udacisense.measure.metrics import wilson_interval
 from udacisense.pipeline.run import RunRecord
 from udacisense.pipeline.search.record import SearchRecord
 from udacisense.pipeline.techniques import TechniquesRecord
 
 DOCS = Path(__file__).parent
-PAGES = (DOCS.parent / "README.md", DOCS / "results.md", DOCS / "techniques.md", DOCS / "howto" / "search.md")
+PAGES = (
+    DOCS.parent / "README.md",
+    DOCS / "results.md",
+    DOCS / "techniques.md",
+    DOCS / "howto" / "search.md",
+    DOCS / "android-runtime.md",
+)
 SHIPPED = ("baseline", "p1", "tiny")
 RUNS = {"p1": ("p1",), "p2": ("p2", "tiny"), "p2-int8": ("p2-int8",)}  # pipeline → folders that may hold its record
 NETWORKS = {
@@ -167,13 +176,19 @@ def _models(records: dict[str, RunRecord]) -> Table:
 def _file_tables(folders: Sequence[Path]) -> dict[str, str]:
     tables: dict[str, str] = {}
     bundles = {name: _find(folders, f"{name}/{Manifest.FILE_NAME}") for name in SHIPPED}
+    made = {name: read_json(Manifest, path) for name, path in bundles.items() if path}
     if all(bundles.values()):
-        made = {name: read_json(Manifest, path) for name, path in bundles.items() if path}
         tables["sizes"] = markdown_table(_sizes(made))
     verified = {name: _find(folders, f"{name}.verify.json") for name in SHIPPED}
+    judged = {name: read_json(MeasurementSet, path) for name, path in verified.items() if path}
     if all(verified.values()):
-        judged = {name: read_json(MeasurementSet, path) for name, path in verified.items() if path}
         tables["verified"] = markdown_table(_verified(judged))
+    if path := _find(folders, "instructions.json"):
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        counted = [from_json(VariantInstructions, json.dumps(entry), source=str(path)) for entry in entries]
+        tables["arm"] = markdown_table(_instructions(counted))
+        if all((*bundles.values(), *verified.values())):
+            tables["arm-ship"] = markdown_table(_to_ship(counted, made, judged))
     if path := _find(folders, "bench.json"):
         rows = [row for row in rank(read_json(BenchSet, path)) if row.median_ms is not None]
         tables["latency"] = markdown_table(latency_table(rows))
@@ -203,6 +218,43 @@ def _verified(judged: dict[str, MeasurementSet]) -> Table:
         if row.outcome is Outcome.FAILED
     )
     return Table(title="", columns=("variant", *(f"`{name}`" for name in judged)), rows=rows, notes=notes)
+
+
+def _instructions(counted: Sequence[VariantInstructions]) -> Table:
+    """One row a variant: millions of ARM instructions a call, and how many a multiply-add."""
+    found = {(one.bundle, one.variant_id): one for one in counted}
+    ids = list(dict.fromkeys(one.variant_id for one in counted))
+    rows = tuple((f"`{i}`", *(_in_millions(found.get((name, i))) for name in SHIPPED)) for i in ids)
+    return Table(title="", columns=("variant", *(f"`{name}`" for name in SHIPPED)), rows=rows)
+
+
+def _in_millions(one: VariantInstructions | None) -> str | None:
+    if one is None or one.instructions_per_call is None:
+        return None
+    return f"{one.instructions_per_call / 1e6:.2f} M, {one.instructions_per_call / one.macs:.2f}"
+
+
+def _to_ship(
+    counted: Sequence[VariantInstructions], bundles: dict[str, Manifest], judged: dict[str, MeasurementSet]
+) -> Table:
+    """One row a model and format: of its files that passed every runner, the one of fewest instructions."""
+    rows = []
+    for name in SHIPPED:
+        own = {one.variant_id: one for one in counted if one.bundle == name}
+        best: dict[str, tuple[float, tuple[str | None, ...]]] = {}
+        for variant in bundles[name].variants:
+            seen = [row for row in judged[name].measurements if row.spec.variant_id == variant.id]
+            whole = max((row for row in seen if row.outcome is Outcome.PASSED), key=_n_inputs, default=None)
+            needed = own[variant.id].instructions_per_call if variant.id in own else None
+            if needed is None or whole is None or any(row.outcome is Outcome.FAILED for row in seen):
+                continue
+            if needed < best.get(variant.format, (float("inf"),))[0]:
+                file = (f"`{name}`", SUFFIXES[variant.format], f"`{variant.id}`", megabytes(variant.file_bytes or 0))
+                best[variant.format] = (needed, (*file, _in_millions(own[variant.id]), _verdict(whole)))
+        fewest = min((needed for needed, _ in best.values()), default=0.0)
+        rows += [(*row, "ship" if needed == fewest else None) for needed, row in best.values()]
+    columns = ("model", "format", "file", "size", "instructions, a multiply-add", "decisions kept, max |Δ|, top-1", "")
+    return Table(title="", columns=columns, rows=tuple(rows))
 
 
 def _n_inputs(row: Measurement | None) -> int:

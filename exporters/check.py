@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 from torch.export._unlift import _StatefulGraphModule
 
 from udacisense.errors import InputError, foreign_cause
@@ -80,6 +81,8 @@ def refuse_other_forms(model: nn.Module) -> None:
         form = "exported already (torch.export)"
     elif kind_of(model) is Kind.EAGER_INT8:
         form = "quantised already"
+    elif any(isinstance(m, ObserverBase | FakeQuantizeBase) for m in model.modules()):
+        form = "prepared for quantisation already (observers or fake quantisation)"
     if form is not None:
         raise InputError(
             f"The model is {form}; give the eager float32 network that it was made from: each format traces, compiles "

@@ -23,6 +23,7 @@ from udacisense.errors import InputError
 from udacisense.measure.confidence import margins
 from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model, preset
+from udacisense.models.layers import MOST_PX
 from udacisense.models.libraries import network_facts
 from udacisense.models.weights import TRAINED, initialise, load_state, plain_state
 from udacisense.pipeline.recipes import short_name
@@ -153,8 +154,10 @@ def _take_weights(model: nn.Module, init: str, spec: ModelSpec) -> None:
 
 def _square(input_shape: tuple[int, int, int, int]) -> int:
     """Return the edge of the images that a shape is of."""
-    if len(input_shape) != 4 or input_shape[1] != 3 or input_shape[2] != input_shape[3] or input_shape[2] < 1:
+    if len(input_shape) != 4 or input_shape[1] != 3 or input_shape[2] != input_shape[3] or min(input_shape) < 1:
         raise InputError(f"The input shape is {input_shape}; allowed is (N, 3, H, W) with H = W, such as 1,3,224,224.")
+    if input_shape[2] > MOST_PX:
+        raise InputError(f"The images are {input_shape[2]} px; allowed is up to {MOST_PX}.")
     return input_shape[2]
 
 

@@ -19,6 +19,8 @@ GUARDED = ("onnx", "onnxruntime", "coremltools", "executorch")
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "coremltools", "matplotlib", "scipy", "numpy")
 GROUPS = ("data", "device", "runtime")
 MOST_ENTRIES = 12
+MOST_LINES_OF_A_FUNCTION = 50
+MOST_LINES_OF_A_FILE = 400
 FOLDERS_OF_COMMANDS = ("exporters/preflight", "harness/bench", "harness/gate", "harness/verify")
 # Their modules serve processes that have no use for PyTorch; those that hand on networks or batches need it anyway.
 LIGHT = (
@@ -236,3 +238,18 @@ def test_no_pickle_is_loaded(repository: Path) -> None:
                 if called in {"np.load", "numpy.load"}:
                     allowed = [k.value for k in node.keywords if k.arg == "allow_pickle"]
                     assert [ast.unparse(v) for v in allowed] == ["False"], f"{path}: np.load without allow_pickle=False"
+
+
+def test_functions_fit_a_page_and_files_eight(repository: Path) -> None:
+    long = []
+    for room in ROOMS:
+        for path in sources(repository, room):
+            text, name = path.read_text(encoding="utf-8"), str(path.relative_to(repository))
+            if (n_lines := text.count("\n")) > MOST_LINES_OF_A_FILE:
+                long.append(f"{name} has {n_lines} lines")
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    assert node.end_lineno is not None
+                    if (n_lines := node.end_lineno - node.lineno + 1) > MOST_LINES_OF_A_FUNCTION:
+                        long.append(f"{name}: {node.name} has {n_lines} lines")
+    assert not long

@@ -6,7 +6,6 @@ ExecuTorch's reader parses the program, and its flatc XNNPACK's graph: this runs
 from __future__ import annotations
 
 import json
-import math
 import re
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bundle.file_layer import FileLayer
+from exporters.bundle.file_layer import FileLayer, channels_last_layer, dequantised
+from exporters.bundle.metadata import KEY, Metadata
+from udacisense.base.records import from_json
 from udacisense.errors import LoadError, cause
 
 _XNNPACK = "XnnpackBackend"
@@ -29,9 +30,11 @@ _INT8 = ("xnn_datatype_qint8", "xnn_datatype_qcint8")
 class PteFile:
     """A parsed file."""
 
+    backends: tuple[str, ...]  # that took operators
     delegated: dict[str, int]  # operators that XNNPACK took, and how many of each
     left: dict[str, int]  # calls of ExecuTorch's own operators
     layers: tuple[FileLayer, ...]  # in execution order
+    metadata: Metadata | None  # None: another tool wrote it
 
 
 def read_pte(path: Path) -> PteFile:
@@ -44,7 +47,7 @@ def read_pte(path: Path) -> PteFile:
 
     try:
         file = deserialize_pte_binary(path.read_bytes())
-        (plan,) = file.program.execution_plan
+        plan = next(plan for plan in file.program.execution_plan if plan.name == "forward")
         called = [step.instr_args for chain in plan.chains for step in chain.instructions]
         names = [plan.operators[step.op_index].name for step in called if hasattr(step, "op_index")]
         chosen = [plan.delegates[step.delegate_index] for step in called if hasattr(step, "delegate_index")]
@@ -55,10 +58,17 @@ def read_pte(path: Path) -> PteFile:
         ]
         kinds = [node["xnode_union_type"] for graph in graphs for node in graph["xnodes"]]
         layers = [layer for graph in graphs for layer in _layers(graph, file.named_data)]
+        told = [plan.values[plan.outputs[0]].val for plan in file.program.execution_plan if plan.name == KEY]
     # The parsers follow whatever a damaged file has.
     except Exception as exc:
         raise LoadError(f"{path} is no whole .pte file ({cause(exc)}); export or copy it again.") from exc
-    return PteFile(_counts(kinds), _counts(names), tuple(layers))
+    return PteFile(
+        backends=tuple(dict.fromkeys(delegate.id for delegate in chosen)),
+        delegated=_counts(kinds),
+        left=_counts(names),
+        layers=tuple(layers),
+        metadata=from_json(Metadata, told[0].string_val, source=f"the metadata in {path}") if told else None,
+    )
 
 
 def _counts(names: list[str]) -> dict[str, int]:
@@ -89,14 +99,12 @@ def _layers(graph: dict[str, Any], named: Any) -> list[FileLayer]:
         kind, fields = node["xnode_union_type"], node["xnode_union"]
         given, stored, out = (by_id[fields[key]] for key in ("input1_id", "filter_id", "output_id"))
         weights = _weights(stored, graph["constant_data"], named)
-        is_depthwise = kind == "XNNDepthwiseConv2d"  # (1, h, w, out); the others (out, h, w, in)
-        axes = {2: (0, 1), 4: (3, 0, 1, 2) if is_depthwise else (0, 3, 1, 2)}[weights.ndim]
-        inner = math.prod(weights.shape[1:3]) if is_depthwise else math.prod(weights.shape[1:])
         made.append(
-            FileLayer(
-                name=f"{kind} {fields['output_id']}",
-                weights=weights.transpose(axes).reshape(weights.shape[3 if is_depthwise else 0], -1),
-                macs=inner * math.prod(out["dims"]),
+            channels_last_layer(
+                f"{kind} {fields['output_id']}",
+                weights,
+                is_depthwise=kind == "XNNDepthwiseConv2d",
+                output_shape=out["dims"],
                 is_int8=all(value["datatype"] in _INT8 for value in (given, stored, out)),
             )
         )
@@ -121,8 +129,5 @@ def _weights(value: dict[str, Any], constants: list[dict[str, Any]], named: Any)
     if "quantized" not in value:
         return wide
     fields = value["quantized"]
-    scales = np.frombuffer(data(fields["scale_buffer_idx"]), "<f4").astype(np.float64)
-    shape = [1] * wide.ndim
-    shape[fields["channel_dim"]] = -1
-    result: NDArray[np.float64] = wide * scales[: fields["num_scales"]].reshape(shape)
-    return result
+    scales = np.frombuffer(data(fields["scale_buffer_idx"]), "<f4", fields["num_scales"])
+    return dequantised(wide, scales, 0, fields["channel_dim"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.bundle.file_layer import FileLayer
+from exporters.bundle.file_layer import FileLayer, channels_last_layer, dequantised
+from udacisense.base.files import what_it_is
 from udacisense.errors import LoadError
 
 _IDENTIFIER = b"TFL3"
@@ -72,14 +72,11 @@ class TfliteFile:
         if weights is None:
             return None
         given, stored, out = (self.graph.Tensors(i) for i in (op.Inputs(0), op.Inputs(1), op.Outputs(0)))
-        # (out, h, w, in) and, for depthwise ones, (1, h, w, out); PyTorch has the channels in front.
-        axes = {"DEPTHWISE_CONV_2D": (3, 0, 1, 2), "FULLY_CONNECTED": (0, 1)}
-        rows = weights.transpose(axes.get(kind, (0, 3, 1, 2)))
-        inner = math.prod(weights.shape[1:3]) if kind == "DEPTHWISE_CONV_2D" else math.prod(weights.shape[1:])
-        return FileLayer(
-            name=out.Name().decode(),
-            weights=rows.reshape(len(rows), -1),
-            macs=inner * math.prod(out.ShapeAsNumpy().tolist()),
+        return channels_last_layer(
+            out.Name().decode(),
+            weights,
+            is_depthwise=kind == "DEPTHWISE_CONV_2D",
+            output_shape=out.ShapeAsNumpy().tolist(),
             is_int8=_INT8 == given.Type() == stored.Type() == out.Type(),
         )
 
@@ -94,12 +91,8 @@ class TfliteFile:
         scales = tensor.Quantization()
         if scales is None or not scales.ScaleLength():
             return values
-        shape = [1] * values.ndim
-        if scales.ScaleLength() > 1:
-            shape[scales.QuantizedDimension()] = -1
-        zeros = scales.ZeroPointAsNumpy().astype(np.float64).reshape(shape if scales.ZeroPointLength() > 1 else [1])
-        result: NDArray[np.float64] = (values - zeros) * scales.ScaleAsNumpy().astype(np.float64).reshape(shape)
-        return result
+        zeros = scales.ZeroPointAsNumpy() if scales.ZeroPointLength() else 0
+        return dequantised(values, scales.ScaleAsNumpy(), zeros, scales.QuantizedDimension())
 
     @cached_property
     def _widened(self) -> dict[int, int]:
@@ -134,7 +127,7 @@ def read_tflite(path: Path) -> TfliteFile:
     data = path.read_bytes()
     try:
         if data[4:8] != _IDENTIFIER:
-            raise ValueError("it does not begin as one")
+            raise ValueError(what_it_is(path) or "it does not begin as one")
         found = TfliteFile(path, tflite.Model.GetRootAsModel(data, 0))
         if found.model.SubgraphsLength() != 1:
             raise ValueError(f"it has {found.model.SubgraphsLength()} graphs")

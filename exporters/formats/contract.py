@@ -10,6 +10,16 @@ from udacisense.errors import UdacisenseError
 
 PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+#: How the names of a format's files end.
+SUFFIXES: dict[str, str] = {
+    "torchscript": ".pt",
+    "ptl": ".ptl",
+    "onnx": ".onnx",
+    "ort": ".ort",
+    "coreml": ".mlpackage",
+    "executorch": ".pte",
+    "tflite": ".tflite",
+}
 DeploymentTarget = Literal["iOS16", "iOS17", "iOS18"]
 
 
@@ -61,7 +71,7 @@ class Product:
 
 
 def make_plan(
-    format_name: Format, precision: Precision, suffix: str, *, engine: str | None = None, detail: str | None = None
+    format_name: Format, precision: Precision, *, engine: str | None = None, detail: str | None = None
 ) -> Plan:
     """Return a plan whose id is ``<format>-<precision>[-<engine>][-<detail>]``."""
     name = "-".join(part for part in (format_name, precision, engine, detail) if part)
@@ -71,5 +81,5 @@ def make_plan(
         precision=precision,
         engine=engine,
         detail=detail,
-        file_name=f"model-{name}{suffix}",
+        file_name=f"model-{name}{SUFFIXES[format_name]}",
     )

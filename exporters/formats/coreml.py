@@ -48,8 +48,8 @@ def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return the tensor variants, and one image classifier with labels."""
     del options
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8-weights", "palette6", "palette4")
-    tensors = (make_plan("coreml", precision, ".mlpackage") for precision in precisions)
-    return (*tensors, make_plan("coreml", "fp16", ".mlpackage", detail=IMAGE))
+    tensors = (make_plan("coreml", precision) for precision in precisions)
+    return (*tensors, make_plan("coreml", "fp16", detail=IMAGE))
 
 
 def export(plan: Plan, bench: Workbench) -> Product:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from exporters.bundle.metadata import KEY, metadata_text
 from exporters.bundle.pte_file import read_pte
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.coverage import coverage_of_file
@@ -21,7 +22,7 @@ NOTES = {
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return float32 and static int8, both for XNNPACK."""
     del options
-    return (make_plan("executorch", "fp32", ".pte"), make_plan("executorch", "int8-static", ".pte"))
+    return (make_plan("executorch", "fp32"), make_plan("executorch", "int8-static"))
 
 
 def export(plan: Plan, bench: Workbench) -> Product:
@@ -37,7 +38,11 @@ def export(plan: Plan, bench: Workbench) -> Product:
     if is_int8:
         model = _quantized(model, example, bench)
     exported = torch.export.export(model, (example,), strict=True)
-    program: Any = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+    program: Any = to_edge_transform_and_lower(
+        exported,
+        partitioner=[XnnpackPartitioner()],
+        constant_methods={KEY: metadata_text(bench.metadata(plan, batch=batch))},  # a method that answers it
+    ).to_executorch()
     target = bench.folder / plan.file_name
     target.write_bytes(program.buffer)
     found = read_pte(target)

@@ -28,10 +28,10 @@ def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return float32 plain and for XNNPACK, and int8 for QNNPACK, whatever the engines asked for."""
     del options
     return (
-        make_plan("ptl", "fp32", ".ptl"),
-        make_plan("ptl", "fp32", ".ptl", detail=XNNPACK),
-        make_plan("ptl", "int8-dynamic", ".ptl", engine=PHONE_ENGINE),
-        make_plan("ptl", "int8-static", ".ptl", engine=PHONE_ENGINE),
+        make_plan("ptl", "fp32"),
+        make_plan("ptl", "fp32", detail=XNNPACK),
+        make_plan("ptl", "int8-dynamic", engine=PHONE_ENGINE),
+        make_plan("ptl", "int8-static", engine=PHONE_ENGINE),
     )
 
 

@@ -38,7 +38,7 @@ NOTES = {
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return every precision."""
     del options
-    return tuple(make_plan("tflite", precision, ".tflite") for precision in _PRECISIONS)
+    return tuple(make_plan("tflite", precision) for precision in _PRECISIONS)
 
 
 def export(plan: Plan, bench: Workbench) -> Product:

@@ -52,8 +52,8 @@ def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return every precision as ``.onnx``, then as ``.ort``."""
     del options
     return (
-        *(make_plan("onnx", precision, ".onnx") for precision in _PRECISIONS),
-        *(make_plan("ort", precision, ".ort") for precision in _PRECISIONS),
+        *(make_plan("onnx", precision) for precision in _PRECISIONS),
+        *(make_plan("ort", precision) for precision in _PRECISIONS),
     )
 
 

@@ -36,11 +36,11 @@ def unavailable() -> str | None:
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return float32, and dynamic and static int8 by engine."""
     int8 = [
-        make_plan("torchscript", precision, ".pt", engine=engine)
+        make_plan("torchscript", precision, engine=engine)
         for precision in ("int8-dynamic", "int8-static")
         for engine in options.engines
     ]
-    return (make_plan("torchscript", "fp32", ".pt"), *int8)
+    return (make_plan("torchscript", "fp32"), *int8)
 
 
 def export(plan: Plan, bench: Workbench) -> Product:

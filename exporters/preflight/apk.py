@@ -13,7 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from exporters.preflight.run import PreflightCheck, PreflightReport
+from exporters.preflight.checks import PreflightCheck
+from exporters.preflight.run import PreflightReport
 from udacisense.base.files import ZIP_ERRORS
 from udacisense.base.records import Outcome
 from udacisense.errors import InputError
@@ -37,10 +38,10 @@ MEANING = (
 WAYS_OUT = (
     "Ways out: (1) run the bundle's .onnx or .ort variants on a newer ONNX Runtime than 1.22 (until then its Java "
     "binding, libonnxruntime4j_jni.so, was reported as not aligned) and leave the PyTorch library out of the app; "
-    "(2) export for ExecuTorch (-f executorch), PyTorch Mobile's successor, with a newer library than 0.6.0, which "
-    "was reported as not aligned either; (3) build the library again from its source, with NDK r28 or with "
-    "-Wl,-z,max-page-size=16384. No released PyTorch Mobile is aligned. Check the AAR that is to replace it with this "
-    "command before it goes into the app."
+    "(2) export for ExecuTorch (-f executorch), PyTorch Mobile's successor, with a newer library than 0.6.0, or for "
+    "LiteRT (-f tflite), with a newer one than tensorflow-lite 2.16.1: these two are not aligned either; (3) build the "
+    "library again from its source, with NDK r28 or with -Wl,-z,max-page-size=16384. No released PyTorch Mobile is "
+    "aligned. Check the AAR that is to replace it with this command before it goes into the app."
 )
 _REBUILD = "built without -Wl,-z,max-page-size=16384: replace the library, or build it again"
 _REALIGN = "zipalign -P 16 -f 4 IN OUT, then sign again; or store it compressed"

@@ -39,7 +39,7 @@ def read_lite(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Lite
     """
     shape = [",".join(str(n) for n in input_shape)] if input_shape else []
     if not _has_bytecode(path):
-        reason = what_it_is(path) or "it may be cut short"
+        reason = what_it_is(path) or "it does not begin as one"
         raise LoadError(f"{path} is no file of the lite interpreter ({reason}); export or copy it again.")
     return read_in_child(
         LiteFacts,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import onnx
 
 
+_MICROSOFT = "com.microsoft"
+
+
 @record
 class OnnxFacts:
     """What a file needs of its runtime."""
@@ -71,17 +74,22 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def unknown_operators(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the operators that ONNX's own domains do not have at the opset that the model imports."""
+    """Return the operators that ONNX's own domains do not have at the opset that the model imports.
+
+    And those of onnxruntime's own domain that its CPU, which is a phone's, has no kernel for.
+    """
     import onnx
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
 
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     own = {(function.domain, function.name) for function in model.functions}
+    used = {(node.domain, node.op_type) for node in _nodes(model)} - own
+    kernels = {row.op_name for row in get_all_opkernel_def() if row.domain == _MICROSOFT}
     return frozenset(
-        f"{node.domain or 'ai.onnx'}::{node.op_type}"
-        for node in _nodes(model)
-        if node.domain in {"", "ai.onnx.ml"}
-        and (node.domain, node.op_type) not in own
-        and not onnx.defs.has(node.op_type, max(1, opsets.get(node.domain, 1)), node.domain)
+        f"{domain or 'ai.onnx'}::{name}"
+        for domain, name in used
+        if (domain == _MICROSOFT and name not in kernels)
+        or (domain in {"", "ai.onnx.ml"} and not onnx.defs.has(name, max(1, opsets.get(domain, 1)), domain))
     )
 
 

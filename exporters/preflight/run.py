@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.bundle.metadata import Metadata, read_extra_file
-from exporters.bundle.tflite_file import read_tflite
 from exporters.formats.pointwise import NEVER_ON_X86
+from exporters.preflight.checks import PreflightCheck, check, check_shape, skipped
+from exporters.preflight.executorch import EXECUTORCH_RUNTIMES, check_pte
 from exporters.preflight.lite_facts import LiteFacts, backport, read_lite
+from exporters.preflight.litert import TFLITE_RUNTIMES, check_tflite, page_warnings
 from udacisense.base.files import size_bytes
 from udacisense.base.records import Outcome, record
 from udacisense.errors import InputError
@@ -22,17 +22,6 @@ if TYPE_CHECKING:
 
 _ENGINE_OF_PHONES = "qnnpack"
 _LARGE_BYTES = 100 * 10**6  # an app's base module may weigh 200 MB in the store; half of it is a model out of hand
-
-
-@record
-class PreflightCheck:
-    """One question, and its answer."""
-
-    name: str
-    outcome: Outcome
-    found: str
-    allowed: str
-    fix: str | None  # None where nothing is wrong
 
 
 @record
@@ -102,9 +91,6 @@ _REDUCED = frozenset(
 # Its globally allowed types, and those that shapes, indices and conditions need.
 _REDUCED_TYPES = frozenset({"float", "int8_t", "uint8_t", "int32_t", "int64_t", "bool"})
 
-# Releases of org.tensorflow:tensorflow-lite. A converter notes in the file which release its operators need at least.
-TFLITE_RUNTIMES = {"2.16.1": (2, 16, 1), "2.14.0": (2, 14, 0), "2.8.0": (2, 8, 0)}
-
 # Core ML's specification version by system: coremltools' table of the same name.
 COREML_TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}
 
@@ -113,39 +99,42 @@ def preflight(path: Path, *, runtime: str | None = None) -> PreflightReport:
     """Hold a file against a phone's runtime.
 
     Args:
-        path: a ``.ptl``, ``.onnx``, ``.ort``, ``.tflite`` or ``.mlpackage``.
-        runtime: a key of :data:`LITE_RUNTIMES`, :data:`ONNX_RUNTIMES`, :data:`TFLITE_RUNTIMES` or
-            :data:`COREML_TARGETS`; None takes the first of the former three, or the oldest iOS that runs an exported
-            model, iOS 16.
+        path: a ``.ptl``, ``.onnx``, ``.ort``, ``.tflite``, ``.pte`` or ``.mlpackage``.
+        runtime: a key of :data:`LITE_RUNTIMES`, :data:`ONNX_RUNTIMES`, :data:`TFLITE_RUNTIMES`,
+            :data:`EXECUTORCH_RUNTIMES` or :data:`COREML_TARGETS`; None takes the first of its format, and of iOS the
+            oldest that runs an exported model, iOS 16.
 
     Raises:
         InputError: the file is missing or of another kind, or the runtime is unknown.
         LoadError: the file is damaged.
     """
     if not path.exists():
-        raise InputError(f"There is no file {path}; give a .ptl, .onnx, .ort, .tflite or .mlpackage.")
+        raise InputError(f"There is no file {path}; give a .ptl, .onnx, .ort, .tflite, .pte or .mlpackage.")
     kinds: dict[str, tuple[Callable[[Path, str], list[PreflightCheck]], list[str], str]] = {
         ".ptl": (_check_lite, list(LITE_RUNTIMES), next(iter(LITE_RUNTIMES))),
         ".onnx": (_check_onnx, list(ONNX_RUNTIMES), next(iter(ONNX_RUNTIMES))),
         ".ort": (_check_onnx, list(ONNX_RUNTIMES), next(iter(ONNX_RUNTIMES))),
-        ".tflite": (_check_tflite, list(TFLITE_RUNTIMES), next(iter(TFLITE_RUNTIMES))),
+        ".tflite": (check_tflite, list(TFLITE_RUNTIMES), next(iter(TFLITE_RUNTIMES))),
+        ".pte": (check_pte, list(EXECUTORCH_RUNTIMES), next(iter(EXECUTORCH_RUNTIMES))),
         ".mlpackage": (_check_coreml, list(COREML_TARGETS), "iOS16"),
     }
     suffix = path.suffix.lower()
     if suffix not in kinds:
         raise InputError(f"{path} is no {', '.join(kinds)}; preflight knows these alone.")
-    check, known, default = kinds[suffix]
+    checker, known, default = kinds[suffix]
     chosen = runtime or default
     if chosen not in known:
         raise InputError(f"There is no runtime {chosen!r} for {suffix}; choose of {', '.join(known)}.")
-    checks = (*check(path, chosen), _check_size(path))
+    checks = (*checker(path, chosen), _check_size(path))
     failed = any(c.outcome is Outcome.FAILED for c in checks)
     return PreflightReport(
         file=str(path),
         runtime=chosen,
         verdict=Outcome.FAILED if failed else Outcome.PASSED,
         checks=checks,
-        warnings=_emulator_warnings(path) if suffix == ".ptl" else (),
+        warnings={".ptl": lambda: _emulator_warnings(path), ".tflite": lambda: page_warnings(chosen)}.get(
+            suffix, tuple
+        )(),
     )
 
 
@@ -177,32 +166,18 @@ def backport_lite(path: Path, target: Path, *, runtime: str) -> int:
     return newest
 
 
-def _check(name: str, found: str, allowed: str, fix: str, *, is_ok: bool) -> PreflightCheck:
-    return PreflightCheck(
-        name=name,
-        outcome=Outcome.PASSED if is_ok else Outcome.FAILED,
-        found=found,
-        allowed=allowed,
-        fix=None if is_ok else fix,
-    )
-
-
-def _skipped(name: str, reason: str) -> PreflightCheck:
-    return PreflightCheck(name=name, outcome=Outcome.SKIPPED, found=reason, allowed="", fix=None)
-
-
 def _check_lite(path: Path, runtime: str) -> list[PreflightCheck]:
     facts, metadata, limits = read_lite(path), read_extra_file(path), LITE_RUNTIMES[runtime]
     low, high = limits.bytecode
     return [
-        _check(
+        check(
             "bytecode version",
             str(facts.bytecode_version),
             f"{low} to {high}",
             "write an older bytecode with --backport",
             is_ok=low <= facts.bytecode_version <= high,
         ),
-        _check(
+        check(
             "file format version",
             str(facts.file_format_version),
             f"up to {limits.file_format_max}",
@@ -211,7 +186,7 @@ def _check_lite(path: Path, runtime: str) -> list[PreflightCheck]:
         ),
         _check_operators(facts, runtime, limits),
         _check_engine(facts, metadata),
-        _check_shape(metadata),
+        check_shape(metadata),
     ]
 
 
@@ -221,7 +196,7 @@ def _check_operators(facts: LiteFacts, runtime: str, limits: LiteRuntime) -> Pre
     longer = [name for name, count in facts.operators.items() if name in known and count > known[name]]
     problems = [f"{name} is missing" for name in missing]
     problems += [f"{name} takes {known[name]} arguments, the file passes {facts.operators[name]}" for name in longer]
-    return _check(
+    return check(
         "operators",
         "; ".join(problems) or f"{len(facts.operators)} operators",
         f"those of {runtime}",
@@ -245,10 +220,10 @@ def lite_operators(column: int) -> dict[str, int]:
 def _check_engine(facts: LiteFacts, metadata: Metadata | None) -> PreflightCheck:
     name = "quantised engine"
     if not any(operator.startswith("quantized::") for operator in facts.operators):
-        return _check(name, "none needed", _ENGINE_OF_PHONES, "", is_ok=True)
+        return check(name, "none needed", _ENGINE_OF_PHONES, "", is_ok=True)
     if metadata is None or metadata.engine is None:
-        return _skipped(name, "int8 operators, and no metadata that says which engine they were made for")
-    return _check(
+        return skipped(name, "int8 operators, and no metadata that says which engine they were made for")
+    return check(
         name,
         metadata.engine,
         f"{_ENGINE_OF_PHONES}, the only one in the Android and iOS libraries",
@@ -257,23 +232,9 @@ def _check_engine(facts: LiteFacts, metadata: Metadata | None) -> PreflightCheck
     )
 
 
-def _check_shape(metadata: Metadata | None) -> PreflightCheck:
-    if metadata is None:
-        return _skipped("input shape", "the file has no metadata of ours")
-    shape = metadata.signature.input_shape
-    found = f"{metadata.batch or 'N'} × {' × '.join(str(n) for n in shape[1:])} float32, {metadata.input_kind}"
-    return _check(
-        "input shape",
-        found,
-        "one image: batch 1 or dynamic",
-        "export with --batch 1 or --batch dynamic",
-        is_ok=metadata.batch in {None, 1},
-    )
-
-
 def _check_size(path: Path) -> PreflightCheck:
     size = size_bytes(path)
-    return _check(
+    return check(
         "size",
         f"{size / 1e6:.2f} MB (10^6 bytes)",
         f"up to {_LARGE_BYTES / 1e6:g} MB",
@@ -287,7 +248,7 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
 
     facts, limits = read_facts(path), ONNX_RUNTIMES[runtime]
     checks = [
-        _check(
+        check(
             "opset",
             str(facts.opset),
             f"{limits.opset_min} to {limits.opset_max}",
@@ -297,7 +258,7 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
     ]
     if facts.ir_version is not None:
         checks.append(
-            _check(
+            check(
                 "IR version",
                 str(facts.ir_version),
                 f"up to {limits.ir_max}",
@@ -312,7 +273,7 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
         missing += sorted(op for d, ops in facts.operators.items() if d not in foreign for op in ops - _REDUCED)
         checks += _check_reduced(path, facts)
     checks.append(
-        _check(
+        check(
             "operators",
             f"missing: {', '.join(missing)}" if missing else f"{sum(map(len, facts.operators.values()))} operators",
             f"those of {runtime}",
@@ -320,14 +281,14 @@ def _check_onnx(path: Path, runtime: str) -> list[PreflightCheck]:
             is_ok=not missing,
         )
     )
-    return [*checks, _check_shape(facts.metadata)]
+    return [*checks, check_shape(facts.metadata)]
 
 
 def _check_reduced(path: Path, facts: OnnxFacts) -> list[PreflightCheck]:
     """What onnxruntime-mobile asks beyond the full package, its operators apart."""
     is_ort = path.suffix.lower() == ".ort"
     checks = [
-        _check(
+        check(
             "file format",
             path.suffix,
             ".ort alone",
@@ -337,7 +298,7 @@ def _check_reduced(path: Path, facts: OnnxFacts) -> list[PreflightCheck]:
     ]
     if is_ort:
         checks.append(
-            _check(
+            check(
                 "element types",
                 ", ".join(sorted(facts.element_types)),
                 ", ".join(sorted(_REDUCED_TYPES)),
@@ -348,53 +309,18 @@ def _check_reduced(path: Path, facts: OnnxFacts) -> list[PreflightCheck]:
     return checks
 
 
-def _check_tflite(path: Path, runtime: str) -> list[PreflightCheck]:
-    file = read_tflite(path)
-    own = [name for name, _ in file.codes if name.startswith("custom:") or name == "unknown"]
-    needed = file.min_runtime_version
-    has_metadata = b"TFLITE_METADATA" in [file.model.Metadata(i).Name() for i in range(file.model.MetadataLength())]
-    metadata = read_extra_file(path) if zipfile.is_zipfile(path) else None
-    version = "runtime version"
-    return [
-        _check(
-            "operators",
-            f"not built in: {', '.join(own)}" if own else f"{len({*file.codes})} operators",
-            "built-in ones alone",
-            "link the library that has them, or rewrite the model without them",
-            is_ok=not own,
-        ),
-        _skipped(version, "the file does not say which release its operators need")
-        if needed is None
-        else _check(
-            version,
-            f"needs {needed}",
-            f"up to {runtime}",
-            "use a newer library",
-            is_ok=tuple(int(part) for part in re.findall(r"\d+", needed)) <= TFLITE_RUNTIMES[runtime],
-        ),
-        _check(
-            "labels and normalisation",
-            "there" if has_metadata else "none: an app must know them",
-            "any",
-            "",
-            is_ok=True,
-        ),
-        _check_shape(metadata),
-    ]
-
-
 def _check_coreml(path: Path, runtime: str) -> list[PreflightCheck]:
     from exporters.formats.coreml import load_spec, read_metadata
 
     version = int(load_spec(path).specificationVersion)
     needed = next((name for name, number in COREML_TARGETS.items() if number >= version), "a newer iOS")
     return [
-        _check(
+        check(
             "specification version",
             f"{version} ({needed})",
             f"up to {COREML_TARGETS[runtime]} ({runtime})",
             f"export with --minimum-deployment-target {runtime}, or let the app require {needed}",
             is_ok=version <= COREML_TARGETS[runtime],
         ),
-        _check_shape(read_metadata(path)),
+        check_shape(read_metadata(path)),
     ]

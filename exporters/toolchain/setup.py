@@ -34,7 +34,7 @@ _CHUNK = 8  # requirements that one run of pip downloads: what is whole after it
 _PROVE_S = 300.0
 DOWNLOAD_BYTES = 2_900_000_000  # as measured on Linux, where torch brings its CUDA libraries along
 DISK_BYTES = 9_000_000_000  # at its fullest: downloads and environment
-SECONDS = 600.0  # rounded up from what was measured on 2 busy cores
+SECONDS = 900.0  # rounded up from what was measured on 2 very busy cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,16 @@ def folder_of(name: str) -> Path:
     return cache_folder() / "toolchains" / toolchain(name).environment
 
 
+def is_begun(name: str) -> bool:
+    """Tell whether anything of a toolchain is here, its downloads alone too."""
+    return any(path.exists() for path in _places(folder_of(name)))
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    """Return where an environment is, and where its downloads wait until it is whole."""
+    return folder, folder.with_name(f"{folder.name}.downloads")
+
+
 def list_toolchains() -> tuple[ToolchainState, ...]:
     """Return the state of every toolchain there is, set up or not."""
     return tuple(_state(name) for name in TOOLCHAINS)
@@ -136,7 +146,7 @@ def unusable(name: str) -> str | None:
     how = f"run `udacisense runtime add {name}`"
     made = _installed(folder)
     if made is None:
-        state = "its set-up was not finished" if folder.exists() else "it is not set up"
+        state = "its set-up was not finished" if is_begun(name) else "it is not set up"
         return f"{state}; {how} ({DISK_BYTES / 1e9:.0f} GB of disk)"
     if made.lock_sha256 != _lock_sha256():
         return f"its environment was made for another release of this program; {how}"
@@ -180,7 +190,7 @@ def add_toolchain(name: str, *, offline_dir: Path | None = None, on_progress: On
         InputError: the host, a file or the disk does not allow it; nothing was set up.
     """
     folder, tell = folder_of(name), on_progress or _tell_nobody
-    downloads = folder.with_name(f"{folder.name}.downloads") if offline_dir is None else offline_dir
+    downloads = _places(folder)[1] if offline_dir is None else offline_dir
     _check_room(name, folder, offline_dir)
     with locked(folder), _whole_or_nothing(folder):
         tell(0.0, "making an environment")
@@ -208,8 +218,7 @@ def add_toolchain(name: str, *, offline_dir: Path | None = None, on_progress: On
 
 def remove_toolchain(name: str) -> tuple[Path, ...]:
     """Remove a toolchain's environment, which others may share, and its downloads; return what was removed."""
-    folder = folder_of(name)
-    removed = tuple(p for p in (folder, folder.with_name(f"{folder.name}.downloads")) if p.exists())
+    removed = tuple(path for path in _places(folder_of(name)) if path.exists())
     for path in removed:
         remove(path)
     return removed
@@ -244,7 +253,8 @@ def _check_room(name: str, folder: Path, offline_dir: Path | None) -> None:
         free = shutil.disk_usage(folder.parent).free
     except OSError as exc:
         raise InputError(f"The cache folder {folder.parent} cannot be used: {exc.strerror or exc}.") from exc
-    free += size_bytes(folder) if folder.is_dir() else 0  # it is made anew
+    # The environment is made anew, and what is downloaded stays.
+    free += sum(size_bytes(path) for path in _places(folder) if path.is_dir())
     if free < DISK_BYTES:
         raise InputError(
             f"{name} takes {DISK_BYTES / 1e9:.0f} GB below {folder.parent}, where {free / 1e9:.1f} GB are free; "
@@ -261,7 +271,9 @@ def _whole_or_nothing(folder: Path) -> Iterator[None]:
         remove(folder)
         if isinstance(exc, OSError):
             why = "the disk is full" if exc.errno == errno.ENOSPC else exc.strerror or str(exc)
-            raise InputError(f"Setting up {folder} failed: {why}. Nothing was set up; run it again.") from exc
+            exc = InputError(f"Setting up {folder} failed: {why}.")
+        if isinstance(exc, InputError):
+            raise InputError(f"{exc} Nothing was set up, and what is downloaded stays; run it again.") from exc
         raise
 
 

@@ -85,7 +85,8 @@ def recommend(
     """
     ranked = list(rows) if rows is not None else rank(measured)
     if not any(row.median_ms is not None and row.cell.format != EAGER for row in ranked):
-        return "Nothing was measured, so nothing can be recommended."
+        names = ", ".join(bundle.name for bundle in measured.bundles)
+        return f"Nothing of {names} was measured, so nothing can be recommended."
     known = None if verifications is None else verdicts(measured, verifications)
     cores = measured.host.physical_cores
     sentences = [f"For a CPU like this one ({measured.host.cpu}, {cores} core{'s' if cores != 1 else ''}):"]

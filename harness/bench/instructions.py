@@ -12,6 +12,7 @@ import numpy as np
 
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle, open_bundle
+from exporters.formats.contract import SUFFIXES
 from harness.bench.ranking import Row, is_tie
 from harness.records import BenchedBundle, BenchSet, VariantInstructions
 from harness.runtime import count as android
@@ -50,16 +51,14 @@ def left_out(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None = 
     """Say which formats of the bundles are not counted, and why: no counter, or one that cannot work here."""
     formats = dict.fromkeys(variant.format for _, variant in _whole(bundles, variants))
     return tuple(
-        f"{'.' if form in android.COUNTERS else ''}{form} is not counted: {reason}"
-        for form in formats
-        if (reason := _reason(form)) is not None
+        f"{SUFFIXES[form]} is not counted: {reason}" for form in formats if (reason := _reason(form)) is not None
     )
 
 
 def _reason(form: str) -> str | None:
     """Return why files of a format cannot be counted here, or None where they can."""
     if form not in android.COUNTERS:
-        return f"there is a counter for {', '.join(f'.{name}' for name in android.COUNTERS)} alone"
+        return f"there is a counter for {', '.join(SUFFIXES[known] for known in android.COUNTERS)} alone"
     return android.cannot_count(android.COUNTERS[form])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,13 @@ def _from_coreml(path: Path) -> Metadata | None:
     return read_metadata(path)
 
 
+def _from_executorch(path: Path) -> Metadata | None:
+    from exporters.bundle.pte_file import read_pte
+
+    # ExecuTorch's own reader is in its toolchain alone; where its arm64 library runs the file, there is none.
+    return read_pte(path).metadata if find_spec("executorch") else None
+
+
 _READERS = {
     "torchscript": read_extra_file,
     "ptl": read_extra_file,
@@ -65,4 +73,5 @@ _READERS = {
     "ort": _from_onnxruntime,
     "coreml": _from_coreml,
     "tflite": read_extra_file,
+    "executorch": _from_executorch,
 }

@@ -187,6 +187,15 @@ RUNNERS: dict[str, Runner] = {
             own_batch=1,
         ),
         Runner(
+            name="executorch-arm64",  # ExecuTorch's build for Linux on arm64, with a phone's kernels, under qemu
+            formats=("executorch",),
+            module="harness.runners.android",
+            quantized_engines=False,
+            is_timed=False,
+            is_emulated=True,
+            own_batch=1,
+        ),
+        Runner(
             name="eager",  # the reference: opens a bundle, not a file, and so no format
             formats=(),
             module="harness.runners.torch",

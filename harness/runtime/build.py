@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.formats.contract import SUFFIXES
 from harness.runtime import fetch, shim
 from harness.runtime.catalogue import Artifact, Runtime, cache_root
-from harness.runtime.session import LibrarySession, plugin_argument
+from harness.runtime.session import PROGRAM, LibrarySession, plugin_argument
 from udacisense.base.files import locked, remove, sha256_file
 from udacisense.errors import InputError, UdacisenseError
 
 OnProgress = Callable[[float, str], None]  # (fraction done, what is being done)
 
+_WRITTEN = {"tflite": "small.tflite", "executorch": "small.pte"}
 _SELF_TEST_TOLERANCE = 1e-4
 _SELF_TEST_TIMEOUT_S = 180.0
 # qemu refuses a plugin of another interface version than its own; the few functions used are in all of these.
@@ -64,9 +66,9 @@ def make(row: Runtime, folder: Path, artifact: Artifact, *, offline_dir: Path | 
     return Built(library_sha256=digest, symbols=symbols, self_test_max_abs=max_abs, counts_instructions=counts)
 
 
-def java_sources(row: Runtime) -> tuple[str, ...]:
-    """Return the names of the Java files that a runtime's driver is compiled from."""
-    return f"{row.driver}.java", "Worker.java"
+def driver_sources(row: Runtime) -> tuple[str, ...]:
+    """Return the names of the files that a runtime's driver is compiled from."""
+    return (row.driver, "Worker.java") if row.is_java else (row.driver,)
 
 
 @contextmanager
@@ -101,11 +103,14 @@ def _fetch(
         _keep_classes(fetch.fetch_artifact(jar, downloads, offline_dir=offline_dir), jar, classes)
     _unpack_library(archive, row, folder)
     if row.emulator:
-        on_progress(0.35, "getting the arm64 Java runtime")
-        packages = fetch.fetch_java_packages(downloads, offline_dir=offline_dir)
-        on_progress(0.6, "unpacking the arm64 Java runtime")
+        on_progress(
+            0.35, "getting arm64's Java runtime and C libraries" if row.is_java else "getting arm64's C libraries"
+        )
+        packages = fetch.fetch_packages(downloads, with_java=row.is_java, offline_dir=offline_dir)
+        on_progress(0.6, "unpacking them")
         fetch.unpack_packages(packages, folder / "jre")
-        fetch.find_java(folder / "jre")
+        if row.is_java:
+            fetch.find_java(folder / "jre")
     return sha256_file(archive)
 
 
@@ -118,7 +123,7 @@ def _keep_classes(path: Path, jar: Artifact, classes: Path) -> None:
 
 
 def _unpack_library(path: Path, row: Runtime, folder: Path) -> None:
-    unpack = _unpack_android if row.bionic else _unpack_onnxruntime
+    unpack = {"aar": _unpack_android, "jar": _unpack_onnxruntime, "whl": _unpack_wheel}[row.library.packaging]
     try:
         with zipfile.ZipFile(path) as archive:
             unpack(archive, row, folder)
@@ -146,13 +151,37 @@ def _unpack_onnxruntime(archive: zipfile.ZipFile, row: Runtime, folder: Path) ->
         (folder / "lib" / name).write_bytes(archive.read(f"ai/onnxruntime/native/linux-{row.abi}/{name}"))
 
 
+def _unpack_wheel(archive: zipfile.ZipFile, row: Runtime, folder: Path) -> None:
+    for name in row.library.natives:
+        (folder / "lib" / name).write_bytes(archive.read(f"{row.library.name}/lib/{name}"))
+    headers = f"{row.library.name}/include/"
+    archive.extractall(folder, [name for name in archive.namelist() if name.startswith(headers)])
+
+
+def _compile_program(row: Runtime, folder: Path) -> None:
+    # What a program compiles with: share/cmake/executorch-config.cmake of the package.
+    headers = folder / row.library.name / "include"
+    source = folder / "lib" / row.driver
+    source.write_text(shim.native_source(row.driver), encoding="utf-8")
+    options = ["-std=c++17", "-O1", "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DET_EVENT_TRACER_ENABLED"]
+    options += ["-I", str(headers), "-I", str(headers / "executorch/runtime/core/portable_type/c10")]
+    # Kernels register themselves as they are loaded: nothing of theirs is called by name.
+    linked = ["-Wl,--no-as-needed", *row.library.natives, "-Wl,-rpath,$ORIGIN", "-o", PROGRAM]
+    shim.compile_c(["aarch64-linux-gnu-g++", *options, row.driver, *linked], folder / "lib")
+    source.unlink()
+    remove(folder / row.library.name)
+
+
 def _compile_driver(row: Runtime, folder: Path) -> None:
+    if not row.is_java:
+        _compile_program(row, folder)
+        return
     classes = folder / "classes"
     path = ":".join(str(p) for p in classes.glob("*.jar"))
     with tempfile.TemporaryDirectory(prefix="udacisense-driver-") as scratch:
-        for name in java_sources(row):
+        for name in driver_sources(row):
             (Path(scratch) / name).write_text(shim.native_source(name), encoding="utf-8")
-        command = ["javac", "--release", "17", "-cp", path, "-d", str(classes), *java_sources(row)]
+        command = ["javac", "--release", "17", "-cp", path, "-d", str(classes), *driver_sources(row)]
         shim.compile_c(command, Path(scratch))
 
 
@@ -197,10 +226,10 @@ def _small_model(folder: Path, form: str) -> tuple[Path, NDArray[np.float32], ND
         for parameter in net.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
     image = torch.randn(2, 3, 16, 16, generator=generator)
-    path = folder / f"self_test.{form}"
-    if form == "tflite":
-        # This very network, written once by litert-torch: no converter is here.
-        path.write_bytes((files("harness.runtime") / "native" / "self_test.tflite").read_bytes())
+    path = folder / f"self_test{SUFFIXES[form]}"
+    if form in _WRITTEN:
+        # This very network, written once by the toolchain: no converter is here.
+        path.write_bytes((files("harness.runtime") / "self_test" / _WRITTEN[form]).read_bytes())
     elif form == "ptl":
         traced = torch.jit.trace(net.eval(), image)  # type: ignore[no-untyped-call]
         torch.jit.freeze(traced)._save_for_lite_interpreter(str(path))

@@ -17,9 +17,9 @@ from udacisense.errors import InputError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A file of a Maven repository. Without a pin (``sha256`` None) Maven's own checksum stands alone."""
+    """A file of a Maven repository, or a wheel. Without a pin (``sha256`` None) the source's checksum stands alone."""
 
-    group: str
+    group: str  # of a wheel: Python and platform
     name: str
     version: str
     packaging: str
@@ -32,13 +32,14 @@ class Artifact:
 
     @property
     def file_name(self) -> str:
-        """The file's name in any Maven repository."""
-        return f"{self.name}-{self.version}.{self.packaging}"
+        """The file's name in any repository."""
+        tags = f"-{self.group}" if self.packaging == "whl" else ""
+        return f"{self.name}-{self.version}{tags}.{self.packaging}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """What a runtime runs: a Maven artifact, of which any release may be asked for."""
+    """What a runtime runs: an artifact of which any release may be asked for."""
 
     group: str
     name: str
@@ -90,13 +91,18 @@ class Runtime:
     formats: tuple[str, ...]  # that it opens; the first proves it
     engine: str | None  # the only quantised engine that the library is built with
     abi: str  # the library's name of the architecture
-    driver: str  # the Java class that answers for it
+    driver: str  # what answers for it: source of a Java class, or of a program in C++
     jars: tuple[Artifact, ...]  # what its Java half needs besides
     bionic: Bionic | None  # None: the library was built for glibc
     emulator: str | None
     tools: tuple[Tool, ...]
     disk_bytes: int  # when it is set up, downloads included; as measured
     seconds: float  # rounded up from what was measured on 2 busy cores with the files coming at some 10 MB/s
+
+    @property
+    def is_java(self) -> bool:
+        """Whether a JVM runs it."""
+        return self.driver.endswith(".java")
 
 
 PYTORCH = Library(
@@ -138,6 +144,22 @@ TENSORFLOW_LITE_API = Artifact(
     sha256="885b95bc9e47a4aa5cf8e71523aed9b05e397cfef1ea09773f13fea8b649fcee",
 )
 
+# ExecuTorch's Android library is in no public repository; its wheel has the same kernels, as libraries for C++.
+EXECUTORCH = Library(
+    group="cp311-cp311-manylinux_2_28_aarch64",
+    name="executorch",
+    packaging="whl",
+    default_version="1.5.1",
+    pins={"1.5.1": "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a"},
+    natives=(
+        "libexecutorch.so",
+        "libexecutorch_threadpool.so",
+        "libexecutorch_backend_xnnpack.so",
+        "libexecutorch_kernels_optimized.so",
+        "libexecutorch_kernels_quantized.so",
+    ),
+)
+
 JARS = (
     Artifact(
         group="com.facebook.fbjni",
@@ -160,6 +182,7 @@ _READELF = Tool(name="readelf", packages="binutils")
 _X86_64 = Bionic(target="x86_64", compiler="gcc", readelf="readelf")
 _ARM64 = Bionic(target="aarch64", compiler="aarch64-linux-gnu-gcc", readelf="aarch64-linux-gnu-readelf")
 _CROSS = Tool(name="aarch64-linux-gnu-gcc", packages="gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
+_CROSS_CXX = Tool(name="aarch64-linux-gnu-g++", packages="g++-aarch64-linux-gnu")
 _EMULATING = (Tool(name="qemu-aarch64", packages="qemu-user"), Tool(name="dpkg-deb", packages="dpkg"))
 
 RUNTIMES: dict[str, Runtime] = {
@@ -171,7 +194,7 @@ RUNTIMES: dict[str, Runtime] = {
             formats=("ptl",),
             engine="qnnpack",
             abi="x86_64",
-            driver="Driver",
+            driver="Driver.java",
             jars=JARS,
             bionic=_X86_64,
             emulator=None,
@@ -185,7 +208,7 @@ RUNTIMES: dict[str, Runtime] = {
             formats=("ptl",),
             engine="qnnpack",
             abi="arm64-v8a",
-            driver="Driver",
+            driver="Driver.java",
             jars=JARS,
             bionic=_ARM64,
             emulator="qemu-aarch64",
@@ -199,7 +222,7 @@ RUNTIMES: dict[str, Runtime] = {
             formats=("tflite",),
             engine=None,
             abi="x86_64",
-            driver="TfliteDriver",
+            driver="TfliteDriver.java",
             jars=(TENSORFLOW_LITE_API,),
             bionic=_X86_64,
             emulator=None,
@@ -213,7 +236,7 @@ RUNTIMES: dict[str, Runtime] = {
             formats=("tflite",),
             engine=None,
             abi="arm64-v8a",
-            driver="TfliteDriver",
+            driver="TfliteDriver.java",
             jars=(TENSORFLOW_LITE_API,),
             bionic=_ARM64,
             emulator="qemu-aarch64",
@@ -221,19 +244,33 @@ RUNTIMES: dict[str, Runtime] = {
             disk_bytes=400_000_000,
             seconds=60,
         ),
-        # Only for counting ARM instructions: the library's build for Linux on arm64, whose kernels are the phone's.
+        # Only for counting ARM instructions: the libraries' builds for Linux on arm64, whose kernels are the phone's.
         Runtime(
             name="onnxruntime-arm64",
             library=ONNXRUNTIME,
             formats=("onnx", "ort"),
             engine=None,
             abi="aarch64",
-            driver="OnnxDriver",
+            driver="OnnxDriver.java",
             jars=(),
             bionic=None,
             emulator="qemu-aarch64",
             tools=(*_BUILDING, *_EMULATING),
             disk_bytes=400_000_000,
+            seconds=60,
+        ),
+        Runtime(
+            name="executorch-arm64",
+            library=EXECUTORCH,
+            formats=("executorch",),
+            engine=None,
+            abi="aarch64",
+            driver="PteDriver.cpp",
+            jars=(),
+            bionic=None,
+            emulator="qemu-aarch64",
+            tools=(_BUILDING[1], _CROSS_CXX, *_EMULATING),
+            disk_bytes=100_000_000,
             seconds=60,
         ),
     )
@@ -273,16 +310,17 @@ def wrong_host() -> str | None:
 def missing_tools(name: str, *, offline: bool = False) -> list[tuple[str, str]]:
     """Return the programs that setting up ``name`` needs and that are not on PATH: (program, install command).
 
-    ``offline`` leaves out the ones that only fetch: Maven, and apt for the arm64 Java runtime.
+    ``offline`` leaves out the ones that only fetch: Maven, and apt for arm64's Java runtime and C libraries.
     """
     row = runtime(name)
     tools = list(row.tools)
     if not offline:
-        tools.append(Tool(name="mvn", packages="maven"))
+        if row.is_java:
+            tools.append(Tool(name="mvn", packages="maven"))
         if row.emulator:
             tools.append(Tool(name="apt-get", packages="apt"))
     missing = [(tool.name, f"sudo apt-get install {tool.packages}") for tool in tools if not shutil.which(tool.name)]
-    if shutil.which("javac") and _java_release() < 17:
+    if row.is_java and shutil.which("javac") and _java_release() < 17:
         missing.append(("javac 17 or newer", "sudo apt-get install openjdk-17-jdk-headless"))
     return missing
 

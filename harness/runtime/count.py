@@ -1,6 +1,6 @@
 """ARM instructions per call: how much work a phone's library does, whatever machine counts it.
 
-A plugin of qemu counts the instructions that an arm64 library's process executes: PyTorch Mobile's, or onnxruntime's.
+A plugin of qemu counts the instructions that the process of a format's arm64 library executes.
 The count is read whenever an answer is written, so requests of few and of many calls, in the same process, differ by
 the calls alone: start-up is no part of it. It is a yardstick that no noise of the host touches, and it is not a time:
 it knows nothing of caches or clocks.
@@ -15,6 +15,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.formats.contract import SUFFIXES
 from harness.runtime.catalogue import RUNTIMES, runtime
 from harness.runtime.session import LibrarySession
 from harness.runtime.setup import Installed, find_folder, library_version, unusable
@@ -22,7 +23,7 @@ from udacisense.base.records import read_json, record
 from udacisense.errors import InferenceError, InputError
 
 #: Format of a file → the runtime that counts it.
-COUNTERS = {form: row.name for row in RUNTIMES.values() if row.emulator for form in row.formats}
+COUNTERS: dict[str, str] = {form: row.name for row in RUNTIMES.values() if row.emulator for form in row.formats}
 _FEW, _MANY = 1, 5  # calls of the two requests of a run
 _MIN_RUNS, _MAX_RUNS = 3, 12
 MAX_SPREAD_FRACTION = 0.01
@@ -50,7 +51,7 @@ def count(
     max_spread_fraction: float = MAX_SPREAD_FRACTION,
     timeout_s: float = 600.0,
 ) -> InstructionCount:
-    """Count the ARM instructions of one call of a ``.ptl``, ``.onnx`` or ``.ort`` file in its arm64 library.
+    """Count the ARM instructions of one call of a file in its arm64 library; :data:`COUNTERS` has the formats.
 
     A run asks for 1 call and for 5 and takes the difference of the counts. Runs are repeated, at least 3, until the
     last 3 lie within ``max_spread_fraction`` of their median.
@@ -68,7 +69,8 @@ def count(
         LoadError: the file would not load.
         InferenceError: it would not run, or 12 runs did not settle.
     """
-    folder = folder_that_counts(name := COUNTERS[path.suffix.removeprefix(".")])
+    form = next(form for form in COUNTERS if SUFFIXES[form] == path.suffix)
+    folder = folder_that_counts(name := COUNTERS[form])
     with tempfile.TemporaryDirectory(prefix="udacisense-count-") as scratch:
         counts = Path(scratch) / "counts"
         with LibrarySession(

@@ -1,4 +1,4 @@
-"""Getting the files of a runtime: by Maven and apt, or from a folder; whole by their checksum, or not at all."""
+"""Getting the files of a runtime: by Maven, pip and apt, or from a folder; whole by their checksum, or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,9 @@ _C_PACKAGES = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g")
 
 
 def fetch_artifact(artifact: Artifact, downloads: Path, *, offline_dir: Path | None) -> Path:
-    """Return the file of a Maven artifact in ``downloads``; fetch it where it is not there whole.
+    """Return the file of an artifact in ``downloads``; fetch it where it is not there whole.
 
-    The user's Maven settings say where it comes from. Without a pinned checksum Maven's own is enforced.
+    The user's Maven or pip settings say where it comes from. Without a pinned checksum their own is enforced.
 
     Raises:
         InputError: it cannot be had, or its SHA-256 is not the pinned one.
@@ -30,10 +31,12 @@ def fetch_artifact(artifact: Artifact, downloads: Path, *, offline_dir: Path | N
     if target.is_file() and artifact.sha256 is not None and sha256_file(target) == artifact.sha256:
         return target
     with atomic_path(target) as partial:
-        if offline_dir is None:
-            _from_maven(artifact, partial)
-        else:
+        if offline_dir is not None:
             _from_folder(offline_dir, artifact.file_name, partial)
+        elif artifact.packaging == "whl":
+            _from_index(artifact, partial)
+        else:
+            _from_maven(artifact, partial)
         if artifact.sha256 is not None and (got := sha256_file(partial)) != artifact.sha256:
             raise InputError(
                 f"{artifact.file_name} is not the pinned file (SHA-256 {got[:16]}…, expected "
@@ -59,6 +62,21 @@ def _from_maven(artifact: Artifact, target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _from_index(artifact: Artifact, target: Path) -> None:
+    python, _, platform = artifact.group.split("-")
+    folder = target.with_name(target.name + ".pip")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    command += ["--python-version", python.removeprefix("cp"), "--platform", platform]
+    try:
+        ran = _run([*command, f"{artifact.name}=={artifact.version}"])
+        if ran.returncode:
+            errors = [line for line in ran.stderr.splitlines() if line.startswith("ERROR: ")] or [ran.stderr.strip()]
+            raise UnreachableError(f"pip could not get {artifact.file_name}: {_without_hosts(errors[-1])[:300]}")
+        (folder / artifact.file_name).rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _from_folder(folder: Path, name: str, target: Path) -> None:
     found = folder / name
     if not found.is_file():
@@ -79,8 +97,8 @@ class _Package:
     sha256: str | None
 
 
-def fetch_java_packages(downloads: Path, *, offline_dir: Path | None) -> list[Path]:
-    """Return the Debian packages (arm64) of a Java runtime and its C libraries; fetch what is not there whole.
+def fetch_packages(downloads: Path, *, with_java: bool, offline_dir: Path | None) -> list[Path]:
+    """Return Debian's C libraries for arm64, and a Java runtime where asked for; fetch what is not there whole.
 
     apt gets them from the host's own sources, whose signatures it checks, with state and cache folders of its own: no
     root is needed and the host's apt is not touched.
@@ -89,17 +107,18 @@ def fetch_java_packages(downloads: Path, *, offline_dir: Path | None) -> list[Pa
         InputError: they cannot be had.
     """
     if offline_dir is not None:
-        return [_offline_package(offline_dir, names) for names in (*[(n,) for n in _C_PACKAGES], JAVA_PACKAGES)]
+        wanted = (*((name,) for name in _C_PACKAGES), *((JAVA_PACKAGES,) if with_java else ()))
+        return [_offline_package(offline_dir, names) for names in wanted]
     private = downloads / "apt"
     config = _private_apt(private)
     _apt(["apt-get", "-q", "update"], config, private)
-    java = next((n for n in JAVA_PACKAGES if _has_candidate(n, config, private)), None)
-    if java is None:
+    java = [n for n in JAVA_PACKAGES if _has_candidate(n, config, private)][:1] if with_java else []
+    if with_java and not java:
         raise UnreachableError(
             f"The host's apt sources offer none of {', '.join(JAVA_PACKAGES)} for arm64; "
             "add an arm64 source, or put the packages into a folder and give it with --offline."
         )
-    listing = _apt(["apt-get", "download", "--print-uris", *_C_PACKAGES, java], config, private)
+    listing = _apt(["apt-get", "download", "--print-uris", *_C_PACKAGES, *java], config, private)
     packages = [_parse(line) for line in listing.splitlines() if line.startswith("'")]
     for package in packages:
         target = downloads / package.file_name
@@ -133,7 +152,7 @@ def _apt(command: list[str], config: Path, folder: Path) -> str:
     ran = _run(command, folder=folder, extra={"APT_CONFIG": str(config)})
     if ran.returncode:
         errors = [line for line in ran.stderr.splitlines() if line.startswith("E:")] or [ran.stderr.strip()]
-        raise UnreachableError(f"apt could not get the arm64 Java runtime: {_without_hosts(errors[0])[:300]}")
+        raise UnreachableError(f"apt could not get the arm64 packages: {_without_hosts(errors[0])[:300]}")
     return ran.stdout
 
 

@@ -1,7 +1,7 @@
-"""One JVM with a phone's library and one loaded file, answering batches: for the two Android runners and for counts.
+"""One process with a phone's library and one loaded file, answering batches: for the Android runners and for counts.
 
-The JVM is a child of the process that opens the session and ends with it. Nothing of the host is shadowed: the shim is
-loaded by its path within the child, and no search path is changed.
+It is a JVM, or a program in C++; a child of the process that opens the session, it ends with it. Nothing of the host
+is shadowed: the shim is loaded by its path within the child, and no search path is changed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from udacisense.errors import InferenceError, InputError, LoadError, UdacisenseE
 _MAGIC = 0x55445331
 _HEADER = struct.Struct(">IBI")
 _MAX_ANSWER_BYTES = 1 << 28
+PROGRAM = "driver"  # a runtime's own, where no JVM runs it
 #: NEON with fp16 and dot products, as phones of 2018 and later have it.
 CPU = "cortex-a76"
 
@@ -42,20 +43,22 @@ def plugin_argument(folder: Path, count_to: Path) -> str:
 
 
 def command(row: Runtime, folder: Path, *, plugin: str | None = None, interpreted: bool = False) -> list[str]:
-    """Return the command of the worker JVM of a runtime that is set up in ``folder``.
+    """Return the command of the worker of a runtime that is set up in ``folder``.
 
     ``plugin`` is handed to qemu; ``interpreted`` keeps Java's compiler threads out of instruction counts.
     """
     libraries = folder / "lib"
-    java = [shutil.which("java") or "java"]
+    root = folder / "jre"
+    emulated: list[str] = []
     if row.emulator:
-        root = folder / "jre"
-        java = [row.emulator, "-L", str(root), "-cpu", CPU]
-        java += ["-E", f"LD_PRELOAD={libraries / 'libguard_pad.so'}"] if row.bionic else []
-        java += ["-plugin", plugin] if plugin else []
-        java += [str(find_java(root))]
+        emulated = [row.emulator, "-L", str(root), "-cpu", CPU]
+        emulated += ["-E", f"LD_PRELOAD={libraries / 'libguard_pad.so'}"] if row.bionic else []
+        emulated += ["-plugin", plugin] if plugin else []
+    if not row.is_java:
+        return [*emulated, str(libraries / PROGRAM)]
     return [
-        *java,
+        *emulated,
+        str(find_java(root)) if row.emulator else shutil.which("java") or "java",
         "-Xint" if interpreted else "-XX:TieredStopAtLevel=1",
         "-XX:+UseSerialGC",
         "-XX:-UsePerfData",
@@ -66,7 +69,7 @@ def command(row: Runtime, folder: Path, *, plugin: str | None = None, interprete
         f"-Donnxruntime.native.path={libraries}",
         "-cp",
         os.pathsep.join([str(folder / "classes"), *sorted(str(p) for p in (folder / "classes").glob("*.jar"))]),
-        row.driver,
+        row.driver.removesuffix(".java"),
         *[str(libraries / name) for name in (*SHIMS, BINDER, *row.library.natives) if row.bionic],
     ]
 

@@ -106,7 +106,7 @@ def sources_sha256(name: str) -> str:
     names = (
         ["shim.py", *native]
         if row.bionic
-        else [*(f"native/{name}" for name in build.java_sources(row)), "native/count.c"]
+        else [*(f"native/{name}" for name in build.driver_sources(row)), "native/count.c"]
     )
     return hashlib.sha256(b"".join((home / name).read_bytes() for name in sorted(names))).hexdigest()
 

@@ -49,6 +49,13 @@ REFUSED = {
     "without values": (net(build="return Net().to('meta')"), "fc.weight has no values"),
     "in inference mode": (net(build="\n    with torch.inference_mode(): return Net()"), "made in torch.inference_mode"),
     "sparse": (net(forward="return y.to_sparse()"), "answers a sparse tensor"),
+    "prepared for quantisation": (
+        net(
+            build="m = Net().train(); m.qconfig = torch.ao.quantization.default_qat_qconfig; "
+            "return torch.ao.quantization.prepare_qat(m)"
+        ),
+        "is prepared for quantisation already",
+    ),
     "nested": (net(forward="return torch.nested.nested_tensor(list(y))"), "answers a nested tensor"),
     "elsewhere": (net(forward="return y.to('meta')"), "answers on meta"),
     "NaN weights": (

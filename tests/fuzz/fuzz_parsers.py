@@ -282,7 +282,7 @@ EXPORTED = (
     row(
         "TensorFlow Lite file",
         "exporters.bundle.tflite_file",
-        lambda _: (files("harness.runtime") / "native" / "self_test.tflite").read_bytes(),
+        lambda _: (files("harness.runtime") / "self_test" / "small.tflite").read_bytes(),
         damaged,
         read.preflight("model.tflite"),
         examples=100,

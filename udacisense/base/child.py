@@ -20,10 +20,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from udacisense.base.files import what_it_is
 from udacisense.base.forks import Forge, Fork, NotStartedError, can_fork, serve_forks
 from udacisense.base.records import read_json
 from udacisense.errors import LoadError, cause
@@ -123,21 +124,16 @@ def run_child(
     words = [module, str(folder), str(Path.cwd()), *arguments]
     env = _environment(threads, shares_cores, python)
     process = _begin(words, folder, env, stop, python=python, may_fork=shares_cores and threads == 1)
-    deadline = time.monotonic() + timeout_s
     try:
-        while (code := _wait(process)) is None:
-            if stop.is_set():
-                raise StoppedError
-            if progressed is not None and progressed():
-                deadline = time.monotonic() + timeout_s
-            if time.monotonic() > deadline:
-                return f"no answer within the time limit of {timeout_s:g} s; its process was ended"
+        code = _code_within(timeout_s, process, stop, progressed)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
+    if code is None:
+        return f"no answer within the time limit of {timeout_s:g} s; its process was ended"
     return _how_it_ended(folder, code)
 
 
@@ -219,7 +215,9 @@ def _start(
         )
 
 
-def read_in_child(kind: type[T], module: str, path: Path, *arguments: str, expected: str) -> T:
+def read_in_child(
+    kind: type[T], module: str, path: Path, *arguments: str, expected: str, python: Path | None = None
+) -> T:
     """Return the record that ``module.main(folder, path, *arguments)`` leaves as ``result.json``.
 
     Args:
@@ -228,15 +226,16 @@ def read_in_child(kind: type[T], module: str, path: Path, *arguments: str, expec
         path: of the file.
         arguments: what else ``main`` takes.
         expected: what the file should be, behind "is no".
+        python: as of :func:`run_child`.
 
     Raises:
         LoadError: the child crashed, took too long, or refused the file.
     """
     with tempfile.TemporaryDirectory(prefix="udacisense-read-") as name:
         folder = Path(name)
-        failure = run_child(module, folder, str(path.absolute()), *arguments, timeout_s=READ_S)
+        failure = run_child(module, folder, str(path.absolute()), *arguments, timeout_s=READ_S, python=python)
         if failure is not None:
-            raise LoadError(f"{path} is no {expected} ({failure}); export or copy it again.")
+            raise LoadError(f"{path} is no {expected} ({what_it_is(path) or failure}); export or copy it again.")
         return read_json(kind, folder / RESULT)
 
 
@@ -272,11 +271,22 @@ def _environment(threads: int, shares_cores: bool, python: Path | None = None) -
     return env
 
 
-def _wait(process: subprocess.Popen[bytes] | Fork) -> int | None:
-    try:
-        return process.wait(timeout=_POLL_S)
-    except subprocess.TimeoutExpired:
-        return None
+def _code_within(
+    timeout_s: float,
+    process: subprocess.Popen[bytes] | Fork,
+    stop: threading.Event,
+    progressed: Callable[[], bool] | None,
+) -> int | None:
+    """Return a child's exit code; None where it came to no end in time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() <= deadline:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=_POLL_S)
+        if stop.is_set():
+            raise StoppedError
+        if progressed is not None and progressed():
+            deadline = time.monotonic() + timeout_s
+    return None
 
 
 def _how_it_ended(folder: Path, code: int) -> str | None:
@@ -288,6 +298,8 @@ def _how_it_ended(folder: Path, code: int) -> str | None:
     if failed.exists() and (reason := failed.read_text(encoding="utf-8")):
         return reason
     how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+    if code == -signal.SIGKILL:
+        how += ", as a system ends what takes its last memory"
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     # What C++ and the interpreter say of their own end, before the addresses and frames that follow.
     telling = [line for line in lines if line.startswith(("what():", "Fatal Python error:"))]

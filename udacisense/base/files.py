@@ -194,11 +194,16 @@ _FOREIGN = (
     (b"\x80", PICKLE),
     (b"<", "it is a web page: download the file itself"),
     (b"\x89HDF", "it is an HDF5 file, as Keras writes them"),
+    *(
+        (magic, "it is compressed: unpack it first")
+        for magic in (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+    ),
 )
 _ARCHIVES = (  # files in PyTorch's own archives, the most telling first
     ("bytecode.pkl", "it is a .ptl, of the lite interpreter"),
     ("constants.pkl", "it is TorchScript, a .pt"),
     ("data.pkl", PICKLE),
+    ("serialized_exported_program.json", "it is a program of torch.export, a .pt2"),
 )
 
 
@@ -207,13 +212,26 @@ def what_it_is(path: Path) -> str | None:
     try:
         with path.open("rb") as stream:
             start = stream.read(64).lstrip()
-        if start.startswith(b"PK"):
-            with zipfile.ZipFile(path) as archive:
-                names = {name.partition("/")[2] for name in archive.namelist()}
-            return next((kind for name, kind in _ARCHIVES if name in names), "it is a .zip")
+    except OSError:
+        return "it is a folder" if path.is_dir() else None
+    if start.startswith(b"PK"):
+        return _zip_kind(path)
+    if not start:
+        return "it is empty"
+    text = start.decode("utf-8", errors="ignore").split()
+    is_text = len("".join(text)) > len(start) // 2 and all(map(str.isprintable, text))
+    return next((kind for magic, kind in _FOREIGN if start.startswith(magic)), "it is text" if is_text else None)
+
+
+def _zip_kind(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] or name for name in archive.namelist()}
     except ZIP_ERRORS:
-        return None
-    return next((kind for magic, kind in _FOREIGN if start.startswith(magic)), None if start else "it is empty")
+        return "it is a .zip that was cut short or damaged"
+    if any(name.endswith(".npy") for name in names):
+        return "it is NumPy's .npz: save its arrays with safetensors.numpy.save_file"
+    return next((kind for name, kind in _ARCHIVES if name in names), "it is a .zip")
 
 
 def _alive(pid: int) -> bool:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -69,15 +69,6 @@ def command(
     student: str | None,
     model_options: dict[str, Scalar],
     resolution_px: int | None,
-    epochs: int | None,
-    learning_rate: float | None,
-    student_init: str | None,
-    optimizer: str | None,
-    weight_decay: float | None,
-    ema_decay: float | None,
-    batch_size: int,
-    engine: str | None,
-    seed: int,
     allow_factory: str | None,
     output: Path,
     resume: bool,
@@ -85,6 +76,7 @@ def command(
     compute: Compute,
     dry_run: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Run a pipeline and keep each step, OUTPUT/artifact and OUTPUT/final.pt.
 
@@ -93,13 +85,11 @@ def command(
     After each step its size, parameters, latency and accuracy are measured. Finished steps are kept: the same command
     goes on after Ctrl-C or a crash. The requirement table says what was reached; 'gate' turns it into an exit code.
     """
-    from harness.report.tables import requirements_table, stages_table
-    from udacisense.base.records import read_json
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
-    from udacisense.pipeline import PipelineOptions, RunRecord, find_pipeline, plan_pipeline
+    from udacisense.pipeline import PipelineOptions, find_pipeline, plan_pipeline
     from udacisense.pipeline.plan import choose_student, estimate_pipeline
-    from udacisense.pipeline.recipes import CASCADES, long_name
+    from udacisense.pipeline.recipes import CASCADES
     from udacisense.training.run import images_an_epoch
 
     if pipeline in CASCADES:
@@ -107,40 +97,36 @@ def command(
         return
     recipe = find_pipeline(pipeline, preset=settings)
     kept, baseline_model = load_artifact(baseline, allow_factory=allow_factory)
-    signature = kept.signature
-    dataset = load_data(data, size_px=signature.size_px)
+    dataset = load_data(data, size_px=kept.signature.size_px)
     spec = choose_student(recipe, kept, student=student, resolution_px=resolution_px, options=model_options)
-    options = PipelineOptions(
-        student=spec,
-        student_init=student_init,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        optimizer=optimizer,  # type: ignore[arg-type]  # Choice allows nothing else
-        weight_decay=weight_decay,
-        ema_decay=ema_decay,
-        batch_size=batch_size,
-        seed=seed,
-        engine=engine,
-        supervision=replace(supervision, allow_factory=allow_factory),
-        allow_factory=allow_factory,
-    )
+    supervision = replace(supervision, allow_factory=allow_factory)
+    options = PipelineOptions(student=spec, supervision=supervision, allow_factory=allow_factory, **asked)
     planned = plan_pipeline(recipe.name, preset=settings, baseline=baseline, dataset=dataset, options=options)
     n_images = images_an_epoch(dataset, supervision)
-    announce(estimate_pipeline(recipe, spec, baseline_model, n_images=n_images, epochs=epochs), output)
+    announce(estimate_pipeline(recipe, spec, baseline_model, n_images=n_images, epochs=options.epochs), output)
     if dry_run:
         return
     planned.run(compute, output_dir=output, resume=resume)
+    _answer(output, dataset.name, *allowing(kept.model.architecture), "--data", data, as_json=as_json)
+
+
+def _answer(output: Path, data_name: str, *given: str, as_json: bool) -> None:
+    """Print a run's figures, and the next command, which takes what is given too."""
+    from harness.report.tables import requirements_table, stages_table
+    from udacisense.base.records import read_json
+    from udacisense.pipeline import RunRecord
+    from udacisense.pipeline.recipes import long_name
+
     result = read_json(RunRecord, output / RunRecord.FILE_NAME)
     if as_json:
         emit_json(result)
         return
-    say(f"{long_name(recipe.name)} on {result.baseline.n_eval_images} test images of {dataset.name}:\n")
+    say(f"{long_name(result.name)} on {result.baseline.n_eval_images} test images of {data_name}:\n")
     show(stages_table(result.baseline, result.stages, time_ratios=result.time_ratios))
     say()
     show(requirements_table(result.requirements))
     if (output / "artifact").is_dir():
-        line = [output / "artifact", *allowing(kept.model.architecture), "--data", data, "-o", output / "bundle"]
-        next_command("udacisense", "export", *line)
+        next_command("udacisense", "export", output / "artifact", *given, "-o", output / "bundle")
 
 
 def _join(members: Sequence[str], output: Path) -> None:

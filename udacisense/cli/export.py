@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,14 @@ from udacisense.cli.options import allow_factory_option, allowing, model_options
 from udacisense.cli.output import announce, dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
+    from exporters.bundle.manifest import Manifest
     from exporters.cascade import CascadeSource
     from exporters.formats.contract import ExportOptions
     from exporters.source import ExportSource
     from udacisense.base.records import Scalar
     from udacisense.measure.estimate import Estimate
+
+_MOST_TIMES = 20.0  # that a variant may take what the whole export was estimated at: machines are busy
 
 
 @click.command("export", short_help="Write a model in the formats that phones run, as one bundle.")
@@ -79,25 +83,21 @@ def command(
     """
     from exporters.cascade import CascadeSource, export_cascade
     from exporters.export import export_bundle
-    from harness.report.tables import variants_table
     from udacisense.base.records import Outcome
-    from udacisense.errors import InputError
 
     options = _options(**asked)
     source: ExportSource | CascadeSource
     if is_named(model):
         source = _named_source(model, data, input_shape, init or "none", model_options)
-    elif input_shape is not None or init is not None or model_options:
-        raise InputError(
-            f"--input-shape, --init and --option are for a model that is named; {model} has its own shape and weights. "
-            "Leave them out."
-        )
     else:
+        _refuse_settings_of_named_models(model, input_shape, init, model_options)
         source = _kept_source(Path(model), data, allow_factory)
     members = source.sources if isinstance(source, CascadeSource) else (source,)
-    announce(_estimate(members, options), output)
+    cost = _estimate(members, options)
+    announce(cost, output)
     if dry_run:
         return
+    options = replace(options, timeout_s=max(options.timeout_s, _MOST_TIMES * cost.seconds))
     if isinstance(source, CascadeSource):
         manifest = export_cascade(source, output, options, zip=make_zip)
     else:
@@ -105,12 +105,18 @@ def command(
     if as_json:
         emit_json(manifest)
     else:
-        show(variants_table(manifest.variants))
-        say(f"\nThe bundle is {output}{f', and {output}.zip' if make_zip else ''}.")
+        _show(manifest, f"{output}{f', and {output}.zip' if make_zip else ''}")
         images = ["--data", data] if data else []
         next_command("udacisense", "verify", output, *images, *allowing(members[-1].spec.architecture))
     if any(variant.outcome is Outcome.FAILED for variant in manifest.variants):
         raise click.exceptions.Exit(1)
+
+
+def _show(manifest: Manifest, places: str) -> None:
+    from harness.report.tables import variants_table
+
+    show(variants_table(manifest.variants))
+    say(f"\nThe bundle is {places}.")
 
 
 def _estimate(members: Sequence[ExportSource], options: ExportOptions) -> Estimate:
@@ -182,6 +188,31 @@ def is_named(model: str) -> bool:
     from udacisense.models.libraries import is_library
 
     return (":" in model or is_library(model)) and not Path(model).exists()
+
+
+def _refuse_settings_of_named_models(model: str, *given: object) -> None:
+    from udacisense.errors import InputError
+    from udacisense.zoo.table import resolve_artifact
+
+    if not resolve_artifact(Path(model)).exists():
+        raise InputError(_no_model(model))
+    if any(value not in (None, {}) for value in given):
+        raise InputError(
+            f"--input-shape, --init and --option are for a model that is named; {model} has its own shape and weights. "
+            "Leave them out."
+        )
+
+
+def _no_model(name: str) -> str:
+    from udacisense.errors import did_you_mean
+    from udacisense.zoo.table import ZOO
+
+    module, _, factory = name.rpartition(".")
+    likely = f", such as {module}:{'build' if factory == 'py' else factory}" if module and "/" not in name else ""
+    return (
+        f"There is no folder {name}; give an artifact's folder, a model that ships ({', '.join(ZOO)}), "
+        f"torchvision/NAME, timm/NAME, or code as package.module:factory{likely}.{did_you_mean(name, ZOO)}"
+    )
 
 
 def _named_source(

@@ -14,13 +14,14 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 
 from udacisense import __version__
-from udacisense.errors import Interrupted, UdacisenseError, did_you_mean, foreign_cause
+from udacisense.errors import Interrupted, UdacisenseError, cause, did_you_mean, foreign_cause
 
 INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
 
@@ -158,13 +159,33 @@ def _run(argv: list[str] | None) -> int:
         return exc.exit_code
     except (click.Abort, KeyboardInterrupt, SystemExit, GeneratorExit) as exc:
         return _report_end(exc)
-    except UdacisenseError as exc:
-        _log.debug("", exc_info=True)
-        click.echo(f"error: {exc}", err=True)
-        return exc.exit_code
-    except OSError as exc:
-        return _report_os_error(exc)
+    except Exception as exc:
+        return _report_failure(exc)
     return result if isinstance(result, int) else 0
+
+
+def _report_failure(exc: Exception) -> int:
+    if isinstance(exc, OSError):
+        return _report_os_error(exc)
+    place = None if isinstance(exc, UdacisenseError) else _users_place(exc)
+    if place is None and not isinstance(exc, UdacisenseError):  # ours: a defect, which its traceback tells best
+        raise exc
+    _log.debug("", exc_info=exc)
+    words = (
+        str(exc) if place is None else f"Code that is not this program's failed at {place}: {cause(exc).rstrip('.')}."
+    )
+    click.echo(f"error: {words}", err=True)
+    return exc.exit_code if isinstance(exc, UdacisenseError) else 2
+
+
+def _users_place(exc: Exception) -> str | None:
+    """Return the innermost line of a user's own code that an exception went through; None where it met none."""
+    known = [str(Path(_ROOT, room)) for room in ("udacisense", "exporters", "harness", "tests")]
+    libraries = (*known, sys.prefix, sys.base_prefix, "<")
+    for frame in reversed(traceback.extract_tb(exc.__traceback__)):
+        if not frame.filename.startswith(libraries) and "-packages" not in frame.filename:
+            return f"{Path(frame.filename).name}:{frame.lineno} ({frame.line})"
+    return None
 
 
 def _report_end(exc: BaseException) -> int:

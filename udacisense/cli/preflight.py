@@ -32,7 +32,7 @@ def command(
     size_px: int | None,
     as_json: bool,
 ) -> None:
-    """Check FILE (.ptl, .onnx, .ort, .tflite, .mlpackage, or an app's .apk) on a desk for what breaks apps on a phone.
+    """Check FILE (.ptl, .onnx, .ort, .tflite, .pte, .mlpackage, or an .apk) on a desk for what breaks apps on a phone.
 
     The answer is yes (exit code 0), or no with the reason and the fix (exit code 1). With --prove the file is also run
     in the phone's own library, and 3 means that it would not load there, 4 that it did not run.

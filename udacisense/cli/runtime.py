@@ -19,7 +19,8 @@ def command() -> None:
 
     Phones' own libraries run on this Linux machine. 'android-x86_64' and 'litert-android-x86_64' are what an emulator
     on a PC runs; 'android-arm64' and 'litert-android-arm64' are the phone's own binaries, under qemu. 'verify' uses
-    each as a runner once it is set up. 'onnxruntime-arm64' only counts instructions, of .onnx and .ort files.
+    each as a runner once it is set up, and 'executorch-arm64' too, which has ExecuTorch's arm64 kernels.
+    'onnxruntime-arm64' only counts instructions, of .onnx and .ort files.
 
     The toolchains 'executorch' and 'litert' write and run .pte and .tflite, with a newer torch than this program's.
     """
@@ -43,15 +44,15 @@ def list_command() -> None:
 @command.command("doctor")
 def doctor_command() -> None:
     """Look at every file of what is set up; end with 1 where something is broken."""
-    from exporters.toolchain.setup import TOOLCHAINS, damage, folder_of
+    from exporters.toolchain.setup import TOOLCHAINS, damage, is_begun
     from harness.runtime.setup import find_folder, list_runtimes
 
     found = {s.name: s.reason for s in list_runtimes() if find_folder(s.name)}
-    found |= {name: damage(name) for name in TOOLCHAINS if folder_of(name).exists()}
+    found |= {name: damage(name) for name in TOOLCHAINS if is_begun(name)}
     rows: list[list[Cell]] = [[name, reason or "whole"] for name, reason in found.items()]
     table("What is set up", ("name", "state"), rows)
     if any(found.values()):
-        raise SystemExit(1)
+        raise click.exceptions.Exit(1)
 
 
 @command.command("add")

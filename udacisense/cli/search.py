@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,14 +102,8 @@ def command(
     announce(estimate_search(options, model, dataset), output)
     if dry_run:
         return
-    found = run_search(
-        baseline,
-        dataset,
-        output_dir=output,
-        options=options,
-        compute=compute,
-        count=lambda folder: _count(folder, allow_factory),
-    )
+    count = partial(_count, allow_factory=allow_factory)
+    found = run_search(baseline, dataset, output_dir=output, options=options, compute=compute, count=count)
     _keep(found, output, is_shown=not as_json)
     if as_json:
         emit_json(found)

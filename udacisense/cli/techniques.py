@@ -73,14 +73,7 @@ def command(
     if dry_run:
         return
     found = run_techniques(
-        baseline,
-        dataset,
-        output_dir=output,
-        names=names,
-        options=options,
-        compute=compute,
-        seeds=seeds,
-        place=place,
+        baseline, dataset, output_dir=output, names=names, options=options, compute=compute, seeds=seeds, place=place
     )
     folders = [output / f"seed-{number}" for number in seeds] if n_seeds > 1 else [output]
     for folder, one in zip(folders, found, strict=True):

@@ -47,7 +47,7 @@ _COMPUTE = {
         default="auto",
         show_default=True,
         type=Choice(["auto", "on", "off"]),
-        help="Compile the network; auto: where there is a C++ compiler and the run is long.",
+        help="Compile the network; auto: where it pays and can be done; on: or end with the reason.",
     ),
 }
 _CONFIG = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -285,7 +286,13 @@ def _call(factory: Callable[..., nn.Module], spec: ModelSpec) -> nn.Module:
 
 
 def _import_factory(name: str) -> Callable[..., nn.Module]:
-    module_name, _, attribute = name.partition(":")
+    module_name, _, attribute = name.rpartition(":")
+    path = re.split(r"[/\\]", module_name)
+    if len(path) > 1 or path[-1].endswith(".py"):
+        raise InputError(
+            f"{name!r} is the path of a file; stand in its folder and name its module and factory, as "
+            f"{path[-1].removesuffix('.py')}:{attribute}."
+        )
     try:
         module = importlib.import_module(module_name)
     except BaseException as exc:

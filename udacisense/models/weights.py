@@ -205,8 +205,9 @@ def refuse_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor],
 
 
 def _kind(tensor: Tensor) -> str:
-    """Return a shape, and that it holds whole numbers: the precision of others does not matter."""
-    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of whole numbers'}"
+    """Return a shape, and that it holds whole or complex numbers: the precision of others does not matter."""
+    kind = "" if tensor.is_floating_point() else " of complex numbers" if tensor.is_complex() else " of whole numbers"
+    return f"{tuple(tensor.shape)}{kind}"
 
 
 def _imagenet_features(model: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,66 +41,66 @@ def apply_knowledge_distillation(
 ) -> StepResult:
     """Pipeline step: train a student on the labels and on the teacher's answers to each augmented batch.
 
-    The loss is :func:`udacisense.training.losses.distillation_loss`.
-
     Args:
         model: the teacher, unless ``teacher`` is given; eager.
         context: training and validation batches, device and seed (those of ``config`` are replaced by them).
         student: a preset's name, a spec, or an eager module (which stays as it is).
         student_resolution_px: edge that the student sees, where ``student`` is a preset's name; None: the preset's.
-        student_width_mult: of the channels of the student's features, where ``student`` is a preset's name; None: the
-            preset's.
-        temperature: T > 0; both softmaxes are softened by it.
+        student_width_mult: likewise, of the channels of the student's features.
+        temperature: T > 0; see :func:`udacisense.training.losses.distillation_loss`.
         alpha: 0..1, the weight of the teacher against the labels.
         epochs: None takes ``config.epochs``.
         learning_rate: None takes ``config.learning_rate``.
         config: every other setting of training.
-        student_init: ``auto`` starts from ``model``'s features where the student has the same ones, from a selection of
-            their channels where it has the same layers and is narrower (:func:`select_weights`), else from random
-            weights; a safetensors file with another classifier, from its features; or as
-            :func:`udacisense.models.weights.initialise` takes it.
+        student_init: the initial weights, as :func:`_student` takes them.
         teacher: any callable from images (b, 3, H, W) to logits (b, C), for a teacher that is no step of this
             pipeline. A callable that is no module needs an attribute ``fingerprint`` (text).
-        remember: ask the teacher once about each view, where views come round again
-            (:class:`udacisense.training.transfer.TransferBatches`).
+        remember: ask the teacher once about each view, where views come round again.
         auxiliary: heads that train beside the student's own and are dropped afterwards.
 
     Raises:
         InputError: a setting is out of range, or the student is larger than the module that teaches it.
         TrainingError: a loss was not finite.
     """
-    config = replace(
-        config,
-        epochs=config.epochs if epochs is None else epochs,
-        learning_rate=config.learning_rate if learning_rate is None else learning_rate,
-        compute=context.compute,
-        seed=context.seed,
-    )
+    named = {"student": student, "student_resolution_px": student_resolution_px}
+    found = _student({**named, "student_width_mult": student_width_mult}, student_init, model, context)
+    asked: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
+    config = replace(config, **{name: value for name, value in asked.items() if value is not None})
     teaches = teacher if teacher is not None else model
-    named = {
-        "student": student,
-        "student_resolution_px": student_resolution_px,
-        "student_width_mult": student_width_mult,
-    }
-    spec, start, origin = _student(named, student_init, model, context)
-    refuse_larger(start, teaches)
+    taught = Distillation(teacher=teaches, temperature=temperature, alpha=alpha, remember=remember)
+    return _distilled(found, context, config, taught, auxiliary, is_trained=_is_file(student_init))
+
+
+def _distilled(
+    student: tuple[ModelSpec | None, nn.Module, str],
+    context: StepContext,
+    config: TrainConfig,
+    taught: Distillation,
+    auxiliary: Auxiliary | None,
+    *,
+    is_trained: bool,
+) -> StepResult:
+    spec, start, origin = student
+    refuse_larger(start, taught.teacher)
+    config = replace(config, compute=context.compute, seed=context.seed)
     result = train(
         start,
         cast("SizedBatches", context.train),
         config=config,
         validation=context.validation,
-        distillation=Distillation(teacher=teaches, temperature=temperature, alpha=alpha, remember=remember),
+        distillation=taught,
         auxiliary=auxiliary,
         keep=context.keep,
         after_epoch=context.after_epoch,
+        is_trained=is_trained,
     )
     notes: dict[str, Scalar] = {
         **config.described(),
-        "temperature": temperature,
-        "alpha": alpha,
+        "temperature": taught.temperature,
+        "alpha": taught.alpha,
         "student_init": origin,
+        "best_epoch": result.history.best_epoch,
     }
-    notes["best_epoch"] = result.history.best_epoch
     return StepResult(model=result.model, notes=notes, spec=spec, documents={"history": result.history})
 
 
@@ -129,15 +129,29 @@ def student_spec(options: Mapping[str, object], *, num_classes: int, size_px: in
     )
 
 
+def _is_file(init: str) -> bool:
+    return init not in ("auto", "none", *TRAINED)
+
+
 def _student(
     options: Mapping[str, object], init: str, teacher: nn.Module, context: StepContext
 ) -> tuple[ModelSpec | None, nn.Module, str]:
-    """Return the student's spec, the student with its initial weights, and where these are from."""
+    """Return the student's spec, the student with its initial weights, and where these are from.
+
+    Args:
+        options: ``student``, ``student_resolution_px`` and ``student_width_mult``, as the step takes them.
+        init: ``auto`` starts from the teacher's features where the student has the same ones, from a selection of their
+            channels where it has the same layers and is narrower (:func:`select_weights`), else from random weights; a
+            safetensors file with another classifier, from its features; or as
+            :func:`udacisense.models.weights.initialise` takes it.
+        teacher: the model that the pipeline gives.
+        context: the data's classes and size, the seed.
+    """
     student = options["student"]
     if isinstance(student, nn.Module):
         return None, copy.deepcopy(student), "as given"
     spec = student_spec(options, num_classes=len(context.class_names), size_px=context.input_shape[-1])
-    if init not in ("auto", "none", *TRAINED):
+    if _is_file(init):
         return spec, student_from_file(spec, Path(init), seed=context.seed), f"the weights of {Path(init).name}"
     if init != "auto":
         return spec, fresh_model(spec, init=init, seed=context.seed), init

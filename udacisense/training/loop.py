@@ -94,13 +94,15 @@ class TrainingRun:
         self.optimizer = make_optimizer(self.weights, config)
         is_compiled = will_compile(config.compute, self.device, macs=self._n_macs(), is_plain=job.before_epoch is None)
         if is_compiled and isinstance(self.batches, Batches):
-            self.student.compile_for(self.batches.batch_size // fabric.world_size)
+            must = config.compute.compile == "on"
+            self.student.compile_for(self.batches.batch_size // fabric.world_size, must=must)
         self.net, self.stepper = fabric.setup(self.student, self.optimizer, move_to_device=False)
         self.plateau: ReduceLROnPlateau | None = None
         if config.schedule == "plateau":
             self.plateau = ReduceLROnPlateau(
                 self.optimizer, factor=config.plateau_factor, patience=config.plateau_patience
             )
+        self.start: EpochRecord | None = None
         self.history: list[EpochRecord] = []
         self.best: dict[str, Tensor] = {}
 
@@ -160,6 +162,8 @@ class TrainingRun:
 
     def go(self) -> None:
         """Train from the first epoch that is not in the history."""
+        if self.job.is_trained and self.validation is not None:
+            self._count_start()
         steps, before_epoch = len(self.batches), self.job.before_epoch
         with progress("Training", self.config.epochs * steps) as advance:
             advance(len(self.history) * steps)
@@ -172,6 +176,16 @@ class TrainingRun:
                 self._finish(self._epoch(epoch, advance))
                 if self.job.after_epoch is not None:
                     self.job.after_epoch(self.history[-1])
+
+    def _count_start(self) -> None:
+        """Let the weights at the start be chosen, as epoch 0."""
+        model = laid_out(copy.deepcopy(self.original).to(self.device), self.layout)
+        loss, top1 = self._validate(-1, model)
+        self.start = EpochRecord(
+            epoch=0, train_loss=math.nan, validation_loss=loss, validation_top1_fraction=top1, lr=0.0, duration_s=0.0
+        )
+        if self._best_epoch == 0:
+            self.best = {k: v.detach().cpu().clone() for k, v in self.original.state_dict().items()}
 
     def _epoch(self, epoch: int, advance: Advance) -> EpochRecord:
         start, note = time.perf_counter(), describe(self.history[-1:])
@@ -187,7 +201,7 @@ class TrainingRun:
             losses.add(self._step(given), len(given[1]), self._lr)
             advance(1, note=note)
         train_loss = losses.mean(self.fabric)
-        loss_v, top1 = self._validate(epoch)
+        loss_v, top1 = self._validate(epoch, self._candidate())
         lr = self._lr
         if self.plateau is not None:
             self.plateau.step(loss_v if loss_v is not None else train_loss)
@@ -203,6 +217,14 @@ class TrainingRun:
     def _step(self, given: tuple[Tensor, Tensor]) -> Tensor:
         """Take one step; return the batch's mean loss, on the device."""
         batch = self._moved(given)
+        loss = self.student.compiled_or_not(lambda: self._gradients(batch))
+        self.stepper.step()
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Leave a batch's gradients with the weights; return its mean loss."""
         answers = self.net(batch[0])
         if batch.highest >= answers[0].shape[1]:
             raise InputError(
@@ -212,9 +234,6 @@ class TrainingRun:
         loss = loss_of(answers, batch, self.job, self._taught(self.teacher, batch), self._taught(self.general, batch))
         self.stepper.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.stepper.step()
-        if self.average is not None:
-            self.average.update()
         return loss.detach()
 
     def _moved(self, given: tuple[Tensor, Tensor]) -> Batch:
@@ -230,8 +249,8 @@ class TrainingRun:
         assert batch.rows is not None
         return teacher[batch.rows]
 
-    def _validate(self, epoch: int) -> tuple[float | None, float | None]:
-        """Return mean cross-entropy and top-1 on the validation batches, of the averaged weights where kept.
+    def _validate(self, epoch: int, model: nn.Module) -> tuple[float | None, float | None]:
+        """Return mean cross-entropy and top-1 on the validation batches.
 
         The first process looks; all are told.
         """
@@ -239,9 +258,9 @@ class TrainingRun:
             return None, None
         figures = torch.zeros(3, dtype=torch.float64, device=self.device)
         if self.is_leader:
-            with inference(self._candidate()):
+            with inference(model):
                 for images, labels in self.validation:
-                    logits, wanted = self._candidate()(images.to(self.device)), labels.to(self.device)
+                    logits, wanted = model(images.to(self.device)), labels.to(self.device)
                     figures[0] += F.cross_entropy(logits, wanted, reduction="sum")
                     figures[1] += (logits.argmax(1) == wanted).sum()
                     figures[2] += len(labels)
@@ -278,7 +297,8 @@ class TrainingRun:
 
     @property
     def _best_epoch(self) -> int:
-        return best_epoch(self.history, select_by=self.config.select_by) or 0
+        start = [] if self.start is None else [self.start]
+        return best_epoch([*start, *self.history], select_by=self.config.select_by) or 0
 
     def _candidate(self) -> nn.Module:
         return self.model if self.average is None else self.average.module

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Callable
 
 import torch
@@ -10,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udacisense.data.batches import Batch
-from udacisense.errors import InputError
+from udacisense.errors import InputError, cause
 from udacisense.training.losses import blended_cross_entropy, distillation_loss, soft_cross_entropy
 from udacisense.training.types import Job
 
 log = logging.getLogger("udacisense")
+
+_TALKERS = ("torch._dynamo", "torch._functorch", "torch._inductor")
 
 
 class Student(nn.Module):
@@ -37,7 +41,7 @@ class Student(nn.Module):
         self.heads = nn.ModuleDict()
         self._pooled: Tensor | None = None
         self._compiled: Callable[[Tensor], tuple[Tensor, ...]] | None = None
-        self._compiled_size = 0
+        self._compiled_size, self._must_compile = 0, False
         if not widths:
             return
         classifier = getattr(model, "classifier", None)
@@ -58,9 +62,41 @@ class Student(nn.Module):
     def _keep(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._pooled = inputs[0]
 
-    def compile_for(self, batch_size: int) -> None:
-        """Compile the passes of batches of one size; others run as they are."""
+    def compile_for(self, batch_size: int, *, must: bool) -> None:
+        """Compile the passes of batches of one size, when the first comes; others run as they are.
+
+        Args:
+            batch_size: images of a batch.
+            must: a network that cannot be compiled ends the run; else it is trained as it is.
+        """
         self._compiled, self._compiled_size = torch.compile(self._answers, dynamic=False), batch_size
+        self._must_compile = must
+        for name in () if "TORCH_LOGS" in os.environ else _TALKERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # they show pages for what is one sentence here
+
+    def compiled_or_not(self, step: Callable[[], Tensor]) -> Tensor:
+        """Take a step; where that fails compiled and succeeds as it is, go on as it is.
+
+        PyTorch compiles when the passes first run, the backward one in the backward pass, and again when what it
+        relied on has changed. So any step may fail, by any exception.
+
+        Args:
+            step: forward and backward pass; it may be called twice, and then counts twice in running statistics.
+
+        Raises:
+            InputError: it fails compiled, and it must be compiled.
+        """
+        try:
+            return step()
+        except Exception as exc:
+            if self._compiled is None or isinstance(exc, torch.OutOfMemoryError):
+                raise
+            reason, self._compiled = _compiler_says(exc), None
+        loss = step()  # what fails as it is too was no fault of compiling, and is raised from here
+        if self._must_compile:
+            raise InputError(f"The network cannot be compiled ({reason}); give --compile auto or off.")
+        log.warning("The network is trained without being compiled: %s.", reason)
+        return loss
 
     def named_weights(self) -> dict[str, nn.Parameter]:
         """Return the parameters: the model's by their own names, the heads' as ``auxiliary.<head>.<name>``."""
@@ -71,14 +107,7 @@ class Student(nn.Module):
         """Return logits (b, C) of the model, then those of each head."""
         if self._compiled is None or len(images) != self._compiled_size or not self.training:
             return self._answers(images)
-        try:
-            return self._compiled(images)
-        except (RuntimeError, OSError) as exc:  # torch's compiler fails by the first, a missing C++ one by the second
-            if isinstance(exc, torch.OutOfMemoryError):
-                raise
-            log.warning("not compiled, and trained as it is: %s", str(exc).strip().splitlines()[0])
-            self._compiled = None
-            return self._answers(images)
+        return self._compiled(images)
 
     def _answers(self, images: Tensor) -> tuple[Tensor, ...]:
         logits = self.model(images)
@@ -87,6 +116,12 @@ class Student(nn.Module):
         assert self._pooled is not None
         pooled = self._pooled.flatten(1)
         return (logits, *(head(pooled) for head in self.heads.values()))
+
+
+def _compiler_says(exc: Exception) -> str:
+    """Return the C++ compiler's first error, or whatever else failed."""
+    found = re.search(r"^.*\berror: .*$", str(exc), re.MULTILINE)
+    return found[0].strip() if found else cause(getattr(exc, "inner_exception", exc)).rstrip(".")
 
 
 def loss_of(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from udacisense.models.weights import TRAINED, initialise
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.compute import is_leader, launch, meet, repeatable, together
 from udacisense.training.loop import TrainingRun
-from udacisense.training.supervision import Supervision, load_supervision
+from udacisense.training.supervision import Sources, Supervision, load_supervision
 from udacisense.training.types import (
     AnyBatches,
     Auxiliary,
@@ -59,13 +60,13 @@ def train(
     keep: Keep | None = None,
     before_epoch: Callable[[nn.Module, int], None] | None = None,
     after_epoch: Callable[[EpochRecord], None] | None = None,
+    is_trained: bool = False,
 ) -> TrainResult:
     """Train a copy of ``model`` and return it with the weights of its best epoch.
 
     The best epoch is :func:`udacisense.training.types.best_epoch`; without ``validation`` it is the last. A run depends
     on its arguments alone: on one device, in 32 bits, with the same number of threads, the same call gives the same
-    weights bit by bit, interrupted and resumed or not (as long as ``batches`` draws its random numbers from its own
-    ``set_epoch`` or from torch).
+    weights bit by bit, interrupted and resumed or not (where ``batches`` draws from its ``set_epoch`` or from torch).
 
     Args:
         model: eager and float32; it stays as it is.
@@ -77,6 +78,7 @@ def train(
         keep: where the checkpoint and ``history.json`` are written after each epoch; None keeps nothing.
         before_epoch: called with the model in training and the epoch (from 0) before each epoch, in train mode.
         after_epoch: called after each epoch that was trained, when its checkpoint is kept; what it raises ends the run.
+        is_trained: the model was trained before: its weights count as epoch 0, and stay where no epoch is better.
 
     Raises:
         InputError: a setting, the device, or the checkpoint's settings do not fit.
@@ -94,12 +96,17 @@ def train(
         keep=keep,
         before_epoch=before_epoch,
         after_epoch=after_epoch,
+        is_trained=is_trained,
     )
-    fabric = launch(config.compute)
+    return _run(model, job)
+
+
+def _run(model: nn.Module, job: Job) -> TrainResult:
+    config, fabric = job.config, launch(job.config.compute)
     with repeatable(config.seed + fabric.global_rank, fabric.device, precision=config.compute.precision):
         run = TrainingRun(model, job, fabric)
-        if keep is not None:
-            run.open(keep)
+        if job.keep is not None:
+            run.open(job.keep)
         with together():
             run.go()
         return run.result()
@@ -179,41 +186,58 @@ def train_model(
         InputError, LoadError, TrainingError: as :func:`train`.
     """
     spec = model if isinstance(model, ModelSpec) else _preset(model, dataset)
-    images, held_back = training_split(dataset)
     untrained = fresh_model(spec, init=init, seed=config.seed)
     _check_classes(untrained, dataset)
-    signature = _signature(spec, dataset)
-    sources = load_supervision(supervision, signature, is_taught=False)
+    sources = load_supervision(supervision, _signature(spec, dataset), is_taught=False)
+    launch(config.compute)
+    with locked(output_dir) if is_leader() else nullcontext():
+        keep = _keep(output_dir / "training", spec, dataset, sources, batch_size=batch_size, resume=resume)
+        given: dict[str, Any] = {"config": config, "keep": keep, "is_trained": init not in ("none", *TRAINED)}
+        result = _supervised(untrained, spec, dataset, sources, batch_size=batch_size, **given)
+        if is_leader():
+            notes = {**config.described(), **supervision.described(), "batch_size": batch_size, "init": init}
+            notes |= network_facts(spec).card() if init in TRAINED else {}
+            notes["best_epoch"] = result.history.best_epoch
+            title = name or (model if isinstance(model, str) else model.architecture)
+            _save(result, dataset, title, spec, seed=config.seed, notes=notes, folder=output_dir / ARTIFACT_FOLDER)
+    meet()
+    return read_json(Artifact, output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME)
+
+
+def _keep(folder: Path, spec: ModelSpec, dataset: DataSet, sources: Sources, *, batch_size: int, resume: bool) -> Keep:
     identity: dict[str, Scalar] = {
         "data": dataset.training_fingerprint + sources.identity,
         "batch_size": batch_size,
         "model": spec_text(spec),
     }
     former = {"data": dataset.fingerprint + sources.identity}
-    launch(config.compute)
-    with locked(output_dir) if is_leader() else nullcontext():
-        result = train(
-            untrained,
-            sources.batches(images, signature, batch_size=batch_size, seed=config.seed),
-            config=config,
-            validation=Batches(held_back, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
-            distillation=supervision.distilled_by(sources.teacher) if sources.teacher is not None else None,
-            auxiliary=sources.auxiliary,
-            keep=Keep(folder=output_dir / "training", identity=identity, former=former, resume=resume),
-        )
-        if is_leader():
-            notes = {
-                **config.described(),
-                **supervision.described(),
-                "batch_size": batch_size,
-                "init": init,
-                **(network_facts(spec).card() if init in TRAINED else {}),
-                "best_epoch": result.history.best_epoch,
-            }
-            title = name or (model if isinstance(model, str) else model.architecture)
-            _save(result, dataset, title, spec, seed=config.seed, notes=notes, folder=output_dir / ARTIFACT_FOLDER)
-    meet()
-    return read_json(Artifact, output_dir / ARTIFACT_FOLDER / Artifact.FILE_NAME)
+    return Keep(folder=folder, identity=identity, former=former, resume=resume)
+
+
+def _supervised(
+    untrained: nn.Module,
+    spec: ModelSpec,
+    dataset: DataSet,
+    sources: Sources,
+    *,
+    config: TrainConfig,
+    batch_size: int,
+    keep: Keep,
+    is_trained: bool,
+) -> TrainResult:
+    """Train on nine tenths of the training images and what comes with them; the last tenth selects."""
+    signature = _signature(spec, dataset)
+    images, held_back = training_split(dataset)
+    return train(
+        untrained,
+        sources.batches(images, signature, batch_size=batch_size, seed=config.seed),
+        config=config,
+        validation=Batches(held_back, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
+        distillation=sources.asked.distilled_by(sources.teacher) if sources.teacher is not None else None,
+        auxiliary=sources.auxiliary,
+        keep=keep,
+        is_trained=is_trained,
+    )
 
 
 def _save(

@@ -152,6 +152,7 @@ class Job:
     keep: Keep | None = None
     before_epoch: Callable[[nn.Module, int], None] | None = None
     after_epoch: Callable[[EpochRecord], None] | None = None
+    is_trained: bool = False  # the model was trained before: its weights stay where no epoch is better
 
     def __post_init__(self) -> None:
         """Refuse what there is nothing to train with."""
@@ -183,7 +184,7 @@ class History:
     """What happened in each epoch; ``history.json``."""
 
     epochs: tuple[EpochRecord, ...]
-    best_epoch: int  # from 1; its weights are what training returned
+    best_epoch: int  # from 1; its weights are what training returned. 0: those at the start, no epoch was better
 
     FILE_NAME = "history.json"  # a plain class attribute: no annotation, so no field
 

@@ -23,6 +23,7 @@ PLATFORMS: dict[str, tuple[str, ...]] = {
     "Android app, PyTorch Mobile": ("ptl",),
     "Android or iOS app, ONNX Runtime": ("onnx", "ort"),
     "Android or iOS app, ExecuTorch": ("executorch",),
+    "Android or iOS app, LiteRT": ("tflite",),
     "iOS app, Core ML": ("coreml",),
     _COMPUTER: ("torchscript", "onnx", "ort"),
 }

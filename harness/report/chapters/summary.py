@@ -120,9 +120,14 @@ def _bundle_verdict(manifest: Manifest, verified: Sequence[MeasurementSet]) -> I
     )
     exported = [v.id for v in (*manifest.variants, *manifest.ways()) if v.outcome is Outcome.PASSED]
     inputs = ", ".join(dict.fromkeys(made.inputs for made in verified))
-    if failed:
-        names = ", ".join(f"`{name}`" for name in failed)
-        yield Prose(text=f"{manifest.name}: do not ship {names}: verification failed on {inputs}.", tone="bad")
+    missing = [v.id for v in manifest.variants if v.outcome is Outcome.FAILED]
+    for names, why in (
+        ([name for name in failed if name not in missing], f"verification failed on {inputs}"),
+        (missing, "the export failed, and there is no file"),
+    ):
+        if names:
+            listed = ", ".join(f"`{name}`" for name in names)
+            yield Prose(text=f"{manifest.name}: do not ship {listed}: {why}.", tone="bad")
     if passed:
         proven = len([name for name in exported if name in passed])
         text = f"{manifest.name}: {proven} of {len(exported)} exported files answer as their source does ({inputs})."

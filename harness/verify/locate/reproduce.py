@@ -1,7 +1,8 @@
 """Show one fault again: run the file beside this script on the inputs beside it.
 
 ``verify --locate --reproducer`` copies this file as it is; everything that differs from case to case, every name out
-of a bundle too, is data in ``reproduce.json``. Run it as ``python reproduce.py``.
+of a bundle too, is data in ``reproduce.json``. Run it as ``python reproduce.py``; a
+``.tflite`` or ``.pte`` wants the Python of its toolchain.
 """
 
 from __future__ import annotations
@@ -48,7 +49,38 @@ def _coreml(path: str) -> Answer:
     return lambda batch: program.evaluate(torch.from_numpy(batch)).numpy()
 
 
-LOADERS = {"torchscript": _torchscript, "ptl": _ptl, "onnx": _onnx, "ort": _onnx, "coreml": _coreml}
+def _tflite(path: str) -> Answer:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=path)
+    interpreter.allocate_tensors()
+    given, out = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def answer(batch: Any) -> Any:
+        interpreter.set_tensor(given, np.ascontiguousarray(batch.transpose(0, 2, 3, 1)))
+        interpreter.invoke()
+        return interpreter.get_tensor(out)
+
+    return answer
+
+
+def _executorch(path: str) -> Answer:
+    import torch
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method("forward")
+    return lambda batch: method.execute([torch.from_numpy(batch)])[0].numpy().copy()
+
+
+LOADERS = {
+    "torchscript": _torchscript,
+    "ptl": _ptl,
+    "onnx": _onnx,
+    "ort": _onnx,
+    "coreml": _coreml,
+    "tflite": _tflite,
+    "executorch": _executorch,
+}
 
 
 def main(folder: Path) -> None:

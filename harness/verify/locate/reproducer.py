@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from exporters.bundle.manifest import Loadable
+from exporters.formats.contract import SUFFIXES
 from harness.verify.locate import reproduce
 from harness.verify.locate.job import Found
 from harness.verify.locate.rungs import STEPS
 from udacisense.base.files import atomic_path, write_text
 from udacisense.base.records import to_json
 from udacisense.errors import InputError
-
-_SUFFIXES = {"torchscript": ".pt", "coreml": ".mlpackage", "executorch": ".pte"}  # others: the format's own name
 
 
 def write_reproducer(out: Path, work: Path, found: Found, variant: Loadable, path: Path) -> None:
@@ -39,7 +38,7 @@ def write_reproducer(out: Path, work: Path, found: Found, variant: Loadable, pat
         raise InputError(f"{out} is not empty; give a new folder for the reproducer.")
     is_file = found.rung not in STEPS
     # A name of our own: Python would import a file beside the script that is called like a module.
-    name = "model" + _SUFFIXES.get(variant.format, f".{variant.format}") if is_file else "rung.pt"
+    name = "model" + SUFFIXES[variant.format] if is_file else "rung.pt"
     case = {
         "variant": variant.id,
         "reason": found.reason,

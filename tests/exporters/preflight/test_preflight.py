@@ -292,3 +292,26 @@ def test_an_operator_that_onnx_does_not_have_is_in_the_table(tmp_path: Path, nod
     report = preflight(path)
     assert report.verdict is Outcome.FAILED
     assert named in failed(report)["operators"]
+
+
+@pytest.mark.parametrize(("operator", "verdict"), [("FastGelu", Outcome.PASSED), ("Gelus", Outcome.FAILED)])
+def test_an_operator_of_onnxruntimes_own_has_a_kernel_or_is_missing(
+    operator: str, verdict: Outcome, tmp_path: Path
+) -> None:
+    import onnx
+    from onnx import helper
+
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 4)) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x"], ["y"], domain="com.microsoft")], "g", ends[:1], ends[1:]
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "own.onnx")
+    assert preflight(tmp_path / "own.onnx").verdict is verdict
+
+
+@pytest.mark.parametrize("suffix", [".ptl", ".onnx", ".ort", ".tflite"])
+def test_a_pointer_of_git_lfs_is_named_in_every_format(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"model{suffix}").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(LoadError, match="it is a Git LFS pointer"):
+        preflight(tmp_path / f"model{suffix}")

@@ -20,7 +20,7 @@ from udacisense.errors import LoadError
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     target = tmp_path / "small.tflite"
-    target.write_bytes((files("harness.runtime") / "native" / "self_test.tflite").read_bytes())
+    target.write_bytes((files("harness.runtime") / "self_test" / "small.tflite").read_bytes())
     return target
 
 
@@ -43,7 +43,10 @@ def test_the_self_test_is_the_network_that_it_is_held_against(path: Path, tmp_pa
 
 
 def test_preflight_names_operators_release_and_missing_labels(path: Path) -> None:
-    checks = {check.name: check for check in preflight(path).checks}
+    report = preflight(path)
+    assert "aligned to 4 KB" in report.warnings[0]
+    assert preflight(path, runtime="2.8.0").warnings == ()
+    checks = {check.name: check for check in report.checks}
     assert checks["operators"].outcome is Outcome.PASSED
     assert checks["runtime version"].found.startswith("needs ")
     assert checks["labels and normalisation"].found == "none: an app must know them"

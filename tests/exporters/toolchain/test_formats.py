@@ -14,11 +14,13 @@ from exporters.bundle.tflite_file import read_tflite
 from exporters.export import export_bundle
 from exporters.formats.contract import ExportOptions
 from exporters.formats.table import FORMATS
+from exporters.preflight.run import preflight
 from exporters.source import ExportSource
 from exporters.toolchain.setup import unusable
 from harness.verify.options import VerifyOptions
 from harness.verify.run import verify_bundle
 from udacisense.base.records import Outcome
+from udacisense.errors import LoadError
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.slow]
 OPTIONS = ExportOptions(formats=("executorch", "tflite"), calibration=32)
@@ -46,14 +48,31 @@ def test_it_is_written_by_the_toolchains_torch_with_its_coverage(bundle: Bundle,
     assert (variant.coverage is not None) == variant.precision.startswith("int8")
     if variant.precision == "int8-static":
         assert variant.coverage is not None
-        assert variant.coverage.modules_int8 == variant.coverage.modules_total == 20
+        assert variant.coverage.modules_int8 == variant.coverage.modules_total == 14
         assert variant.coverage.macs_int8_fraction == 1
 
 
 def test_all_that_xnnpack_took_is_read_from_the_file(bundle: Bundle) -> None:
     options = bundle.variant("executorch-fp32").options
-    assert "13 XNNConv2d" in str(options["delegated"])
+    assert "7 XNNConv2d, 6 XNNDepthwiseConv2d, 1 XNNFullyConnected" in str(options["delegated"])
     assert options["not_delegated"] is None
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_preflight_answers_for_both(bundle: Bundle, plan: str) -> None:
+    report = preflight(bundle.path(str(bundle.variant(plan).path)))
+    checks = {check.name: check for check in report.checks}
+    assert report.verdict is Outcome.PASSED, report.checks
+    assert checks["labels and normalisation"].found.startswith("there")
+    assert checks["input shape"].found.startswith("1 × 3 × ")
+    if plan.startswith("executorch"):
+        assert checks["backends and operators"].found.startswith("XnnpackBackend")
+
+
+def test_a_pte_cut_short_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "short.pte").write_bytes(bundle.path("model-executorch-fp32.pte").read_bytes()[:5000])
+    with pytest.raises(LoadError, match=r"short\.pte is no whole \.pte file"):
+        preflight(tmp_path / "short.pte")
 
 
 def test_a_tflite_carries_labels_and_normalisation(bundle: Bundle) -> None:

@@ -17,6 +17,7 @@ from exporters.toolchain.setup import Installed
 from harness.runners.table import RUNNERS
 from udacisense.base.child import run_child
 from udacisense.base.records import write_record
+from udacisense.cli.main import run
 from udacisense.errors import InputError
 
 
@@ -107,12 +108,27 @@ def test_a_disk_without_room_is_refused_beforehand(cache: Path, monkeypatch: pyt
     assert not setup.folder_of("litert").exists()
 
 
+def test_downloads_that_an_ended_set_up_left_are_named_and_count_as_room(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    downloads = setup.folder_of("litert").with_name("torch-2.14.1.downloads")
+    downloads.mkdir(parents=True)
+    (downloads / "half.whl").write_bytes(bytes(1000))
+    assert run(["runtime", "doctor"]) == 1
+    assert "its set-up was not finished; run `udacisense runtime add litert`" in capsys.readouterr().out
+    monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: SimpleNamespace(free=setup.DISK_BYTES - 1000))
+    setup._check_room("litert", setup.folder_of("litert"), None)
+    (downloads / "half.whl").unlink()
+    with pytest.raises(InputError, match="make room"):
+        setup._check_room("litert", setup.folder_of("litert"), None)
+
+
 def test_packages_that_are_not_there_leave_nothing_behind(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUSTUP_HOME", str(tmp_path / "rustup"))  # pip asks every compiler for its version
     (tmp_path / "wheels").mkdir()
-    with pytest.raises(InputError, match="pip failed: No matching distribution"):
+    with pytest.raises(InputError, match=r"pip failed: No matching distribution.* Nothing was set up"):
         setup.add_toolchain("litert", offline_dir=tmp_path / "wheels")
     assert not setup.folder_of("litert").exists()
 

@@ -56,6 +56,11 @@ def onnxruntime_arm64(in_tests_cache: None) -> str:
     return _ready("onnxruntime-arm64")
 
 
+@pytest.fixture
+def executorch_arm64(in_tests_cache: None) -> str:
+    return _ready("executorch-arm64")
+
+
 class SmallNet(nn.Module):
     """Convolutions of every kind that the product's models have, but a 1×1 one on a 1×1 map."""
 

@@ -17,6 +17,7 @@ from harness.bench.ranking import rank
 from harness.records import BenchSet
 from harness.runners.android import open_session
 from harness.runners.table import RUNNERS
+from harness.runtime.build import _small_model
 from harness.runtime.count import MAX_SPREAD_FRACTION, count, spread
 from udacisense.base.records import read_json
 from udacisense.cli.main import run
@@ -127,15 +128,33 @@ def test_an_onnx_file_that_is_none_would_not_load(onnxruntime_arm64: str, tmp_pa
         count(broken, np.zeros((1, 3, 32, 32), np.float32))
 
 
+def test_a_pte_is_counted_and_answers_as_its_source(executorch_arm64: str, tmp_path: Path) -> None:
+    path, images, expected = _small_model(tmp_path, "executorch")
+    with open_session(executorch_arm64, path) as session:
+        np.testing.assert_allclose(session.run(images), expected, atol=1e-5)
+    counted = count(path, images, batch_size=len(images))
+    assert counted.library == "executorch 1.5.1"
+    assert counted.instructions_per_call > 2 * 16 * 16 * 8 * 27 / 4  # four products an instruction, by NEON
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(LoadError, match=r"executorch-arm64: it would not load"):
+        count(path, images)
+
+
 def test_spread_is_relative_to_the_median() -> None:
     assert spread([99.0, 100.0, 102.0]) == pytest.approx(0.03)
 
 
 def test_without_the_runtime_counting_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UDACISENSE_CACHE", str(tmp_path))
-    for name, runtime in (("m.ptl", "android-arm64"), ("m.onnx", "onnxruntime-arm64"), ("m.ort", "onnxruntime-arm64")):
+    wanted = {
+        "ptl": "android-arm64",
+        "onnx": "onnxruntime-arm64",
+        "ort": "onnxruntime-arm64",
+        "pte": "executorch-arm64",
+    }
+    for suffix, runtime in wanted.items():
         with pytest.raises(InputError, match=f"runtime add {runtime}"):
-            count(tmp_path / name, np.zeros((1, 3, 32, 32), np.float32))
+            count(tmp_path / f"m.{suffix}", np.zeros((1, 3, 32, 32), np.float32))
 
 
 def test_a_format_whose_runtime_is_missing_is_said_and_not_counted(
@@ -146,5 +165,5 @@ def test_a_format_whose_runtime_is_missing_is_said_and_not_counted(
     told = capsys.readouterr().err
     assert ".ptl is not counted: android-arm64 is not set up" in told
     assert ".onnx is not counted: onnxruntime-arm64 is not set up" in told
-    for form in ("torchscript", "coreml"):
-        assert f"{form} is not counted: there is a counter for .ptl, .tflite, .onnx, .ort alone" in told
+    for suffix in (".pt", ".mlpackage"):
+        assert f"{suffix} is not counted: there is a counter for .ptl, .tflite, .onnx, .ort, .pte alone" in told

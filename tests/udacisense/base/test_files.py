@@ -5,9 +5,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from udacisense.base.files import atomic_path, locked, remove, sha256_file, sha256_path, size_bytes, write_text
+from udacisense.base.files import (
+    atomic_path,
+    locked,
+    remove,
+    sha256_file,
+    sha256_path,
+    size_bytes,
+    what_it_is,
+    write_text,
+)
 from udacisense.errors import InputError
 
 
@@ -237,3 +247,27 @@ def test_the_folder_that_the_user_stands_in_is_not_replaced(
     with pytest.raises(InputError, match="is the folder that you stand in, or holds it"), atomic_path(Path(target)):
         pytest.fail("the work must not begin")
     assert (tmp_path / "inner").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "it is empty"),
+        (b'{"weight_map": {}}', "it is text"),
+        (b"PK\x03\x04 the rest never came", "it is a .zip that was cut short or damaged"),
+        (b"\x1f\x8b\x08\0", "it is compressed: unpack it first"),
+        (
+            b"version https://git-lfs.github.com/spec/v1",
+            "it is a Git LFS pointer: 'git lfs pull' fetches the file itself",
+        ),
+        (bytes(range(64)), None),
+    ],
+)
+def test_what_people_give_in_place_of_another_kind_is_named(content: bytes, kind: str | None, tmp_path: Path) -> None:
+    (tmp_path / "given").write_bytes(content)
+    assert what_it_is(tmp_path / "given") == kind
+
+
+def test_arrays_of_numpy_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "weights.npz", one=np.zeros(2))
+    assert str(what_it_is(tmp_path / "weights.npz")).startswith("it is NumPy's .npz")

@@ -307,6 +307,43 @@ def test_an_interrupt_that_a_users_code_raises_is_no_ctrl_c(
     assert f"KeyboardInterrupt: at {name}.py:" in capsys.readouterr().err
 
 
+def test_a_forward_that_fails_later_is_told_with_its_line(
+    folder_of_code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder_of_code / "fails_later.py").write_text(
+        "import torch\nfrom torch import nn\nclass Net(nn.Linear):\n    calls = [0]\n    def forward(self, x):\n"
+        "        self.calls[0] += 1\n        if self.calls[0] > 40: raise ValueError('the licence ended')\n"
+        "        return super().forward(x.flatten(1))\n"
+        "def build():\n    torch.manual_seed(0)\n    return Net(3072, 10)"
+    )
+    line = ["export", "fails_later:build", "--input-shape", "1,3,32,32", "-o", str(folder_of_code / "b")]
+    assert run(line) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("error: Code that is not this program's failed at fails_later.py:7 (if self.calls[0] > 40: ")
+    assert told.endswith("ValueError: the licence ended.")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("net.build", "such as net:build"),
+        ("net.py", "such as net:build"),
+        ("torchvision.models.resnet18", "such as torchvision.models:resnet18"),
+        ("nothing", "torchvision/NAME, timm/NAME, or code as package.module:factory."),
+        (
+            "somewhere/net.py:build",
+            "is the path of a file; stand in its folder and name its module and factory, as net:build",
+        ),
+        (r"C:\models\net.py:build", "as net:build"),
+    ],
+)
+def test_a_model_that_is_named_otherwise_is_told_its_name(
+    given: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", given, "--input-shape", "1,3,32,32", "-o", "b"]) == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("with_ctrl_c")
 @pytest.mark.parametrize(("ended_by", "code"), [(Interrupted(), 130), (KeyboardInterrupt(), 2), (SystemExit(0), 2)])
 def test_what_ends_a_command_is_told_by_whose_it_is(

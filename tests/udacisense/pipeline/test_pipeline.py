@@ -598,7 +598,7 @@ def test_a_student_of_its_own_teacher_is_taken_up_whatever_baseline_and_test_ima
         return result, (tmp_path / "run" / "steps" / "01-distill" / "model.safetensors").stat().st_mtime
 
     first, written = run(1, data)
-    others = dataclasses.replace(data, test=coloured(45, seed=8), fingerprint="other test images")
+    others = dataclasses.replace(data, test=coloured(45, seed=8))
     second, written_again = run(2, others)
     assert written_again == written, "it was trained again"
     assert [stage.n_eval_images for stage in second.stages] == [45, 45]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from safetensors import safe_open
 from training_cases import batches, build, held_back, tiny_spec
 
 from udacisense.errors import InputError
-from udacisense.training import Compute, Keep, TrainConfig, train
+from udacisense.training import Compute, Keep, TrainConfig, compute, train
 from udacisense.training.checkpoint import load_checkpoint, save_checkpoint
 from udacisense.training.compute import will_compile
+from udacisense.training.objective import Student
 
 CONFIG = TrainConfig(epochs=4, learning_rate=1e-2, warmup_epochs=0, ema_decay=0.9)
 CPU = torch.device("cpu")
@@ -123,18 +125,65 @@ def test_a_compiled_run_is_the_run(caplog: pytest.LogCaptureFixture) -> None:
         torch.testing.assert_close(compiled.model(images), plain.model(images), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_a_run_that_cannot_be_compiled_says_so_and_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+class Waves(Small):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.sin() * self.features[0].weight.sin().mean())  # their derivatives are cosines
+
+
+@pytest.fixture
+def no_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A C++ compiler that can do everything but cosines: forward passes, and no backward one of waves."""
     import torch._inductor.config as inductor
 
+    compiler = tmp_path / "c++"
+    refuses = 'grep -qsE "(tmp[0-9]+[.]|std::)cos[(]" "$f" && { echo "$f:1:1: error: no cosines here" >&2; exit 1; }'
+    compiler.write_text(f'#!/bin/sh\nfor f; do case "$f" in *.cpp) {refuses} ;; esac; done\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
     torch._dynamo.reset()
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(inductor, "fx_graph_cache", False)
-    config = dataclasses.replace(CONFIG, compute=Compute(compile="on"))
-    result = train(small(), batches(), config=config)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with inductor.patch({"cpp.cxx": (str(compiler),), "fx_graph_cache": False}):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_backward_pass_that_cannot_be_compiled_ends_no_epoch(
+    no_cosines: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(compute._LONG_RUN_MACS, "cpu", 0.0)
+    result = train(Waves(), batches(), config=dataclasses.replace(CONFIG, compute=Compute(compile="auto")))
     assert len(result.history.epochs) == 4
-    assert "not compiled, and trained as it is" in caplog.text
+    notes = [r.getMessage() for r in caplog.records if "compiled" in r.getMessage()]
+    assert len(notes) == 1
+    assert notes[0].startswith("The network is trained without being compiled: ")
+    assert notes[0].endswith("error: no cosines here.")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_has_to_be_compiled_and_cannot_be_ends_the_run(no_cosines: None) -> None:
+    with pytest.raises(InputError, match=r"cannot be compiled .*error: no cosines here\); give --compile auto"):
+        train(Waves(), batches(), config=dataclasses.replace(CONFIG, compute=Compute(compile="on")))
+
+
+def test_a_step_that_fails_later_is_taken_as_it_is_and_its_own_faults_are_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    student = Student(small(), {}, torch.empty(0))
+    student.compile_for(4, must=False)
+    fails = [True, False]
+
+    def step() -> torch.Tensor:
+        if fails.pop(0):
+            raise AssertionError("guards\nmore")
+        return torch.ones(())
+
+    assert student.compiled_or_not(step) == 1
+    assert "without being compiled: AssertionError: guards more." in caplog.text
+    fails[:] = [True]
+    with pytest.raises(AssertionError, match="guards"):
+        student.compiled_or_not(step)

@@ -180,6 +180,24 @@ def test_the_best_epoch_is_returned_and_not_the_last() -> None:
     assert result.history.epochs[-1].validation_top1_fraction < kept
 
 
+def test_weights_that_were_trained_stay_where_no_epoch_is_better(tmp_path: Path) -> None:
+    class Wrong(Batches):
+        def __iter__(self):
+            return ((images, (labels + 1) % 3) for images, labels in super().__iter__())
+
+    config = TrainConfig(epochs=5, learning_rate=1e-2, schedule="constant", warmup_epochs=0)
+    trained = train(build(tiny_spec()), batches(), config=config, validation=held_back()).model
+    wrong = Wrong(coloured(48, seed=1), batch_size=16, shuffle=True)
+    config = dataclasses.replace(config, epochs=2)
+    given = {"config": config, "validation": held_back(), "keep": Keep(folder=tmp_path, resume=True)}
+    assert train(trained, wrong, **given).history.best_epoch > 0
+    for _ in ("taken up from what was kept without the rule", "and with it"):
+        kept = train(trained, wrong, is_trained=True, **given)
+        assert (kept.history.best_epoch, len(kept.history.epochs)) == (0, 2)
+        for name, tensor in trained.state_dict().items():
+            assert torch.equal(tensor, kept.model.state_dict()[name])
+
+
 class ReadsItsVersion(torch.nn.Linear):
     """As torchvision's MNASNet: a state that does not name its release is taken for one of the first."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
+import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -81,18 +83,51 @@ def test_it_is_as_good_as_its_record_says(name: str, household: Path) -> None:
     assert found.top1_fraction == pytest.approx(recorded, abs=0.003)
 
 
-def test_the_training_script_asks_for_options_that_the_commands_have() -> None:
-    script = (zoo_folder("baseline").parent / "train.sh").read_text(encoding="utf-8")
-    commands = {
-        name: {option for p in importlib.import_module(f"udacisense.cli.{name}").command.params for option in p.opts}
-        for name in ("train", "compress")
-    }
-    body = script.split("set -euo pipefail")[1]
-    for name in commands:
-        assert f"udacisense {name} " in body
-    asked = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", body)) - {"--dry-run"}
-    assert {"--auxiliary-teacher", "--weight-decay", "--student-init"} <= asked
-    assert asked <= commands["train"] | commands["compress"]
-    shared = re.search(r"taught=\((.*?)\)", body, re.DOTALL)
-    assert shared is not None
-    assert set(re.findall(r"--[a-z][a-z-]+", shared[1])) <= commands["train"] & commands["compress"]
+# Stands for the program: keeps each command's words, and leaves what a run would.
+RECORDER = """#!/bin/sh
+printf '%s\\n' "$*" >> "$COMMANDS"
+while [ "$1" != -o ]; do shift; done
+mkdir -p "$2/artifact"
+for record in artifact/artifact.json result.json; do echo '  "name": "p2"' > "$2/$record"; done
+"""
+
+
+def run_script(folder: Path, given: Sequence[str] = (), **environment: str) -> list[list[str]]:
+    """Run the training script; return its commands."""
+    recorder = folder / "bin" / "udacisense"
+    recorder.parent.mkdir(parents=True)
+    recorder.write_text(RECORDER)
+    recorder.chmod(0o755)
+    names = ("DATA", "REST", "TEACHER", "GENERAL", "INIT_224", "INIT_128")
+    env = {"PATH": f"{recorder.parent}:{os.environ['PATH']}", "COMMANDS": str(folder / "commands"), **environment}
+    script = zoo_folder("baseline").parent / "train.sh"
+    env |= {name: name.lower() for name in names}
+    subprocess.run([script, folder / "out", *given], env=env, check=True, timeout=60)
+    return [line.split() for line in (folder / "commands").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("environment", [{}, {"FAST": "1"}, {"DRY": "--dry-run"}], ids=str)
+def test_the_training_script_gives_commands_that_there_are(tmp_path: Path, environment: dict[str, str]) -> None:
+    commands = run_script(tmp_path, ["--precision", "bf16"], **environment)
+    pipelines = ["p2", "p2-int8"] * (1 if "FAST" in environment else 3)
+    found = []
+    for name, *words in commands:
+        command = importlib.import_module(f"udacisense.cli.{name}").command
+        asked = command.make_context(name, words).params
+        if name == "cascade":
+            continue
+        found.append(asked.get("pipeline", asked.get("preset")))
+        assert (asked["epochs"], asked["views"]) == (1, 1) or "FAST" not in environment
+        assert asked["precision"] == "bf16"
+        assert asked["dry_run"] == ("DRY" in environment)
+    assert found == ["baseline", "p1", *pipelines]
+    assert (commands[-1][0] == "cascade") == ("DRY" not in environment)
+
+
+def test_the_training_script_leaves_what_ships(tmp_path: Path) -> None:
+    run_script(tmp_path, FAST="1")
+    for name in ZOO:
+        assert (tmp_path / "out" / "zoo" / name / "artifact.json").is_file()
+    assert '"tiny"' in (tmp_path / "out" / "zoo" / "tiny" / "result.json").read_text()
+    assert (tmp_path / "out" / "p2-int8-0" / "artifact").is_dir()
+    assert not (tmp_path / "out" / "p2-int8-0" / "p2-0").exists()
