@@ -23,6 +23,7 @@ from udacisense.errors import InputError, LoadError
 from udacisense.measure.cascade import Cascade
 from udacisense.models.artifact import load_artifact
 from udacisense.models.cascade import load_cascade
+from udacisense.pipeline.recipes import CASCADES, PIPELINES
 
 WAYS = ("ptl-fp32", "ptl-int8-static-qnnpack")
 
@@ -230,3 +231,15 @@ def test_the_report_draws_the_curve_with_the_chosen_point(place: Path, shipped: 
     page = (tmp_path / "report.html").read_text()
     assert "Accuracy and mean time of cascade" in page
     assert "chosen, held-back images" in page
+
+
+def test_p3_is_both_pipelines_and_takes_no_student_for_both(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["compress", "--pipeline", "p3", "--baseline", f"{place}/large/artifact", "--data", f"{place}/shapes"]
+    assert run([*line, "--student", "tiny", "-o", f"{tmp_path}/p3"]) == 2
+    assert "p3 trains the own student of p2 and of p1" in capsys.readouterr().err
+    assert not (tmp_path / "p3").exists()
+    assert run([*line[:2], "p4", *line[3:], "-o", f"{tmp_path}/p3"]) == 2
+    assert "p3 (p2 → p1)" in capsys.readouterr().err
+    assert all(name in PIPELINES for members in CASCADES.values() for name in members)
