@@ -120,7 +120,10 @@ object TfliteRuntime : Runtime {
             interpreter.close()
             throw Problem("${variant.id} takes ${taken.joinToString(" × ")} values, not 1 × ${image.joinToString(" × ")}. This is another model's file.")
         }
-        if (taken[0] != 1) interpreter.resizeInput(0, intArrayOf(1) + image)
+        if (taken[0] != 1) {
+            interpreter.resizeInput(0, intArrayOf(1) + image)
+            interpreter.allocateTensors()
+        }
         return Loaded(interpreter, signature.sizePx * signature.sizePx, threads)
     }
 
