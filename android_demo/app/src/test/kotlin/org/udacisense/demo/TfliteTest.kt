@@ -10,6 +10,7 @@ import org.junit.Test
 import org.junit.runner.RunWith
 import org.robolectric.RobolectricTestRunner
 import org.robolectric.annotation.Config
+import org.robolectric.annotation.GraphicsMode
 import org.udacisense.core.Format
 import org.udacisense.core.Manifest
 import org.udacisense.core.Problem
@@ -18,6 +19,7 @@ import org.udacisense.core.Runtimes
 /** A small file in TensorFlow Lite's own library; whole models are in the tests of the screens where a desk can convert them. */
 @RunWith(RobolectricTestRunner::class)
 @Config(sdk = [35])
+@GraphicsMode(GraphicsMode.Mode.NATIVE)
 class TfliteTest {
     private val small = Screens.fixtures.resolve("small")
     private val manifest = Manifest.parse(Screens.fixtures.resolve("bundles/tiny/manifest.json").readText())
