@@ -178,10 +178,15 @@ class Measurement:
 
 @record
 class MeasurementSet:
-    """``measurements.json``: the answer of one verify or bench run."""
+    """``measurements.json``: the answer of one verify or bench run, or what was asked in use on a phone.
+
+    A row of ``use`` is one file of what was chosen in the app. Its ``actual`` has ``choice``, ``member``, and of all
+    photos how many were ``asked``, ``answered`` and answered as ``none_of_these``; its times are those of the last
+    thousand photos.
+    """
 
     schema_version: Literal[1]
-    kind: Literal["verify", "bench"]
+    kind: Literal["verify", "bench", "use"]
     created_utc: str
     bundle: str
     bundle_sha256: str  # of its manifest.json

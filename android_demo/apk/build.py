@@ -7,7 +7,8 @@ The bundle within is BUNDLE, else the one that ``udacisense device stage`` put i
 tiny one. All that is written lies in ``android_demo/build/``.
 
 Native libraries are compressed in the APK and unpacked when it is installed. ONNX Runtime's come with its Android AAR;
-where Maven cannot get that one, the APK carries the same Java API without them, and says so: ``.ptl`` variants run.
+where Maven cannot get that one, the APK carries the same Java API without them, and says so: ``.ptl`` and ``.tflite``
+variants run.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ BUILD = ROOT / "build"
 DESK = BUILD / "desk"
 WORK = BUILD / "apk"
 ABIS = ("arm64-v8a", "armeabi-v7a", "x86", "x86_64")
-LIBRARIES = ("libc++_shared.so", "libfbjni.so", "libpytorch_jni_lite.so")
+LIBRARIES = ("libc++_shared.so", "libfbjni.so", "libpytorch_jni_lite.so", "libtensorflowlite_jni.so")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same inputs give the same bytes
 
 
@@ -101,7 +102,10 @@ def compile_all() -> tuple[list[Path], list[Path], Path]:
         f"com.facebook.fbjni:fbjni-java-only:{v['fbjni']}",
         f"com.facebook.soloader:nativeloader:{v['nativeloader']}",
     ]
-    libraries, jars = [pytorch_aar], [pytorch, *class_path(DESK, java)]
+    tensorflow_aar, tensorflow = aar("org.tensorflow", "tensorflow-lite", v["tensorflowLite"])
+    _, tensorflow_api = aar("org.tensorflow", "tensorflow-lite-api", v["tensorflowLite"])
+    libraries = [pytorch_aar, tensorflow_aar]
+    jars = [pytorch, tensorflow, tensorflow_api, *class_path(DESK, java)]
     try:
         onnx_aar, onnx = aar("com.microsoft.onnxruntime", "onnxruntime-android", v["onnxruntime"])
         libraries.append(onnx_aar)
@@ -277,7 +281,7 @@ def _content(path: Path, bundle: Bundle) -> list[tuple[bool, str]]:
     return [
         (whole, "every entry unpacks"),
         (dexed, "classes.dex"),
-        (wanted <= names, f"{len(wanted)} PyTorch libraries, three for each ABI"),
+        (wanted <= names, f"{len(wanted)} libraries of PyTorch and TensorFlow Lite, {len(LIBRARIES)} for each ABI"),
         (equal, f"assets: {len(packed)} files, every SHA-256 that of the bundle"),
     ]
 

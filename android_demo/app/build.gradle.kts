@@ -15,14 +15,15 @@ android {
         versionName = libs.versions.appVersionName.get()
         buildConfigField("String", "PYTORCH_VERSION", "\"${libs.versions.pytorch.get()}\"")
         buildConfigField("String", "ONNXRUNTIME_VERSION", "\"${libs.versions.onnxruntime.get()}\"")
+        buildConfigField("String", "TENSORFLOW_LITE_VERSION", "\"${libs.versions.tensorflowLite.get()}\"")
     }
 
     buildFeatures { buildConfig = true }
 
     // Models are read through a copy anyway, and compress little; the native libraries need page alignment.
-    androidResources { noCompress += listOf("ptl", "onnx", "ort") }
+    androidResources { noCompress += listOf("ptl", "onnx", "ort", "tflite") }
 
-    // Both runtimes bring the C++ library.
+    // Two runtimes bring the C++ library.
     packaging { jniLibs.pickFirsts += "**/libc++_shared.so" }
 
     compileOptions {
@@ -38,4 +39,5 @@ dependencies {
     implementation(libs.serialization.json)
     implementation(libs.pytorch)
     implementation(libs.onnxruntime.android)
+    implementation(libs.tensorflow.lite)
 }

@@ -15,33 +15,44 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from exporters.bundle.manifest import Manifest
 from harness.records import Comparison
+from harness.runtime.build import small_model
 from harness.verify.compare import compare
-from harness.verify.limits import LIMITS, judge
+from harness.verify.limits import LIMITS, out_of_limits
 from udacisense.base.photos import fit_square
 from udacisense.base.records import Artifact, read_json
-from udacisense.data.images import HOUSEHOLD_CLASSES
+from udacisense.data.batches import Batches
+from udacisense.data.images import HOUSEHOLD_CLASSES, Images, load_dataset
 from udacisense.data.shapes import draw_dataset
-from udacisense.measure.confidence import probabilities
-from udacisense.measure.metrics import wilson_interval
+from udacisense.measure.cascade import Cascade, Wish, decide
+from udacisense.measure.confidence import margins, probabilities
+from udacisense.measure.metrics import predict, wilson_interval
 from udacisense.measure.stats import summarise
+from udacisense.models.cascade import Candidate, candidates, make_cascade, save_cascade
 
 PRESETS = {"baseline": "baseline", "p1": "p1-student", "tiny": "tiny"}
 PRECISIONS = ("fp32", "int8-dynamic", "int8-static")
-EXPORT = ["-f", "ptl", "-f", "onnx", *(word for p in PRECISIONS for word in ("--precision", p)), "--calibration", "64"]
+FORMATS = ("ptl", "onnx", "tflite")  # the last is skipped where `udacisense runtime add litert` has not been run
+REPLAYED = 100  # images
 
 
 def main(folder: Path, artifacts: dict[str, str]) -> None:
     """Write all fixtures below ``folder``."""
     for name in PRESETS:
         make_bundle(folder, name, artifacts.get(name))
+    make_cascade_bundle(folder, folder / "replay")
     make_photos(folder / "photos")
+    make_small(folder / "small")
     (folder / "numbers.json").write_text(json.dumps(numbers(), indent=1), encoding="utf-8")
 
 
@@ -69,9 +80,10 @@ def train(folder: Path, name: str) -> str:
     return str(trained / "artifact")
 
 
-def export(model: str, target: Path, data: Path) -> bool:
+def export(model: str, target: Path, data: Path, precisions: Sequence[str] = PRECISIONS) -> bool:
     """Export, and say whether a bundle came of it (a format that is skipped does not matter)."""
-    code = run("export", model, *EXPORT, "--data", str(data), "-o", str(target), check=False)
+    words = [*(w for name in FORMATS for w in ("-f", name)), *(w for name in precisions for w in ("--precision", name))]
+    code = run("export", model, *words, "--calibration", "64", "--data", str(data), "-o", str(target), check=False)
     return code in (0, 1) and (target / Manifest.FILE_NAME).is_file()
 
 
@@ -105,12 +117,79 @@ def run(*words: str, check: bool = True) -> int:
     return code
 
 
+def make_cascade_bundle(folder: Path, target: Path) -> None:
+    """Make a cascade of two models that ship, its bundle, and what the desk decides on 100 images and on two photos.
+
+    The large one's own answers are the labels: drawings have none that either model knows.
+    """
+    data, made = data_for(folder, HOUSEHOLD_CLASSES), folder / "trained" / "cascade"
+    members, dataset = candidates([Path("tiny"), Path("p1")]), load_dataset(str(data))
+    parts = [
+        part.take(torch.arange(0, len(part), len(part) // 200)[:200]).pixels for part in (dataset.train, dataset.test)
+    ]
+    held_back, test = (Images(part, torch.from_numpy(answers(members[-1], part).argmax(axis=1))) for part in parts)
+    wish = Wish(max_points_lost=None, max_mean_ms=None, max_asked_fraction=0.4)
+    record = make_cascade(members, held_back=held_back, test=test, data="drawings", wish=wish, name="cascade")
+    save_cascade(made, record, members)
+    if not export(str(made), folder / "bundles" / "cascade", data, precisions=("fp32",)):
+        raise SystemExit("The cascade could not be exported; see above.")
+    replayed = test.stored[:: len(test) // REPLAYED]
+    who, label, known = decisions(record, members, replayed)
+    target.mkdir(parents=True, exist_ok=True)
+    replayed.permute(0, 2, 3, 1).contiguous().numpy().tofile(target / "images.u8")
+    decided = {"who": who.tolist(), "label": label.tolist(), "known": known.tolist()}
+    (target / "decisions.json").write_text(json.dumps(decided), encoding="utf-8")
+    hard = hard_photos()
+    squares = torch.from_numpy(np.stack([fit_square(photo, 32) for photo in hard])).permute(0, 3, 1, 2)
+    who, label, known = decisions(record, members, squares)
+    for name, fits in (("asked", (who == 1) & known & (label == 0)), ("none", (who == 1) & ~known)):
+        hard[int(np.flatnonzero(fits)[0])].save(target / f"{name}.png")
+
+
+def hard_photos() -> list[Image.Image]:
+    """Return the clock behind more and more of a coloured glass, and ever larger corners of it."""
+    clock = draw_clock(600)
+    glass = gradient(clock.width, clock.height)
+    behind = [Image.blend(clock, glass, part / 25) for part in range(25)]
+    edges = [600 * part // 20 for part in range(4, 20)]
+    return [*behind, *(clock.crop((0, 60, edge, 60 + edge)).resize((600, 600)) for edge in edges)]
+
+
+def answers(member: Candidate, pixels: Tensor) -> NDArray[np.float32]:
+    """Return a model's logits, (n, C), of uint8 (n, 3, H, W)."""
+    signature, images = member.artifact.signature, Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
+    logits, _ = predict(member.model, Batches(images, batch_size=100, mean=signature.mean, std=signature.std))
+    return logits.numpy()
+
+
+def decisions(
+    record: Cascade, members: Sequence[Candidate], pixels: Tensor
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """Return who answers each image, what, and whether it is one of the classes: (n,) each."""
+    found = [
+        probabilities(answers(one, pixels), member.confidence.temperature)
+        for member, one in zip(record.members, members, strict=True)
+    ]
+    who, label = decide(found, [member.threshold for member in record.members if member.threshold is not None])
+    reached = np.stack([margins(one) for one in found])[who, np.arange(len(who))]
+    known = reached >= np.array([member.confidence.unsure_below for member in record.members])[who]
+    if len(set(who)) < len(found) or known.all() or not known.any():
+        raise SystemExit("Each member must answer some of the images, and some must be none of the classes.")
+    return who, label, known
+
+
+def make_small(folder: Path) -> None:
+    """Write the small ``.tflite`` that proves the library (no converter needed), two images and PyTorch's answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _, images, answers = small_model(folder, "tflite")
+    images.tofile(folder / "images.f32")
+    answers.tofile(folder / "answers.f32")
+
+
 def make_photos(folder: Path) -> None:
     """Write photos of every orientation and colour mode, and for each the square that it must become."""
     folder.mkdir(parents=True, exist_ok=True)
-    y, x = np.mgrid[0:121, 0:182]
-    rgb = np.stack([x * 255 // 181, y * 255 // 120, (x + 2 * y) % 256], axis=-1).astype(np.uint8)
-    photo = Image.fromarray(rgb)
+    photo = gradient(182, 121)
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -129,6 +208,13 @@ def make_photos(folder: Path) -> None:
     for path in [p for p in sorted(folder.iterdir()) if p.suffix in {".jpg", ".png", ".ppm"}]:
         with Image.open(path) as opened:
             (folder / f"{path.name}.u8").write_bytes(fit_square(opened, 32).tobytes())
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    """Return colours that change from pixel to pixel."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = x * 255 // (width - 1), y * 255 // (height - 1), (x + 2 * y) % 256
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
 
 
 def draw_clock(edge_px: int) -> Image.Image:
@@ -208,7 +294,7 @@ def judged() -> list[dict[str, object]]:
             master[i, 1] = outputs[i, 0] = np.float32(5.0 - margin)
             outputs[i, 1] = 5.0
         problems = {
-            precision: len(judge(compared(outputs, master, rtol=limit.rtol, atol=limit.atol), limit))
+            precision: len(out_of_limits(compared(outputs, master, rtol=limit.rtol, atol=limit.atol), limit))
             for precision, limit in LIMITS.items()
         }
         found.append({"name": name, "master": text(master), "outputs": text(outputs), "problems": problems})

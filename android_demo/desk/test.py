@@ -2,9 +2,9 @@
 
 Usage: python desk/test.py [--only CLASS ...] [--skip-lint] [--pictures FOLDER] [--artifact NAME=FOLDER]
 
-Kotlin's own compiler, ktlint, JUnit for ``:core``, and Robolectric for the screens, in which the AAR's x86_64 library
-runs on the stand-in for bionic that ``udacisense runtime add android-x86_64`` sets up. All that is written lies in
-``android_demo/build/``.
+Kotlin's own compiler, ktlint, JUnit for ``:core``, and Robolectric for the screens. There the x86_64 libraries of the
+AARs of PyTorch and TensorFlow Lite run, on one stand-in for bionic, made as ``udacisense runtime add`` makes one for
+each. All that is written lies in ``android_demo/build/``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathlib import Path
 import toolchain
 from toolchain import ROOT, class_path, compiler_path, core_path, joined, kotlinc, resources, versions
 
-from harness.runtime.session import LIBRARIES, SHIMS
+from harness.runtime import shim
+from harness.runtime.catalogue import runtime
 from harness.runtime.setup import find_folder, unusable
-from harness.runtime.shim import BINDER
 
 BUILD = ROOT / "build"
-RUNTIME = "android-x86_64"
+RUNTIMES = tuple(runtime(name) for name in ("android-x86_64", "litert-android-x86_64"))
+NATIVES = tuple(name for row in RUNTIMES for name in row.library.natives)
 
 
 def main() -> None:
@@ -36,12 +37,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="where the screens are drawn to")
     options = parser.parse_args()
     toolchain.need("mvn", "javac", "aapt2", "gcc")
-    library = step("the phone's library", runtime_folder)
+    folders = step("the phone's libraries", lambda: [runtime_folder(row.name) for row in RUNTIMES])
     fixtures = step("fixtures", lambda: toolchain.fixtures(options.artifact))
     if not options.skip_lint:
         step("ktlint", lint)
     core, core_tests = step(":core", compile_core)
-    tests = step(":app", lambda: compile_app(core, library))
+    tests = step(":app", lambda: compile_app(core, folders))
     selected = options.only or [name_of(p) for p in sorted(ROOT.glob("*/src/test/kotlin/**/*Test.kt"))]
     jvm = [f"-Dudacisense.fixtures={fixtures}", "-Xmx3g"]
     in_core = [name for name in selected if name.startswith("org.udacisense.core")]
@@ -49,8 +50,8 @@ def main() -> None:
     if in_core:
         step("tests of :core", lambda: junit([core, *core_tests], in_core, jvm))
     if in_app:
-        jvm += screen_options(library, options.pictures)
-        orders = f"{toolchain.PACKAGE}.OrderTest" in in_app
+        jvm += screen_options(natives(folders), options.pictures)
+        orders = {f"{toolchain.PACKAGE}.{name}" for name in ("OrderTest", "CascadeTest")} <= set(in_app)
         if orders:
             shutil.rmtree(fixtures / "results", ignore_errors=True)
         step("tests of the screens", lambda: junit(tests, in_app, jvm))
@@ -67,14 +68,27 @@ def step(name: str, work):  # type: ignore[no-untyped-def]
     return answer
 
 
-def runtime_folder() -> Path:
-    """Return the folder of the AAR's x86_64 library on its stand-in for bionic; set it up where it is not."""
-    if unusable(RUNTIME) is not None:
+def runtime_folder(name: str) -> Path:
+    """Return the folder of an AAR's x86_64 library on its stand-in for bionic; set it up where it is not."""
+    if unusable(name) is not None:
         add = "import sys; from udacisense.cli.main import run; sys.exit(run(['runtime', 'add', sys.argv[1]]))"
-        toolchain.run(sys.executable, "-c", add, RUNTIME)
-    folder = find_folder(RUNTIME)
+        toolchain.run(sys.executable, "-c", add, name)
+    folder = find_folder(name)
     assert folder is not None
     return folder
+
+
+def natives(folders: list[Path]) -> Path:
+    """Return a folder of all libraries on one stand-in for bionic: one process has one ``libc.so``."""
+    target, how = BUILD / "natives", RUNTIMES[0].bionic
+    assert how is not None
+    if fresh(target, *folders):
+        for row, folder in zip(RUNTIMES, folders, strict=True):
+            for name in row.library.natives:
+                shutil.copyfile(folder / "lib" / name, target / name)
+        shim.build(target, compiler=how.compiler, readelf=how.readelf, target=how.target, names=NATIVES)
+        done(target)
+    return target
 
 
 def lint() -> None:
@@ -110,16 +124,16 @@ def compile_core() -> tuple[Path, list[Path]]:
     return classes, [tests, *library, *junit_jars]
 
 
-def compile_app(core: Path, library: Path) -> list[Path]:
+def compile_app(core: Path, folders: list[Path]) -> list[Path]:
     """Compile ``:app`` and its tests; return the class path that its tests run with."""
     v, desk = versions(), BUILD / "desk"
     android = class_path(desk, [f"org.robolectric:android-all:{v['androidAll']}"])[0]
     table = class_path(desk, [f"org.robolectric:android-all:{v['androidResources']}"])[0]
     manifest, linked, generated = resources(BUILD / "app" / "resources", table)
     onnx = class_path(desk, [f"com.microsoft.onnxruntime:onnxruntime:{v['onnxruntime']}"])
-    pytorch = sorted((library / "classes").glob("*.jar"))
+    android_jars = [jar for folder in folders for jar in sorted((folder / "classes").glob("*.jar"))]
     main, tests = BUILD / "app" / "main", BUILD / "app" / "test"
-    compiler, common = compiler_path(desk), [generated, core, *core_path(desk), *pytorch, *onnx]
+    compiler, common = compiler_path(desk), [generated, core, *core_path(desk), *android_jars, *onnx]
     if fresh(main, ROOT / "app" / "src" / "main", ROOT / "core" / "src" / "main"):
         kotlinc(compiler, sources=ROOT / "app" / "src" / "main" / "kotlin", classes=[*common, android], to=main)
         done(main)
@@ -173,11 +187,12 @@ def done(to: Path) -> None:
 def compiled_by() -> str:
     """Return the versions that compiled classes depend on."""
     v = versions()
-    return " ".join(v[name] for name in ("kotlin", "serialization", "jvm", "onnxruntime", "pytorch", "robolectric"))
+    names = ("kotlin", "serialization", "jvm", "onnxruntime", "pytorch", "tensorflowLite", "robolectric")
+    return " ".join(v[name] for name in names)
 
 
-def screen_options(library: Path, pictures: Path | None) -> list[str]:
-    """Return what the JVM of the screen tests needs: the Android library by path, Robolectric's Android offline."""
+def screen_options(libraries: Path, pictures: Path | None) -> list[str]:
+    """Return what the JVM of the screen tests needs: the Android libraries by path, Robolectric's Android offline."""
     v = versions()
     offline = BUILD / "robolectric"
     offline.mkdir(exist_ok=True)
@@ -185,11 +200,11 @@ def screen_options(library: Path, pictures: Path | None) -> list[str]:
         target = offline / jar.name
         if not target.exists():
             target.symlink_to(jar)
-    natives = ":".join(str(library / "lib" / name) for name in (*SHIMS, BINDER, *LIBRARIES))
+    loaded = ":".join(str(libraries / name) for name in (*shim.SHIMS, shim.BINDER, *NATIVES))
     opened = ["java.lang", "java.util", "java.io", "java.net", "sun.nio.ch"]
     return [
-        f"-Djava.library.path={library / 'lib'}",
-        f"-Dudacisense.natives={natives}",
+        f"-Djava.library.path={libraries}",
+        f"-Dudacisense.natives={loaded}",
         "-Drobolectric.offline=true",
         f"-Drobolectric.dependency.dir={offline}",
         *([f"-Dudacisense.pictures={pictures.resolve()}"] if pictures else []),

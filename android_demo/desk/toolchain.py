@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from exporters.toolchain.setup import unusable
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "org.udacisense.demo"
 
@@ -48,7 +50,8 @@ def fixtures(artifacts: Sequence[str] = ()) -> Path:
     shipped = (p for p in (ROOT.parent / "udacisense" / "zoo").rglob("*") if p.suffix in {".json", ".safetensors"})
     sources = [script, *sorted((ROOT.parent / "exporters").rglob("*.py")), *sorted(shipped)]
     photos = os.environ.get("UDACISENSE_DATA", "")
-    made, wanted = folder / "made.txt", "\n".join([*map(digest, sources), photos, *artifacts])
+    converter = unusable("litert") or ""
+    made, wanted = folder / "made.txt", "\n".join([*map(digest, sources), photos, converter, *artifacts])
     if not (made.is_file() and made.read_text() == wanted):
         shutil.rmtree(folder, ignore_errors=True)
         run(sys.executable, script, folder, *artifacts)
@@ -163,8 +166,8 @@ def resources(folder: Path, android: Path) -> tuple[Path, Path, Path]:
     link = ["aapt2", "link", "-I", android, "--manifest", manifest, "--java", java, "-o", linked, "--auto-add-overlay"]
     run(*link, compiled)
     v = versions()
-    constants = {"PYTORCH_VERSION": v["pytorch"], "ONNXRUNTIME_VERSION": v["onnxruntime"]}
-    lines = [f'  public static final String {name} = "{value}";' for name, value in constants.items()]
+    libraries = {"PYTORCH": "pytorch", "ONNXRUNTIME": "onnxruntime", "TENSORFLOW_LITE": "tensorflowLite"}
+    lines = [f'  public static final String {name}_VERSION = "{v[key]}";' for name, key in libraries.items()]
     body = "\n".join([f"package {PACKAGE};", "", "public final class BuildConfig {", *lines, "}", ""])
     (java / PACKAGE.replace(".", "/") / "BuildConfig.java").write_text(body, encoding="utf-8")
     classes = folder / "generated"

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from exporters.bundle.manifest import Coverage, Precision
 from exporters.bundle.metadata import KEY, metadata_text
+from exporters.bundle.qdq import LAYERS, pack
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan, Product, make_plan
-from exporters.formats.coverage import layers
+from exporters.formats.coverage import coverage, layers
 from exporters.formats.torchscript import ANY_BATCH
-from exporters.formats.workbench import Workbench, versions
+from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.models.resizing import ProductsForBilinear
@@ -27,7 +29,6 @@ _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8-dynamic", "int8-stat
 #: How the names of products begin that resize (:mod:`udacisense.models.resizing`).
 RESIZING = "resize_by_product"
 _BATCH = "onnx batch"  # what is remembered: the batch that the files are bound to; None: any
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # The quantiser lets a layer's output take the place of what these clip, so that both are one int8 operation. Left out,
 # each layer's output is quantised, widened, clipped and quantised once more.
 _CLIPS = ("Relu", "Clip")
@@ -77,6 +78,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         precision_note=_note(plan),
         options={
             "opset": bench.options.opset,
+            "recipe": _recipe(bench) if plan.precision == "int8-static" else None,
             "calibration_images": (
                 len(bench.calibration) if plan.precision == "int8-static" and bench.calibration is not None else None
             ),
@@ -96,10 +98,10 @@ def _write(precision: Precision, bench: Workbench) -> Path:
     path = bench.scratch / f"{precision}.onnx"
     if precision == "fp32":
         batch = bench.options.batch
-        _trace(path, bench, batch)
+        _trace(path, bench, bench.model, batch)
         if batch is None and not _takes_batch(path, bench):
             batch = 1
-            _trace(path, bench, batch)
+            _trace(path, bench, bench.model, batch)
         bench.memo[_BATCH] = batch
         return path
     base = bench.once("onnx fp32", lambda: _write("fp32", bench))
@@ -125,11 +127,11 @@ def _takes_batch(path: Path, bench: Workbench) -> bool:
     return len(answered) == len(images)
 
 
-def _trace(path: Path, bench: Workbench, batch: int | None) -> None:
+def _trace(path: Path, bench: Workbench, classifier: nn.Module, batch: int | None) -> None:
     signature = bench.signature
     names = (signature.input_name, signature.output_name)
     axes = {name: {0: "batch"} for name in names} if batch is None else None
-    model = bench.deployed(bench.model)
+    model = bench.deployed(classifier)
     with warnings.catch_warnings(), ProductsForBilinear():
         # The exporter by tracing is called legacy; it is the one that all of our other formats share a graph with.
         warnings.simplefilter("ignore")
@@ -198,6 +200,23 @@ def _resizing_products(graph: onnx.GraphProto) -> list[str]:
 
 
 def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
+    """Calibrate by onnxruntime, or write the numbers of the recipe that a model came with where there are no images."""
+    import onnx
+
+    if _recipe(bench) is None:
+        _calibrated_by_onnxruntime(base, path, bench)
+        return
+    network, _ = bench.rounding(XNNPACK_RANGE)
+    _trace(path, bench, network, bench.memo[_BATCH])
+    path.write_bytes(_serialized(pack(onnx.load(path))))
+
+
+def _recipe(bench: Workbench) -> str | None:
+    """Return the recipe that static int8 is written from; None where onnxruntime calibrates."""
+    return bench.recipe(XNNPACK_RANGE) if bench.calibration is None and bench.has_recipe(XNNPACK_RANGE) else None
+
+
+def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None:
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -234,7 +253,7 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
-        op_types_to_quantize=[*_LAYERS, *_CLIPS],
+        op_types_to_quantize=[*LAYERS, *_CLIPS],
         nodes_to_exclude=[n.name for n in _graph(prepared).node if n.name.startswith(stay_float)],
         extra_options={"CalibMovingAverage": True},
     )
@@ -316,6 +335,8 @@ def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
     """Count the layers of the float32 graph whose weights are int8 in the quantised one."""
     if precision not in {"int8-dynamic", "int8-static"}:
         return None
+    if precision == "int8-static" and _recipe(bench) is not None:
+        return coverage(bench.model, bench.golden_inputs[:1], bench.rounding(XNNPACK_RANGE)[1])
     quantized = {w.name for w in _graph(bench.memo[f"onnx {precision}"]).initializer}
     costs = _layer_costs(bench)
     found = layers(bench.model, bench.golden_inputs[:1])
@@ -341,7 +362,7 @@ def _layer_costs(bench: Workbench) -> dict[str, tuple[int, int]]:
         }
         costs: dict[str, tuple[int, int]] = {}
         for node in graph.node:
-            if node.name.startswith(RESIZING) or node.op_type not in _LAYERS:
+            if node.name.startswith(RESIZING) or node.op_type not in LAYERS:
                 continue
             if node.input[1] not in shapes or node.output[0] not in outputs:
                 continue

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from udacisense.errors import InputError
-from udacisense.stages.contract import Kind, copy_of, kind_of
+from udacisense.stages.contract import Kind, copy_of, kind_of, replace_modules
 from udacisense.stages.graph import RELATIVE_LIMIT_FP32
 
 if TYPE_CHECKING:
@@ -121,15 +121,12 @@ def right_on_x86(model: nn.Module, example: Tensor) -> nn.Module:
         return model
     rewritten = copy_of(model)
     # A module that stands at several places of the network is found under one name, and is replaced in all of them.
-    replacements: dict[nn.Module | None, nn.Module] = {}
+    replacements: dict[nn.Module, nn.Module] = {}
     for name, places in found.items():
         convolution = rewritten.get_submodule(name)
         assert isinstance(convolution, nn.Conv2d)
         replacements[convolution] = PointwiseProduct(convolution, is_single=set(places) == {1})
-    for parent in list(rewritten.modules()):
-        for child_name, child in list(parent._modules.items()):
-            if child in replacements:
-                setattr(parent, child_name, replacements[child])
+    replace_modules(rewritten, replacements)
     rewritten.eval()
     if kind_of(model) is Kind.EAGER_FLOAT:
         _prove(model, rewritten, example)

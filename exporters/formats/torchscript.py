@@ -104,6 +104,7 @@ def describe(plan: Plan, bench: Workbench, *, batch: int | None) -> Product:
         options={
             "calibration_images": _calibration_count(plan, bench),
             "float32_blocks": _float_blocks(plan, bench),
+            "recipe": bench.recipe(plan.engine) if plan.engine and plan.precision == "int8-static" else None,
         },
         toolchain=versions("torch"),
         deterministic=True,

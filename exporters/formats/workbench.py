@@ -16,6 +16,7 @@ from exporters.bundle.precision import deployed, eager_model
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan
 from udacisense.base.records import Signature
 from udacisense.data.batches import normalise
+from udacisense.stages.recipe import recipe_sha256, rounding_network
 from udacisense.stages.static import NotTraceableError, calibrate, choose_float_modules
 
 T = TypeVar("T")
@@ -100,6 +101,23 @@ class Workbench:
             return calibrate(self.model, engine, batches, float_modules=self.float_modules(engine))
 
         return self.once(f"activations {engine}", make)
+
+    def rounding(self, engine: str) -> tuple[nn.Module, frozenset[str]]:
+        """Return the float32 network that rounds as the recipe of an engine says, and the names of its int8 layers."""
+
+        def make() -> tuple[nn.Module, frozenset[str]]:
+            example = self.golden_inputs[:1]
+            return rounding_network(self.model, engine, example=example, activations=self.activations(engine))
+
+        return self.once(f"rounding {engine}", make)
+
+    def has_recipe(self, engine: str) -> bool:
+        """Tell whether the activations of an engine are there without a calibration."""
+        return f"activations {engine}" in self.memo
+
+    def recipe(self, engine: str) -> str:
+        """Return what all files of one recipe share, in their ``options``."""
+        return recipe_sha256(self.activations(engine))
 
     def classifier(self, plan: Plan) -> nn.Module:
         """Return the eager network of a plan's precision: normalised images to logits."""

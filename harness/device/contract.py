@@ -12,7 +12,7 @@ FILES = f"/sdcard/Android/data/{PACKAGE}/files"  # the app's own folder, which a
 BUNDLE = f"{FILES}/bundle"
 RESULTS = f"{FILES}/results"
 RUNNER = "android-app"  # RunSpec.runner of what the app measured
-FORMATS = ("ptl", "onnx", "ort")  # what the app runs
+FORMATS = ("ptl", "onnx", "ort", "tflite")  # what the app runs
 ORDER_ID = r"[A-Za-z0-9_-]{1,64}"
 FAILED = ".failed.json"  # <order id>.failed.json: the app could not do it
 

@@ -89,7 +89,7 @@ def _keep(
             return left(Outcome.FAILED, from_json(OrderFailure, text, source=source).error, 4)
         made = read_result(text, bundle, source=source)
         path = place(name.removesuffix(".json"), made.kind)
-        write_record(path, made if made.kind == "verify" else to_bench_set(made, bundle, allow_factory=allow_factory))
+        write_record(path, made if made.kind != "bench" else to_bench_set(made, bundle, allow_factory=allow_factory))
     except OtherBundleError:
         return left(Outcome.SKIPPED, "it is of another bundle", 0)
     except InputError as exc:

@@ -17,6 +17,7 @@ from udacisense.base.records import Outcome, from_json, read_json
 from udacisense.errors import InputError
 
 KINDS: dict[str, Command] = {"verify": "selftest", "bench": "bench"}
+USE_COUNTS = ("none_of_these", "answered", "asked")  # Measurement.actual: each within the next
 _ROUND = "round"  # Measurement.actual: rounds are numbered from 0
 _NOTES = (
     "measured by the demo app in one process of the phone: loads after the first find the runtime warm",
@@ -66,9 +67,17 @@ def _problem(m: Measurement, kind: str, exported: set[str]) -> str | None:
         return None if m.reason else f"is {m.outcome} and gives no reason"
     if kind == "verify" and (m.comparison is None or m.comparison.n_inputs < 1):
         return "passed and compared nothing"
-    if kind == "bench" and (m.timing is None or not m.timing.samples_ms):
+    if kind != "verify" and (m.timing is None or not m.timing.samples_ms):
         return "passed and timed nothing"
-    return None
+    return _miscounted(m) if kind == "use" else None
+
+
+def _miscounted(m: Measurement) -> str | None:
+    counts = [m.actual.get(name) for name in USE_COUNTS]
+    numbers = [n for n in counts if isinstance(n, int) and not isinstance(n, bool)]
+    if numbers == counts and numbers == sorted(numbers) and numbers[0] >= 0:
+        return None
+    return f"has {counts} as {', '.join(USE_COUNTS)}"
 
 
 def check_answers(made: MeasurementSet, command: Command, variants: Sequence[str], *, source: str) -> None:
@@ -77,8 +86,8 @@ def check_answers(made: MeasurementSet, command: Command, variants: Sequence[str
     Raises:
         InputError: it is of the other kind, or a variant that was asked for is not in it.
     """
-    if KINDS[made.kind] != command:
-        raise InputError(f"{source} answers a {KINDS[made.kind]}, and a {command} was asked for; update the app.")
+    if (answered := KINDS.get(made.kind, made.kind)) != command:
+        raise InputError(f"{source} answers a {answered}, and a {command} was asked for; update the app.")
     missing = [name for name in variants if name not in {m.spec.variant_id for m in made.measurements}]
     if missing:
         raise InputError(f"{source} says nothing of {', '.join(missing)}, which was asked for; update the app.")

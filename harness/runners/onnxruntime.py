@@ -25,6 +25,11 @@ XNNPACK = "XnnpackExecutionProvider"
 #: Weights of an .onnx are made unsigned as it is loaded, where int8 sums would saturate (x86 without VNNI); no change
 #: on other processors.
 EXACT_SUMS = "session.x64quantprecision"
+#: What to say of an .ort file that such a processor computes wrongly.
+SATURATED = (
+    "this processor cannot show whether it is right: on x86 without VNNI onnxruntime's int8 sums saturate, and an .ort "
+    "file, unlike an .onnx, cannot be told to avoid it; ARM and other x86 are exact"
+)
 # Graph optimisation levels, by the name that a cell's engine may have; without one it is onnxruntime's default, all.
 LEVELS = {
     "disabled": "ORT_DISABLE_ALL",

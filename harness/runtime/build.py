@@ -191,7 +191,7 @@ def _self_test(row: Runtime, folder: Path, version: str) -> float:
     Raises:
         InputError: the library fell, or its answer is another one.
     """
-    model, image, expected = _small_model(folder, row.formats[0])
+    model, image, expected = small_model(folder, row.formats[0])
     try:
         with LibrarySession(
             row,
@@ -213,7 +213,7 @@ def _self_test(row: Runtime, folder: Path, version: str) -> float:
     return max_abs
 
 
-def _small_model(folder: Path, form: str) -> tuple[Path, NDArray[np.float32], NDArray[np.float32]]:
+def small_model(folder: Path, form: str) -> tuple[Path, NDArray[np.float32], NDArray[np.float32]]:
     """Write a small file; return it, an input and the answer to it here."""
     import torch
     from torch import nn

@@ -17,6 +17,7 @@ from exporters.formats.pointwise import NEVER_ON_X86, is_plain_ptl
 from harness.cell.identity import differences
 from harness.cell.run import Cell
 from harness.records import Comparison, Measurement
+from harness.runners.onnxruntime import SATURATED
 from harness.runners.table import RUNNERS
 from harness.verify.beyond.certainty import certainty
 from harness.verify.beyond.inputs import BEYOND
@@ -39,10 +40,6 @@ from udacisense.errors import InferenceError, LoadError
 from udacisense.measure.confidence import margins
 
 _GOLDEN_PSNR_DB = 40.0
-SATURATED = (
-    "this processor cannot show whether it is right: on x86 without VNNI onnxruntime's int8 sums saturate, and an .ort "
-    "file, unlike an .onnx, cannot be told to avoid it; ARM and other x86 are exact"
-)
 
 
 @dataclass(frozen=True)
@@ -293,6 +290,7 @@ def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, compariso
 def _judge_own(answers: Answers, job: CellJob, outputs: FloatArray, comparison: Comparison, limit: Limit) -> Verdict:
     """Judge a variant as it ships: real images, probes, other settings, its golden logits."""
     problems, notes = [*out_of_limits(comparison, limit)], [*_engine_notes(job), *_emulated_notes(answers, job)]
+    notes += _recipe_notes(answers, job, outputs)
     inside = answers.inside.get(job.variant.id, Inside())
     more = f" (and {len(inside.problems) - 2} more)" if len(inside.problems) > 2 else ""
     if problems and job.spec.runner == X86_ANDROID and is_plain_ptl(job.variant):
@@ -326,6 +324,18 @@ def _emulated_notes(answers: Answers, job: CellJob) -> list[str]:
     if not RUNNERS[job.spec.runner].is_emulated or len(rows) >= answers.feed.real.stop:
         return []
     return [f"fed the golden pack's {len(rows)} images alone, because it is emulated; --arm64-images all feeds all"]
+
+
+def _recipe_notes(answers: Answers, job: CellJob, outputs: FloatArray) -> list[str]:
+    """Tell on how many photos a file decides otherwise than PyTorch's own int8 network of the same recipe."""
+    recipe, rows = job.variant.options.get("recipe"), answers.feed.judged(job.rows)
+    for other in answers.manifest.variants:
+        found = answers.references.get(other.id)
+        is_source = recipe is not None and other.options.get("recipe") == recipe and not has_own_source(job.variant)
+        if is_source and isinstance(found, np.ndarray):
+            differ = int((outputs[: len(rows)].argmax(axis=1) != found[rows].argmax(axis=1)).sum())
+            return [f"decides otherwise than {other.id}, of the same recipe, on {differ} of {len(rows)} images"]
+    return []
 
 
 def _probes(answers: Answers, variant: Variant, outputs: FloatArray, limit: Limit) -> tuple[list[str], list[str]]:

@@ -11,19 +11,24 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import psutil
 import pytest
+from onnx import numpy_helper
+from safetensors.torch import load_file
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import check_bundle, open_bundle
 from exporters.bundle.reference import eager_source
 from exporters.export import export_bundle
 from exporters.formats.contract import ExportOptions
-from exporters.source import ExportSource, source_from_factory
+from exporters.source import ExportSource, source_from_artifact, source_from_factory
 from udacisense.base.files import sha256_path
 from udacisense.base.records import Outcome
 from udacisense.cli.main import run
 from udacisense.errors import InputError
+from udacisense.zoo.table import zoo_folder
 
 FACTORIES = """
 import os, torch
@@ -225,3 +230,26 @@ def test_the_manifest_reads_back_as_it_was_written(exported) -> None:
     assert from_json(Manifest, to_json(manifest), source="test") == manifest
     assert manifest.files == tuple(sorted(manifest.files, key=lambda file: Path(file.path).parts))
     assert sha256_path(exported.bundle.root / "reference/model.safetensors") == manifest.artifact_sha256
+
+
+def test_without_photos_onnx_int8_has_the_numbers_of_the_recipe_that_came_with_the_model(tmp_path: Path) -> None:
+    options = ExportOptions(formats=("torchscript", "onnx"), precisions=("int8-static",), engines=("qnnpack",))
+    made = export_bundle(source_from_artifact(Path("tiny"), None), tmp_path / "bundle", options)
+    assert all(variant.outcome is Outcome.PASSED for variant in made.variants), [v.reason for v in made.variants]
+    assert len({variant.options["recipe"] for variant in made.variants}) == 1
+    path, recipe = (
+        tmp_path / "bundle/model-onnx-int8-static.onnx",
+        zoo_folder("tiny") / "static-int8-qnnpack.safetensors",
+    )
+    held = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    scales = sorted(float(value) for value in held if value.dtype == np.float32 and value.ndim == 0)
+    wanted = sorted(float(pair[0]) for pair in load_file(recipe).values())
+    np.testing.assert_allclose(sorted(set(scales)), wanted, rtol=1e-6)
+    assert sum(value.dtype == np.int8 and value.ndim > 1 for value in held) == 20  # every layer
+    bundle = open_bundle(tmp_path / "bundle")
+    plainly = onnxruntime.SessionOptions()
+    plainly.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, plainly, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: bundle.golden_inputs()})
+    own = bundle.golden_logits(bundle.variant("torchscript-int8-static-qnnpack"))
+    assert (logits.argmax(axis=1) == own.argmax(axis=1)).mean() > 0.9

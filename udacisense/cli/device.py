@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -277,7 +277,26 @@ def pull_command(
             [str(phone), entry.file, str(entry.outcome), entry.kept or entry.reason] for phone, entry in entries
         ]
         table("Results", ("phone", "file", "outcome", "kept as, or why not"), rows)
+        _show_use(entry.kept for _, entry in entries)
     _end(answers, *(entry.exit_code for _, entry in entries))
+
+
+def _show_use(kept: Iterable[str | None]) -> None:
+    """Tell who answered the photos of the app."""
+    from harness.device.results import USE_COUNTS
+    from harness.records import MeasurementSet
+    from udacisense.base.records import read_json
+
+    sets = [read_json(MeasurementSet, Path(path)) for path in kept if path and path.endswith(".use.json")]
+    keys = ("choice", "member", *reversed(USE_COUNTS))
+    rows: list[list[Cell]] = [
+        [made.host.cpu, *(str(m.actual.get(key)) for key in keys), f"{m.timing.median_ms:.3g}"]
+        for made in sets
+        for m in made.measurements
+        if m.timing
+    ]
+    if rows:
+        table("In the app", ("phone", "chosen", "model", "asked", "answered", "none of these", "median ms"), rows)
 
 
 @command.command("stage")

@@ -117,3 +117,11 @@ class Stage:
     doc: str
     requires: frozenset[Kind]
     produces: Kind
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put other modules in the place of a model's, in every place where one stands."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None and child in replacements:
+                setattr(parent, name, replacements[child])

@@ -28,7 +28,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult, copy_of
+from udacisense.stages.contract import StepContext, StepResult, copy_of, replace_modules
 from udacisense.stages.quantize import quantized_engine
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
@@ -89,26 +89,36 @@ def static_int8(model: nn.Module, engine: str, *, example: Tensor, activations: 
     Raises:
         InputError: the engine is not in this PyTorch, or ``activations`` are another model's.
     """
-    float_modules = stays_float(activations)
-    pairs = {name: value for name, value in activations.items() if not name.startswith(_STAYS_FLOAT)}
     with quiet(), torch.no_grad(), quantized_engine(engine):
-        prepared = _prepare(model, engine, example, float_modules)
-        observers = _observers(prepared)
-        if observers.keys() != pairs.keys():
-            odd = sorted(observers.keys() ^ pairs.keys())[0]
-            raise InputError(f"The calibrated activations belong to another model: {odd!r} is in only one of them.")
-        for name, observer in observers.items():
-            scale, zero_point = pairs[name].tolist()
-            parent, _, attribute = name.rpartition(".")
-            fixed = cast("Any", FixedQParamsObserver)(
-                scale,
-                int(zero_point),
-                dtype=observer.dtype,
-                quant_min=observer.quant_min,
-                quant_max=observer.quant_max,
-            )
-            setattr(prepared.get_submodule(parent), attribute, fixed)
+        prepared = prepare_with(model, engine, example=example, activations=activations)
         return resize_by_products(convert_fx(prepared))
+
+
+def prepare_with(
+    model: nn.Module, engine: str, *, example: Tensor, activations: Mapping[str, Tensor]
+) -> fx.GraphModule:
+    """Return the network as FX prepares it, BatchNorm folded, with observers that hold the calibrated numbers.
+
+    The arguments are :func:`static_int8`'s, and so is what it raises.
+    """
+    pairs = {name: value for name, value in activations.items() if not name.startswith(_STAYS_FLOAT)}
+    prepared = _prepare(model, engine, example, stays_float(activations))
+    observers = _observers(prepared)
+    if observers.keys() != pairs.keys():
+        odd = sorted(observers.keys() ^ pairs.keys())[0]
+        raise InputError(f"The calibrated activations belong to another model: {odd!r} is in only one of them.")
+    fixed: dict[nn.Module, nn.Module] = {}
+    for name, observer in observers.items():
+        scale, zero_point = pairs[name].tolist()
+        fixed[observer] = cast("Any", FixedQParamsObserver)(
+            scale,
+            int(zero_point),
+            dtype=observer.dtype,
+            quant_min=observer.quant_min,
+            quant_max=observer.quant_max,
+        )
+    replace_modules(prepared, fixed)
+    return prepared
 
 
 def stays_float(activations: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import torch
 
 from exporters.bundle.tflite_file import read_tflite
 from exporters.preflight.run import preflight
-from harness.runtime.build import _small_model
+from harness.runtime.build import small_model
 from harness.verify.inside.weights import compare_weights
 from udacisense.base.records import Outcome
 from udacisense.errors import LoadError
@@ -37,7 +37,7 @@ def test_its_layers_have_the_weights_and_the_cost_of_their_source(path: Path, tm
 
 
 def test_the_self_test_is_the_network_that_it_is_held_against(path: Path, tmp_path: Path) -> None:
-    model, image, answer = _small_model(tmp_path, "tflite")
+    model, image, answer = small_model(tmp_path, "tflite")
     assert model.read_bytes() == path.read_bytes()
     assert (image.shape, answer.shape) == ((2, 3, 16, 16), (2, 4))
 

@@ -86,7 +86,10 @@ def test_a_tflite_carries_labels_and_normalisation(bundle: Bundle) -> None:
 
 def test_every_file_verifies(bundle: Bundle) -> None:
     found = verify_bundle(bundle, VerifyOptions())
-    wrong = [(m.spec.variant_id, m.reason) for m in found.measurements if m.outcome is not Outcome.PASSED]
+    # The toolchain's own runtimes judge every file; the phone's libraries may not be set up here.
+    judged = [m for m in found.measurements if m.outcome is not Outcome.SKIPPED]
+    assert {m.spec.variant_id for m in judged} == set(PLANS)
+    wrong = [(m.spec.variant_id, m.reason) for m in judged if m.outcome is Outcome.FAILED]
     # A network of random weights decides by little, so int8 may flip one of few images.
     assert [name for name, _ in wrong if "int8" not in name] == []
     assert not [reason for _, reason in wrong if "weights" in str(reason) or "first layer" in str(reason)]

@@ -13,6 +13,7 @@ import pytest
 from scripted_phone import ScriptedPhone
 
 from exporters.bundle.open import open_bundle
+from harness.device.contract import FORMATS
 from harness.device.results import read_result, to_bench_set
 from harness.records import BenchSet, MeasurementSet
 from udacisense.base.records import Outcome, read_json, write_record
@@ -22,7 +23,7 @@ from udacisense.measure.stats import summarise
 FIXTURES = Path(__file__).resolve().parents[3] / "android_demo" / "build" / "fixtures"
 BENCHES = ("b1", "b2", "screen-bench")  # two orders, and one by hand in the app
 TINY, P1 = FIXTURES / "bundles" / "tiny", FIXTURES / "bundles" / "p1"
-RESULTS = {"s1": P1, "screen-verify": TINY, **dict.fromkeys(BENCHES, TINY)}
+RESULTS = {"s1": P1, "screen-verify": TINY, "use": FIXTURES / "bundles" / "cascade", **dict.fromkeys(BENCHES, TINY)}
 
 Told = pytest.CaptureFixture[str]
 
@@ -39,10 +40,10 @@ def results() -> Path:
 def test_the_harness_reads_every_row(results: Path, name: str, bundle: Path) -> None:
     opened = open_bundle(bundle)
     made = read_result((results / f"{name}.json").read_bytes(), opened, source=name)
-    assert made.kind == ("bench" if name in BENCHES else "verify")
+    assert made.kind == ("use" if name == "use" else "bench" if name in BENCHES else "verify")
     ids = {row.spec.variant_id for row in made.measurements}
-    if name not in ("b1", "b2"):
-        assert ids == {v.id for v in opened.exported() if v.format in ("ptl", "onnx", "ort")}
+    if name not in ("b1", "b2", "use"):
+        assert ids == {v.id for v in opened.exported() if v.format in FORMATS}
     for row in made.measurements:
         if row.timing is not None:
             of_samples = summarise(row.timing.samples_ms)
@@ -67,7 +68,7 @@ def test_it_comes_home_over_adb(
         shutil.copy(results / f"{name}.json", phone.files / "results")
     home = tmp_path / "home"  # beside the phone's own files
     assert run(["device", "pull", str(TINY), "-o", str(home)]) == 0
-    assert "another bundle" in capsys.readouterr().out  # s1 is of p1
+    assert "another bundle" in capsys.readouterr().out  # s1 is of p1, use of the cascade
     kept = {path.name.split(".")[-3]: path.name for path in home.glob("tiny.*.json")}
     assert set(kept) == {*BENCHES, "screen-verify"}
     assert read_json(MeasurementSet, home / kept["screen-verify"]) == read_json(

@@ -211,6 +211,13 @@ def test_a_row_that_passed_and_compared_nothing_is_refused(
     assert "compared nothing" in capsys.readouterr().err
 
 
+def in_use(answer: MeasurementSet, *, answered: int = 9) -> MeasurementSet:
+    """Return what the app counts of photos: of 12, one member answered 9 and knew two of those not."""
+    counts = {"choice": "small · ptl-fp32", "member": "tiny", "asked": 12, "answered": answered, "none_of_these": 2}
+    first = dataclasses.replace(answer.measurements[0], actual=counts)
+    return dataclasses.replace(answer, kind="use", measurements=(first,))
+
+
 def test_pull_takes_home_what_is_sound_and_names_the_rest(
     *,
     phone: ScriptedPhone,
@@ -227,6 +234,15 @@ def test_pull_takes_home_what_is_sound_and_names_the_rest(
     assert run(["device", "pull", str(phone_bundle), "-o", str(tmp_path)]) == 0
     assert [path.name.split(".")[-3] for path in sorted(tmp_path.glob("small*.json"))] == ["by-hand", "timed"]
     assert "another bundle" in capsys.readouterr().out
+    (results / "use.json").write_text(to_json(in_use(bench_answer)))
+    assert run(["device", "pull", str(phone_bundle), "-o", str(tmp_path)]) == 0
+    (used,) = tmp_path.glob("small.*.use.json")
+    assert read_json(MeasurementSet, used) == in_use(bench_answer)
+    assert "none of these" in capsys.readouterr().out
+    (results / "use.json").write_text(to_json(in_use(bench_answer, answered=13)))
+    assert run(["device", "pull", str(phone_bundle), "-o", str(tmp_path)]) == 2
+    assert "[2, 13, 12] as none_of_these, answered, asked" in " ".join(capsys.readouterr().out.split())
+    (results / "use.json").unlink()
     (results / "cut.json").write_text(to_json(selftest_answer)[:300])
     (results / "lost.failed.json").write_text('{"order": "lost", "error": "Out of memory."}')
     assert run(["device", "pull", str(phone_bundle), "-o", str(tmp_path)]) == 4

@@ -5,6 +5,7 @@ object Libraries {
     val VERSIONS: Map<String, String> =
         mapOf(
             "pytorch_android_lite" to BuildConfig.PYTORCH_VERSION,
-            "onnxruntime-android" to BuildConfig.ONNXRUNTIME_VERSION
+            "onnxruntime-android" to BuildConfig.ONNXRUNTIME_VERSION,
+            "tensorflow-lite" to BuildConfig.TENSORFLOW_LITE_VERSION
         )
 }

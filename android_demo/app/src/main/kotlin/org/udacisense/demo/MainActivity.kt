@@ -13,28 +13,29 @@ import android.widget.Button
 import android.widget.ImageView
 import android.widget.LinearLayout
 import android.widget.TextView
-import org.udacisense.core.Cascade
+import org.udacisense.core.Choice
 import org.udacisense.core.Decision
-import org.udacisense.core.Preprocess
 import org.udacisense.core.Problem
-import org.udacisense.core.Scores
-import org.udacisense.core.Variant
-import org.udacisense.core.answer
-import org.udacisense.core.largerThan
+import org.udacisense.core.Use
 
 /** A photo in, a label out. */
 class MainActivity : Activity() {
     private val app get() = App.of(this)
     private var bundle: org.udacisense.core.Bundle? = null
-    private var variant: Variant? = null
+    private var choice: Choice? = null
     private var photo: Uri? = null
-    private var variantId: String? = null
+    private var choiceId: String? = null
 
-    /** A photo that was looked at, and how long its variant took. */
+    /** A photo is looked at again when the screen comes back, and counted once. */
+    private var isCounted = false
+
+    /** A photo that was looked at, how long that took, and what was asked so far. */
     private class Seen(
         val photo: PhotoReader.Photo,
         val decision: Decision,
-        val latencyMs: Double
+        val latencyMs: Double,
+        val use: Use,
+        val failure: Problem?
     )
 
     override fun onCreate(state: Bundle?) {
@@ -43,11 +44,12 @@ class MainActivity : Activity() {
         findViewById<View>(R.id.frame).clipToOutline = true
         findViewById<Button>(R.id.choose).setOnClickListener { choosePhoto() }
         findViewById<Button>(R.id.take).setOnClickListener { takePhoto() }
-        findViewById<Button>(R.id.variant).setOnClickListener { chooseVariant() }
+        findViewById<Button>(R.id.variant).setOnClickListener { choose() }
         findViewById<Button>(R.id.selftest).setOnClickListener { startActivity(Intent(this, SelfTestActivity::class.java)) }
         findViewById<Button>(R.id.bench).setOnClickListener { startActivity(Intent(this, BenchActivity::class.java)) }
         photo = state?.getString(STATE_PHOTO)?.let(Uri::parse)
-        variantId = state?.getString(STATE_VARIANT)
+        choiceId = state?.getString(STATE_CHOICE)
+        isCounted = state?.getBoolean(STATE_COUNTED) ?: false
         @Suppress("DEPRECATION")
         if (state == null && intent.action == Intent.ACTION_SEND) photo = intent.getParcelableExtra(Intent.EXTRA_STREAM)
     }
@@ -55,11 +57,11 @@ class MainActivity : Activity() {
     override fun onResume() {
         super.onResume()
         app.background(
-            work = { app.bundle().let { it to (app.runnable(it).find { v -> v.id == variantId } ?: app.chosen(it)) } },
+            work = { app.bundle().let { it to (app.choices(it).find { c -> c.id == choiceId } ?: app.chosen(it)) } },
             failed = ::showProblem
         ) { (opened, chosen) ->
             bundle = opened
-            showVariant(chosen)
+            showChoice(chosen)
             findViewById<TextView>(R.id.bundle).text = getString(R.string.bundle_line, opened.manifest.name, opened.source.name)
             photo?.let(::look)
         }
@@ -68,7 +70,8 @@ class MainActivity : Activity() {
     override fun onSaveInstanceState(out: Bundle) {
         super.onSaveInstanceState(out)
         out.putString(STATE_PHOTO, photo?.toString())
-        out.putString(STATE_VARIANT, variant?.id)
+        out.putString(STATE_CHOICE, choice?.id)
+        out.putBoolean(STATE_COUNTED, isCounted)
     }
 
     override fun onActivityResult(
@@ -80,6 +83,7 @@ class MainActivity : Activity() {
         if (result != RESULT_OK) return
         // onResume, which comes next, looks at it.
         photo = if (request == TAKE) CameraFile.uri(this) else data?.data ?: return
+        isCounted = false
     }
 
     private fun choosePhoto() {
@@ -105,21 +109,22 @@ class MainActivity : Activity() {
         showProblem(Problem(getString(absent), e))
     }
 
-    private fun chooseVariant() {
-        val variants = app.runnable(bundle ?: return)
-        val at = variants.indexOfFirst { it.id == variant?.id }
+    private fun choose() {
+        val choices = app.choices(bundle ?: return)
+        val at = choices.indexOfFirst { it.id == choice?.id }
         AlertDialog.Builder(this)
             .setTitle(R.string.main_variant_dialog)
-            .setSingleChoiceItems(variants.map { it.id }.toTypedArray(), at) { dialog, index ->
+            .setSingleChoiceItems(choices.map { it.id }.toTypedArray(), at) { dialog, index ->
                 dialog.dismiss()
-                showVariant(variants[index])
+                showChoice(choices[index])
+                isCounted = false
                 photo?.let(::look)
             }.show()
     }
 
-    private fun showVariant(chosen: Variant) {
-        variant = chosen
-        variantId = chosen.id
+    private fun showChoice(chosen: Choice) {
+        choice = chosen
+        choiceId = chosen.id
         val chip = findViewById<Button>(R.id.variant)
         chip.text = chosen.id
         chip.contentDescription = getString(R.string.main_variant, chosen.id)
@@ -128,41 +133,36 @@ class MainActivity : Activity() {
 
     private fun look(uri: Uri) {
         val bundle = bundle ?: return
-        val variant = variant ?: return
+        val choice = choice ?: return
+        val counts = !isCounted
+        isCounted = true
         findViewById<View>(R.id.busy).visibility = View.VISIBLE
         findViewById<TextView>(R.id.problem).showOrHide(null)
-        app.background(work = { seen(bundle, variant, uri) }, failed = ::showProblem) { seen ->
-            if (!isDestroyed) show(seen, variant)
+        app.background(work = { seen(bundle, choice, uri, counts) }, failed = ::showProblem) { seen ->
+            if (!isDestroyed) show(seen, choice)
         }
     }
 
     private fun seen(
         bundle: org.udacisense.core.Bundle,
-        variant: Variant,
-        uri: Uri
+        choice: Choice,
+        uri: Uri,
+        counts: Boolean
     ): Seen {
-        val signature = bundle.manifest.signature
-        val photo = PhotoReader.read(contentResolver, uri, signature.sizePx)
-        var latencyMs = 0.0
-
-        fun ask(asked: Variant): FloatArray {
-            val classifier = app.classifier(bundle, asked)
-            val input = Preprocess.tensor(photo.square, signature, asked.inputKind)
-            // The first call of a loaded file allocates; what is shown is a call as all later ones are.
-            classifier.answer(input, asked, signature)
-            val start = System.nanoTime()
-            val output = classifier.answer(input, asked, signature)
-            latencyMs += (System.nanoTime() - start) / 1e6
-            return Scores.probabilities(output, asked.outputKind)
+        val photo = PhotoReader.read(contentResolver, uri, bundle.manifest.signature.sizePx)
+        val seen = app.look(bundle, choice, photo.square)
+        var failure = seen.first.failure
+        try {
+            if (counts) app.count(bundle, choice, seen)
+        } catch (e: Problem) {
+            failure = e
         }
-        // A cloud service would be one more row.
-        val rows = listOfNotNull(variant, largerThan(variant, app.runnable(bundle))).map { Cascade.Row(it.id) { ask(it) } }
-        return Seen(photo, Cascade(rows, signature.labels).decide(), latencyMs)
+        return Seen(photo, seen.first, seen.second.sumOf { it.ms }, app.use(bundle), failure)
     }
 
     private fun show(
         seen: Seen,
-        asked: Variant
+        choice: Choice
     ) {
         val decision = seen.decision
         findViewById<ImageView>(R.id.photo).apply {
@@ -174,13 +174,32 @@ class MainActivity : Activity() {
         findViewById<View>(R.id.hint).visibility = View.GONE
         findViewById<View>(R.id.answer).visibility = View.VISIBLE
         val best = decision.scores.first().label
-        findViewById<TextView>(R.id.label).text = if (decision.isSure) best else getString(R.string.main_not_sure)
-        val how = if (decision.answeredBy == asked.id) R.string.main_latency else R.string.main_latency_fallback
-        val told = getString(how, digits(seen.latencyMs), decision.answeredBy)
-        findViewById<TextView>(R.id.latency).text = if (decision.isSure) told else "${getString(R.string.main_maybe, best)} · $told"
+        val isFitted = decision.answeredBy.confidence.nImages > 0
+        val doubt = if (isFitted) R.string.main_none to R.string.main_nearest else R.string.main_not_sure to R.string.main_maybe
+        findViewById<TextView>(R.id.label).text = if (decision.isSure) best else getString(doubt.first)
+        val told = listOfNotNull(if (decision.isSure) null else getString(doubt.second, best), getString(R.string.main_latency, digits(seen.latencyMs), who(decision)))
+        findViewById<TextView>(R.id.latency).text = told.joinToString(" · ")
+        findViewById<TextView>(R.id.counts).showOrHide(counts(seen.use, choice))
+        findViewById<TextView>(R.id.problem).showOrHide(seen.failure?.message)
         val scores = findViewById<LinearLayout>(R.id.scores)
         scores.removeAllViews()
         decision.scores.take(SHOWN).forEach(scores::addScore)
+    }
+
+    /** Who answered, and why not the one before. */
+    private fun who(decision: Decision): String {
+        val unsure = decision.asked.dropLast(1).map { it.name }
+        if (unsure.isEmpty()) return decision.answeredBy.name
+        return resources.getQuantityString(R.plurals.main_unsure, unsure.size, decision.answeredBy.name, unsure.joinToString(", "))
+    }
+
+    /** How often each answered on this phone; nothing where there is one alone. */
+    private fun counts(
+        use: Use,
+        choice: Choice
+    ): String? {
+        if (choice.asks.size < 2) return null
+        return getString(R.string.main_counts, use.answered(choice).joinToString(" · ") { (ask, n) -> getString(R.string.main_count, ask.name, n) })
     }
 
     private fun showProblem(problem: Problem) {
@@ -194,6 +213,7 @@ class MainActivity : Activity() {
         const val TAKE = 2
         const val SHOWN = 5
         const val STATE_PHOTO = "photo"
-        const val STATE_VARIANT = "variant"
+        const val STATE_CHOICE = "choice"
+        const val STATE_COUNTED = "counted"
     }
 }

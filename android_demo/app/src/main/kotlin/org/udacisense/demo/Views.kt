@@ -8,6 +8,7 @@ import android.widget.ImageView
 import android.widget.ProgressBar
 import android.widget.TextView
 import java.util.Locale
+import kotlin.math.roundToInt
 import org.udacisense.core.Measurement
 import org.udacisense.core.Outcome
 import org.udacisense.core.Score
@@ -49,7 +50,7 @@ fun ViewGroup.addScore(score: Score) {
     row.findViewById<TextView>(R.id.name).text = score.label
     row.findViewById<TextView>(R.id.value).text = context.getString(R.string.percent, percent)
     val bar = row.findViewById<ProgressBar>(R.id.bar)
-    bar.progress = Math.round(score.probability * bar.max)
+    bar.progress = (score.probability * bar.max).roundToInt()
     row.contentDescription = context.getString(R.string.score_description, score.label, percent)
     addView(row)
 }

@@ -37,10 +37,10 @@ class PicturesTest {
         }
     }
 
-    private fun photo(name: String = "clock"): Intent =
+    private fun photo(name: String = "photos/clock"): Intent =
         Intent(Intent.ACTION_SEND)
             .setClass(Screens.context, MainActivity::class.java)
-            .putExtra(Intent.EXTRA_STREAM, Uri.fromFile(Screens.fixtures.resolve("photos/$name.png")))
+            .putExtra(Intent.EXTRA_STREAM, Uri.fromFile(Screens.fixtures.resolve("$name.png")))
 
     private fun save(
         activity: Activity,
@@ -59,6 +59,17 @@ class PicturesTest {
             val activity = Robolectric.buildActivity(MainActivity::class.java, photo()).setup().get()
             Screens.settle()
             save(activity, "classify-$suffix")
+        }
+
+    @Test
+    fun cascade() =
+        inEachLook { suffix ->
+            Screens.phoneWith("cascade")
+            for (name in listOf("sure" to "photos/clock", "asked" to "replay/asked", "none" to "replay/none")) {
+                val activity = Robolectric.buildActivity(MainActivity::class.java, photo(name.second)).setup().get()
+                Screens.settle()
+                if (name.first == "asked" || suffix == "light") save(activity, "cascade-${name.first}-$suffix")
+            }
         }
 
     @Test
@@ -87,9 +98,9 @@ class PicturesTest {
         val start = Robolectric.buildActivity(MainActivity::class.java).setup().get()
         Screens.settle()
         save(start, "start-light")
-        Screens.phoneWith("tiny")
-        // Two labels of which none is ahead: nothing that the classes know.
-        val doubtful = Robolectric.buildActivity(MainActivity::class.java, photo("palette")).setup().get()
+        // A bundle of an earlier release, and two labels of which none is ahead: nothing that the classes know.
+        Screens.phoneWith("tiny") { it.resolve("manifest.json").run { writeText(readText().replace(Regex("\"confidence\": \\{[^}]*\\}"), "\"confidence\": null")) } }
+        val doubtful = Robolectric.buildActivity(MainActivity::class.java, photo("photos/palette")).setup().get()
         Screens.settle()
         assertEquals("Not sure", Screens.text(doubtful, R.id.label))
         save(doubtful, "not-sure-light")

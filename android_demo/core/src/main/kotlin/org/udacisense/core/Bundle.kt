@@ -154,7 +154,7 @@ class GoldenPack(
     fun expected(variant: Variant): List<FloatArray> {
         val own = variant.goldenLogitsPath
         if (own != null) return floats(bundle.bytes(own), own, photos.size, bundle.manifest.signature.labels.size)
-        return if (variant.outputKind == OutputKind.PROBABILITIES) masterLogits.map { Scores.softmax(it) } else masterLogits
+        return if (variant.outputKind == OutputKind.PROBABILITIES) masterLogits.map { row -> Scores.softmax(row).let { p -> FloatArray(p.size) { p[it].toFloat() } } } else masterLogits
     }
 
     companion object {

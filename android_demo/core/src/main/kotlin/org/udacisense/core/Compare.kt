@@ -68,7 +68,7 @@ object Compare {
                 val label = Scores.top1(outputs[i])
                 val wanted = Scores.top1(master[i])
                 val agrees = label == wanted && outputs[i].all { it.isFinite() }
-                if (agrees) null else Flip(i, wanted, label, Scores.margin(master[i]).toDouble())
+                if (agrees) null else Flip(i, wanted, label, Scores.margin(master[i]))
             }
         val n = outputs.size
         val (low, high) = wilson(n - flips.size, n)

@@ -3,54 +3,89 @@ package org.udacisense.core
 import java.security.MessageDigest
 import kotlinx.serialization.json.doubleOrNull
 
-/** An answer is "not sure" where its best two probabilities are closer than this. */
-const val CONFIDENCE_MARGIN = 0.2f
+/** Of bundles without a [Confidence] of their own: an answer whose best two probabilities are closer than this is "not sure". */
+val UNFITTED = Confidence(temperature = 1.0, rule = "margin", unsureBelow = 0.2, nImages = 0)
 
-/** What is shown for a photo. */
-data class Decision(
-    val scores: List<Score>,
-    val margin: Float,
-    val isSure: Boolean,
-    val answeredBy: String
+/** A file that can be asked. The next one is asked where its margin is below [threshold]; null: it always answers. */
+data class Ask(
+    val name: String,
+    val variant: Variant,
+    val confidence: Confidence,
+    val threshold: Double?
 )
 
-/**
- * Asks one after the other until one is sure; where none is, the last answer stands, not sure.
- *
- * The second row is the larger model of the bundle; a cloud service would be a third.
- */
-class Cascade(
-    private val rows: List<Row>,
-    private val labels: List<String>,
-    private val minMargin: Float = CONFIDENCE_MARGIN
+/** What can be chosen on the screen: one file, or files of a cascade that go together. */
+data class Choice(
+    val id: String,
+    val asks: List<Ask>
 ) {
-    /** Someone who can answer: [probabilities] throws [Problem] where it cannot. */
-    class Row(
-        val name: String,
-        val probabilities: () -> FloatArray
-    )
+    /** Its file, where it is one and no cascade. */
+    val file: Variant? get() = asks.first().variant.takeIf { it.id == id }
+}
 
-    init {
-        if (rows.isEmpty()) throw Problem("There is no model to ask.")
-    }
-
-    /** A fallback that fails leaves the unsure answer before it standing; the first row's failure is the user's to see. */
-    fun decide(): Decision {
-        var last: Decision? = null
-        for (row in rows) {
-            val probabilities =
-                try {
-                    row.probabilities()
-                } catch (e: Problem) {
-                    last ?: throw e
-                    continue
-                }
-            val margin = Scores.margin(probabilities)
-            last = Decision(Scores.topK(probabilities, labels, labels.size), margin, margin >= minMargin, row.name)
-            if (last.isSure) return last
+/** The cascades of a bundle whose every member [formats] covers, then its files one by one. */
+fun Manifest.choices(formats: Set<Format>): List<Choice> {
+    val runnable = runnable(formats)
+    val cascades =
+        members.orEmpty().firstOrNull()?.variants?.keys.orEmpty().mapNotNull { key ->
+            val asks = members.orEmpty().mapNotNull { m -> runnable.find { it.id == m.variants[key] }?.let { Ask(m.name, it, m.confidence, m.threshold) } }
+            Choice("$name · $key", asks).takeIf { asks.size == members?.size }
         }
-        return checkNotNull(last)
+    return cascades + runnable.map { alone(it, runnable) }
+}
+
+/** One file; where it is not sure, the larger float32 file of its model is asked too. */
+private fun Manifest.alone(
+    variant: Variant,
+    runnable: List<Variant>
+): Choice {
+    val member = members?.find { variant.id in it.variants.values }
+    val confidence = member?.confidence ?: confidence ?: UNFITTED
+    val larger = largerThan(variant, runnable.filter { member == null || it.id in member.variants.values })
+    val first = Ask(variant.id, variant, confidence, confidence.unsureBelow.takeIf { larger != null })
+    return Choice(variant.id, listOfNotNull(first, larger?.let { Ask(it.id, it, confidence, null) }))
+}
+
+/** What is shown for a photo. */
+class Decision(
+    val scores: List<Score>,
+    val margin: Double,
+    /** In the order of asking; the last one's answer is shown. */
+    val asked: List<Ask>,
+    /** Why one could not be asked, though the one before it was not sure. */
+    val failure: Problem?
+) {
+    val answeredBy: Ask get() = asked.last()
+
+    /** False: it is none of the classes, as far as [answeredBy] can tell. */
+    val isSure: Boolean get() = margin >= answeredBy.confidence.unsureBelow
+}
+
+/**
+ * Asks one after the other until one is sure; the last one always answers. [output] is what a file says of the photo.
+ *
+ * One that fails leaves the answer before it standing; the first one's failure is the user's to see. A cloud service would
+ * be one more to ask. Throws [Problem].
+ */
+fun Choice.decide(
+    labels: List<String>,
+    output: (Variant) -> FloatArray
+): Decision {
+    val asked = mutableListOf<Ask>()
+    var probabilities = DoubleArray(0)
+    var failure: Problem? = null
+    for (ask in asks) {
+        try {
+            probabilities = Scores.probabilities(output(ask.variant), ask.variant.outputKind, ask.confidence.temperature)
+        } catch (e: Problem) {
+            if (asked.isEmpty()) throw e
+            failure = e
+            continue
+        }
+        asked += ask
+        if (ask.threshold == null || Scores.margin(probabilities) >= ask.threshold) break
     }
+    return Decision(Scores.topK(probabilities, labels, labels.size), Scores.margin(probabilities), asked, failure)
 }
 
 /** The bundle's larger model to fall back to: its largest float32 file; null where [variant] is float32 itself, or larger. */
@@ -63,30 +98,30 @@ fun largerThan(
         .maxWithOrNull(compareBy({ it.format == variant.format }, { it.fileBytes }))
 
 /**
- * Staged rollout: which variant an installation gets.
+ * Staged rollout: what an installation gets.
  *
- * A variant's `options.rollout_percent` in the manifest is its share of installations; what is left gets the first
- * variant without one. The share of an installation never changes: SHA-256 of its id and the bundle's name, as a point
+ * A variant's `options.rollout_percent` in the manifest is the share of installations that run that file alone; what is left
+ * gets the first cascade, or without one the first variant without a share. The share of an installation never changes: SHA-256 of its id and the bundle's name, as a point
  * in 0..100. Raising a percentage only moves installations towards it where it is the first that has one.
  */
 object Rollout {
     const val OPTION = "rollout_percent"
 
     fun choose(
-        variants: List<Variant>,
+        choices: List<Choice>,
         bundle: String,
         installationId: String
-    ): Variant {
-        if (variants.isEmpty()) throw Problem("The bundle has no variant that this app can run.")
-        val shares = variants.mapNotNull { v -> v.options[OPTION]?.let { v to percent(v, it.doubleOrNull) } }
+    ): Choice {
+        if (choices.isEmpty()) throw Problem("The bundle has no variant that this app can run.")
+        val shares = choices.mapNotNull { choice -> choice.file?.let { v -> v.options[OPTION]?.let { choice to percent(v, it.doubleOrNull) } } }
         if (shares.sumOf { it.second } > 100.0 + 1e-9) throw Problem("The bundle's $OPTION add up to more than 100.")
         val point = point(bundle, installationId)
         var end = 0.0
-        for ((variant, share) in shares) {
+        for ((choice, share) in shares) {
             end += share
-            if (point < end) return variant
+            if (point < end) return choice
         }
-        val rest = variants.filter { OPTION !in it.options }
+        val rest = choices.filter { it.file?.options?.contains(OPTION) != true }
         return rest.firstOrNull() ?: shares.last().first
     }
 

@@ -62,13 +62,15 @@ data class Manifest(
             require(s.mean.size == 3 && s.std.size == 3 && s.std.all { it > 0 }) { "signature.mean and std are three numbers each, std above 0." }
             require(s.dtype == "float32" && s.layout == "NCHW") { "this app feeds float32 in NCHW, not ${s.dtype} in ${s.layout}." }
             require(s.resize.method == "bilinear" && s.resize.antialias) { "this app resizes bilinear with antialias alone." }
-            manifest.confidence?.let {
+            val members = manifest.members.orEmpty()
+            for (it in listOfNotNull(manifest.confidence) + members.map(Member::confidence)) {
                 require(it.temperature > 0 && it.temperature.isFinite()) { "confidence.temperature is ${it.temperature}." }
                 require(it.unsureBelow in 0.0..1.0) { "confidence.unsure_below is ${it.unsureBelow}." }
                 require(it.rule == "margin") { "confidence.rule is \"${it.rule}\"; this app knows \"margin\"." }
             }
             val ids = manifest.variants.map { it.id }
             require(ids.toSet().size == ids.size) { "two variants share one id." }
+            manifest.members?.let { problem(it, ids) }?.let { throw Problem("$source is not valid: $it") }
             for (path in manifest.files.map { it.path } + manifest.variants.mapNotNull { it.path }) {
                 require(isInside(path)) { "the path \"$path\" leaves the bundle." }
             }
@@ -79,6 +81,18 @@ data class Manifest(
                 }
             }
         }
+
+        private fun problem(
+            members: List<Member>,
+            ids: List<String>
+        ): String? =
+            when {
+                members.size < 2 || members.distinctBy { it.name }.size < members.size -> "a cascade has two members or more, each with a name of its own."
+                members.flatMap { it.variants.values }.sorted() != ids.sorted() -> "each variant must belong to one member."
+                members.any { (it.threshold == null) != (it === members.last()) } -> "every member of the cascade but the last has a threshold."
+                members.any { it.threshold != null && it.threshold !in 0.0..1.0 } -> "a threshold is a margin from 0 to 1."
+                else -> null
+            }
 
         private fun isInside(path: String): Boolean =
             path.isNotEmpty() && !path.startsWith("/") && '\\' !in path && '\u0000' !in path && path.split("/").none { it == ".." || it == "." || it.isEmpty() }
@@ -189,7 +203,10 @@ enum class Format(
     COREML(null),
 
     @SerialName("executorch")
-    EXECUTORCH("pte")
+    EXECUTORCH("pte"),
+
+    @SerialName("tflite")
+    TFLITE("tflite")
 }
 
 @Serializable

@@ -6,22 +6,26 @@ import kotlin.math.exp
 data class Score(
     val label: String,
     val index: Int,
-    val probability: Float
+    val probability: Double
 )
 
 object Scores {
-    /** Softmax in double precision, as the desk computes it. */
-    fun softmax(logits: FloatArray): FloatArray {
-        val largest = logits.maxOrNull()?.toDouble() ?: throw Problem("The model answered nothing.")
-        val powers = DoubleArray(logits.size) { exp(logits[it] - largest) }
+    /** softmax(logits / temperature) in double precision, as the desk computes it. */
+    fun softmax(
+        logits: FloatArray,
+        temperature: Double = 1.0
+    ): DoubleArray {
+        val largest = (logits.maxOrNull() ?: throw Problem("The model answered nothing.")) / temperature
+        val powers = DoubleArray(logits.size) { exp(logits[it] / temperature - largest) }
         val sum = powers.sum()
-        return FloatArray(logits.size) { (powers[it] / sum).toFloat() }
+        return DoubleArray(logits.size) { powers[it] / sum }
     }
 
     fun probabilities(
         output: FloatArray,
-        kind: OutputKind
-    ): FloatArray = if (kind == OutputKind.LOGITS) softmax(output) else output
+        kind: OutputKind,
+        temperature: Double
+    ): DoubleArray = if (kind == OutputKind.LOGITS) softmax(output, temperature) else DoubleArray(output.size) { output[it].toDouble() }
 
     /** The first index of the largest value; NaN is never the largest. */
     fun top1(values: FloatArray): Int {
@@ -32,7 +36,7 @@ object Scores {
 
     /** The [k] most probable labels, best first; among equals the one that comes first in the bundle. */
     fun topK(
-        probabilities: FloatArray,
+        probabilities: DoubleArray,
         labels: List<String>,
         k: Int
     ): List<Score> {
@@ -44,9 +48,11 @@ object Scores {
     }
 
     /** Top-1 minus top-2. */
-    fun margin(values: FloatArray): Float {
-        if (values.size < 2) return Float.POSITIVE_INFINITY
+    fun margin(values: DoubleArray): Double {
+        if (values.size < 2) return Double.POSITIVE_INFINITY
         val sorted = values.sortedArray()
         return sorted[sorted.size - 1] - sorted[sorted.size - 2]
     }
+
+    fun margin(values: FloatArray): Double = margin(DoubleArray(values.size) { values[it].toDouble() })
 }

@@ -41,9 +41,13 @@ class Session(
         return set("bench", rows)
     }
 
+    /** What [Use] counted. */
+    fun use(rows: List<Measurement>): MeasurementSet = set("use", rows, "photos in the app")
+
     private fun set(
         kind: String,
-        rows: List<Measurement>
+        rows: List<Measurement>,
+        inputs: String = "golden pack, ${bundle.golden.photos.size} images"
     ) = MeasurementSet(
         schemaVersion = MeasurementSet.SCHEMA_VERSION,
         kind = kind,
@@ -51,7 +55,7 @@ class Session(
         bundle = bundle.manifest.name,
         bundleSha256 = bundle.sha256,
         host = host,
-        inputs = "golden pack, ${bundle.golden.photos.size} images",
+        inputs = inputs,
         seed = 0,
         measurements = rows
     )

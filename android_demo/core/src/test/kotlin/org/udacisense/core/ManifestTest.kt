@@ -68,6 +68,30 @@ class ManifestTest {
     }
 
     @Test
+    fun `a cascade that contradicts itself is refused by what is wrong`() {
+        val ids = Manifest.parse(text).variants.map { it.id }
+
+        fun member(
+            name: String,
+            threshold: String,
+            ids: List<String>
+        ): String {
+            val confidence = """{"temperature": 1.5, "rule": "margin", "unsure_below": 0.1, "n_images": 9}"""
+            val variants = ids.joinToString { "\"$it\": \"$it\"" }
+            return """{"name": "$name", "artifact_sha256": "0", "confidence": $confidence, "threshold": $threshold, "variants": {$variants}}"""
+        }
+
+        fun cascade(vararg members: String) = text.replace(Regex(",\\s*\"members\": null"), "").replaceFirst("\"created_utc\"", "\"members\": [${members.joinToString()}], \"created_utc\"")
+        val last = member("b", "null", ids.drop(2))
+        assertEquals(0.25, Manifest.parse(cascade(member("a", "0.25", ids.take(2)), last)).members!!.first().threshold)
+        assertTrue("two members" in refused(cascade(last)))
+        assertTrue("name of its own" in refused(cascade(member("b", "0.25", ids.take(2)), last)))
+        assertTrue("belong to one member" in refused(cascade(member("a", "0.25", ids.take(3)), last)))
+        assertTrue("has a threshold" in refused(cascade(member("a", "null", ids.take(2)), last)))
+        assertTrue("from 0 to 1" in refused(cascade(member("a", "1.5", ids.take(2)), last)))
+    }
+
+    @Test
     fun `text that is no JSON is refused`() {
         assertTrue("manifest.json is not valid" in refused(text.dropLast(100)))
         assertTrue("manifest.json is not valid" in refused("[]"))

@@ -90,7 +90,7 @@ class NumbersTest {
         val wanted = rows("softmax")
         rows("master").forEachIndexed { i, logits ->
             val got = Scores.softmax(logits)
-            for (j in got.indices) assertEquals(wanted[i][j], got[j], 1e-7f)
+            for (j in got.indices) assertEquals(wanted[i][j].toDouble(), got[j], 1e-7)
         }
     }
 
