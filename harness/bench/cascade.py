@@ -41,7 +41,7 @@ class CascadeRow:
     mean_ms: Positive  # the median of those
     median_ms: Positive  # of the image in the middle
     worst_ms: Positive  # of an image that every member is asked of
-    speedup: Interval | None  # of the mean, against the sweep's reference on as many threads
+    speedup: Interval | None  # of the mean, against the sweep's reference on as many threads; 95 %
     top1_fraction: Fraction | None
     file_bytes: int
     instructions: float | None  # ARM instructions, the mean over images
@@ -127,7 +127,7 @@ def _row(
         mean_ms=mean_ms,
         median_ms=middle,
         worst_ms=sum(times),
-        speedup=ratio(all_medians(measured, reference), means, seed=measured.seed) if means else None,
+        speedup=ratio(all_medians(measured, reference), means, seed=measured.seed, confidence=0.95) if means else None,
         top1_fraction=top1,
         file_bytes=sum(row.cell.file_bytes or 0 for row in rows),
         instructions=_mean_count(shares, counts),

@@ -366,7 +366,8 @@ def cascades_table(rows: Sequence[CascadeRow], *, title: str = "Cascades (time o
     )
     notes = [
         "Mean over real images: each member's time, timed by turns, times the share of the images that reach it. "
-        "Median: of the image in the middle. Worst: every member is asked."
+        "Median: of the image in the middle. Worst: every member is asked. "
+        "Speed-up: of the mean, with its 95 % interval."
     ]
     if any(not row.is_verified for row in rows):
         notes.append("Shares without a verification of the files on labelled images are those of the float32 models.")
