@@ -51,16 +51,16 @@ def count(
     max_spread_fraction: float = MAX_SPREAD_FRACTION,
     timeout_s: float = 600.0,
 ) -> InstructionCount:
-    """Count the ARM instructions of one call of a file in its arm64 library; :data:`COUNTERS` has the formats.
+    """Count the ARM instructions of one call of a file in its arm64 library, which :data:`COUNTERS` names.
 
     A run asks for 1 call and for 5 and takes the difference of the counts. Runs are repeated, at least 3, until the
     last 3 lie within ``max_spread_fraction`` of their median.
 
     Args:
         path: the file.
-        inputs: float32 (n, 3, H, W); the first ``batch_size`` images are fed.
-        threads: for the library; counted are all of them.
-        batch_size: images of a call.
+        inputs: float32 (n, 3, H, W).
+        threads: for the library; all are counted.
+        batch_size: so many of the first inputs are fed.
         max_spread_fraction: of the runs that are reported.
         timeout_s: for one request.
 
@@ -69,8 +69,8 @@ def count(
         LoadError: the file would not load.
         InferenceError: it would not run, or 12 runs did not settle.
     """
-    form = next(form for form in COUNTERS if SUFFIXES[form] == path.suffix)
-    folder = folder_that_counts(name := COUNTERS[form])
+    name = next(name for form, name in COUNTERS.items() if SUFFIXES[form] == path.suffix)
+    folder = folder_that_counts(name)
     with tempfile.TemporaryDirectory(prefix="udacisense-count-") as scratch:
         counts = Path(scratch) / "counts"
         with LibrarySession(
@@ -90,8 +90,7 @@ def count(
                 runs=runs,
                 calls=_MANY - _FEW,
                 threads=threads,
-                library=str(session.actual["library"]),
-                cpu=str(session.actual["cpu"]),
+                **{key: str(session.actual[key]) for key in ("library", "cpu")},
             )
 
 

@@ -86,15 +86,9 @@ def command(
     from udacisense.base.records import Outcome
 
     options = _options(**asked)
-    source: ExportSource | CascadeSource
-    if is_named(model):
-        source = _named_source(model, data, input_shape, init or "none", model_options)
-    else:
-        _refuse_settings_of_named_models(model, input_shape, init, model_options)
-        source = _kept_source(Path(model), data, allow_factory)
+    source = _source(model, data, allow_factory, (input_shape, init, model_options))
     members = source.sources if isinstance(source, CascadeSource) else (source,)
-    cost = _estimate(members, options)
-    announce(cost, output)
+    announce(cost := _estimate(members, options), output)
     if dry_run:
         return
     options = replace(options, timeout_s=max(options.timeout_s, _MOST_TIMES * cost.seconds))
@@ -106,10 +100,24 @@ def command(
         emit_json(manifest)
     else:
         _show(manifest, f"{output}{f', and {output}.zip' if make_zip else ''}")
-        images = ["--data", data] if data else []
-        next_command("udacisense", "verify", output, *images, *allowing(members[-1].spec.architecture))
+        if any(variant.outcome is Outcome.PASSED for variant in manifest.variants):
+            images = ["--data", data] if data else []
+            next_command("udacisense", "verify", output, *images, *allowing(members[-1].spec.architecture))
     if any(variant.outcome is Outcome.FAILED for variant in manifest.variants):
         raise click.exceptions.Exit(1)
+
+
+def _source(
+    model: str,
+    data: str | None,
+    allow_factory: str | None,
+    of_named: tuple[str | None, str | None, dict[str, Scalar]],
+) -> ExportSource | CascadeSource:
+    if is_named(model):
+        input_shape, init, options = of_named
+        return _named_source(model, data, input_shape, init or "none", options)
+    _refuse_settings_of_named_models(model, *of_named)
+    return _kept_source(Path(model), data, allow_factory)
 
 
 def _show(manifest: Manifest, places: str) -> None:
