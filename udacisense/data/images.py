@@ -61,9 +61,10 @@ class Photos:
     @cached_property
     def squares(self) -> tuple[Tensor, Tensor | None]:
         """All of them: uint8 (n, 3, size_px, size_px); where they are many, mapped from disk, with their digests."""
-        if self.are_many:
-            return cached_squares(self.files, self.size_px, self.description)
-        return read_squares(self.files, self.size_px, self.description), None
+        with torch.inference_mode(mode=False):  # whoever asks first, they are there for training too
+            if self.are_many:
+                return cached_squares(self.files, self.size_px, self.description)
+            return read_squares(self.files, self.size_px, self.description), None
 
     def some(self, rows: Tensor) -> Tensor:
         """Return some of them in memory, int64 (k,) → uint8 (k, 3, size_px, size_px); of few only those are read."""
@@ -226,10 +227,10 @@ def read_squares(files: Sequence[Path], size_px: int, description: str) -> Tenso
     Raises:
         InputError: a file is no whole image (it is named).
     """
-    pixels = torch.empty((len(files), 3, size_px, size_px), dtype=torch.uint8)
+    pixels = np.empty((len(files), 3, size_px, size_px), dtype=np.uint8)
 
     def load(index: int) -> None:
-        pixels[index] = torch.from_numpy(read_square(files[index], size_px)).permute(2, 0, 1)
+        pixels[index] = read_square(files[index], size_px).transpose(2, 0, 1)
 
     with (
         quiet_pillow(),
@@ -238,7 +239,7 @@ def read_squares(files: Sequence[Path], size_px: int, description: str) -> Tenso
     ):
         for _ in pool.map(load, range(len(files))):
             advance(1)
-    return pixels
+    return torch.from_numpy(pixels)
 
 
 def _fingerprint(classes: Sequence[str], *splits: Images) -> str:

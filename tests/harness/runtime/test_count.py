@@ -17,7 +17,7 @@ from harness.bench.ranking import rank
 from harness.records import BenchSet
 from harness.runners.android import open_session
 from harness.runners.table import RUNNERS
-from harness.runtime.build import _small_model
+from harness.runtime.build import small_model
 from harness.runtime.count import MAX_SPREAD_FRACTION, count, spread
 from udacisense.base.records import read_json
 from udacisense.cli.main import run
@@ -129,7 +129,7 @@ def test_an_onnx_file_that_is_none_would_not_load(onnxruntime_arm64: str, tmp_pa
 
 
 def test_a_pte_is_counted_and_answers_as_its_source(executorch_arm64: str, tmp_path: Path) -> None:
-    path, images, expected = _small_model(tmp_path, "executorch")
+    path, images, expected = small_model(tmp_path, "executorch")
     with open_session(executorch_arm64, path) as session:
         np.testing.assert_allclose(session.run(images), expected, atol=1e-5)
     counted = count(path, images, batch_size=len(images))

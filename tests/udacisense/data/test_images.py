@@ -86,6 +86,14 @@ def test_images_of_any_size_are_fitted(folder):
     assert load_dataset(str(folder), size_px=24).train.pixels.shape == (7, 3, 24, 24)
 
 
+def test_photos_that_inference_reads_first_are_there_for_training(folder):
+    train = load_dataset(str(folder), size_px=16).train
+    with torch.inference_mode():
+        assert train.at(torch.tensor([0])).shape == (1, 3, 16, 16)
+    assert not train.stored.is_inference()
+    assert not train.at(torch.tensor([0])).is_inference()
+
+
 def test_the_fingerprint_follows_the_content_and_nothing_else(folder, tmp_path):
     fingerprint = load_dataset(str(folder)).fingerprint
     shutil.copytree(folder, tmp_path / "copy")
