@@ -195,6 +195,7 @@ def test_what_a_users_code_sets_for_all_of_pytorch_ends_with_it(their: Callable[
         source_from_factory(name, SHAPE, None)
     made = torch.ones(1, requires_grad=True) * 2
     assert (made.dtype, made.device.type, made.requires_grad) == (torch.float32, "cpu", True)
+    assert torch.get_default_device().type == "cpu"  # asked by libraries, and an error where it was set to None
 
 
 def test_what_a_factory_prints_and_reads_is_not_ours(

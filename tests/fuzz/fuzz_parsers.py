@@ -366,6 +366,7 @@ _SHIPPED = "reads what its own installation holds"
 # Modules that read, and nothing from outside that another row does not stand for.
 OWN: dict[str, str] = {
     "exporters.bundle.pte_file": _WORKER,
+    "exporters.preflight.executorch": _ANSWER,
     "exporters.bundle.tflite_metadata": _FRESH,
     "exporters.toolchain.setup": "reads its own lock, and the record that it wrote when an environment was whole",
     "exporters.export": _ANSWER,

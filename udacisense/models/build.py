@@ -328,5 +328,6 @@ def _foreign_code() -> Iterator[None]:
     finally:
         sys.argv = arguments
         torch.set_default_dtype(dtype)
-        if torch.empty(0).device != device:  # get_default_device() fails once this was done
+        if torch.empty(0).device != device:
             torch.set_default_device(None)
+            del torch._GLOBAL_DEVICE_CONTEXT.device_context  # get_default_device() fails on the None in it
