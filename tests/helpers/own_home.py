@@ -22,6 +22,7 @@ os.environ.setdefault("GIT_CONFIG_GLOBAL", str(Path.home() / ".gitconfig"))  # s
 os.environ["HOME"] = str(HOME)
 for _name in ("UDACISENSE_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
     os.environ.pop(_name, None)
+os.environ["RUSTUP_HOME"] = str(CACHE / "rustup")  # pip asks rustc for its version
 os.environ["MPLCONFIGDIR"] = str(CACHE / "matplotlib")  # its list of fonts takes seconds to make
 # Java asks the system for the user's home, and not the environment.
 os.environ["MAVEN_OPTS"] = f"{os.environ.get('MAVEN_OPTS', '')} -Dmaven.repo.local={CACHE / 'maven'}".strip()

@@ -192,6 +192,8 @@ def _report_end(exc: BaseException) -> int:
     """Say what ended a command: Ctrl-C, or a user's code that ends the program."""
     if isinstance(exc, SystemExit) and hasattr(sys.stdout, "wrapped"):  # so click ends where nobody reads the pipe
         return _report_os_error(BrokenPipeError())
+    if isinstance(exc, SystemExit) and "_UDACISENSE_COMPLETE" in os.environ:  # click has answered the shell
+        return int(exc.code or 0)
     origin = exc.__cause__ if isinstance(exc, click.Abort) else exc  # which click makes of others
     try:
         why = foreign_cause(origin or Interrupted())

@@ -72,10 +72,8 @@ def test_a_pipeline_is_estimated_at_its_own_students_resolution(asked: list[tupl
 
 
 def test_the_demo_costs_more_where_it_does_more() -> None:
-    few = demo._estimate({"p1": ("fp32",)}, formats=("onnx",), timed=(), n_images=None, cores=2)
-    more = demo._estimate(
-        {"p1": ("fp32", "int8-static")}, formats=("onnx",), timed=("onnx-fp32",), n_images=None, cores=2
-    )
+    few = demo._estimate({"p1": (("onnx",), ("fp32",))}, timed=(), n_images=None, cores=2)
+    more = demo._estimate({"p1": (("onnx",), ("fp32", "int8-static"))}, timed=("onnx-fp32",), n_images=None, cores=2)
     assert more.disk_bytes > few.disk_bytes > 6_000_000, "two float32 files and the reference weigh this at least"
     assert more.seconds > few.seconds
 

@@ -247,7 +247,7 @@ def test_verbose_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.C
             "techniques --baseline {artifact} --data {shapes} --technique graph -o {tmp}/new/o",
             "1 technique (graph): about",
         ),
-        ("demo -o {tmp}/new/o", "The demo of baseline, p1, tiny: about"),
+        ("demo -o {tmp}/new/o", "The demo of baseline, p1, tiny, cascade: about"),
         ("demo -o {tmp}/new/o --data {shapes}", "udacisense verify {tmp}/new/o/ship/tiny --data {shapes}\n"),
         ("export {artifact} -f onnx --precision fp32 -o {tmp}/new/o", "2 variants: about"),
         ("verify {bundle} -o {tmp}/new/o.json", "  lite: ptl-fp32, ptl-fp32-xnnpack\n"),

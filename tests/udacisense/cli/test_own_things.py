@@ -181,7 +181,7 @@ def test_the_demo_takes_a_folder_with_a_blank_in_its_name(tmp_path: Path, capsys
     assert run(["demo", "-o", str(folder), "--dry-run"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("udacisense ")]
     assert [line.split()[1] for line in lines[:3]] == ["train", "compress", "compress"]
-    assert len(lines) == 12, "then three exports, three verifications, one sweep, two reports"
+    assert len(lines) == 14, "then four exports, four verifications, one sweep, two reports"
     for line in lines:
         places = [word for word in shlex.split(line) if "demo" in word]
         assert places
