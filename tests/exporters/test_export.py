@@ -66,6 +66,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     sys.modules.pop("their_models", None)
 
 
+@pytest.mark.slow
 def test_every_byte_is_repeated_where_the_manifest_says_so(exported, tmp_path: Path) -> None:
     export_bundle(exported.source, tmp_path / "again", ExportOptions(calibration=32), zip=True)
     again = open_bundle(tmp_path / "again")
@@ -232,6 +233,7 @@ def test_the_manifest_reads_back_as_it_was_written(exported) -> None:
     assert sha256_path(exported.bundle.root / "reference/model.safetensors") == manifest.artifact_sha256
 
 
+@pytest.mark.slow
 def test_without_photos_onnx_int8_has_the_numbers_of_the_recipe_that_came_with_the_model(tmp_path: Path) -> None:
     options = ExportOptions(formats=("torchscript", "onnx"), precisions=("int8-static",), engines=("qnnpack",))
     made = export_bundle(source_from_artifact(Path("tiny"), None), tmp_path / "bundle", options)

@@ -22,6 +22,8 @@ from udacisense.data.batches import normalise
 from udacisense.data.images import DataSet, Images
 from udacisense.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def awake(factory: str, inputs: torch.Tensor, path: Path) -> Path:
     """Write weights with which the logits depend on the image: BatchNorm knows what it sees, and they are spread."""

@@ -221,6 +221,7 @@ def test_a_model_in_place_of_a_bundle_is_told_to_be_exported_first(
         open_bundle(Path("tiny"))
 
 
+@pytest.mark.slow
 def test_int8_sources_are_rebuilt_bit_by_bit(exported) -> None:
     bundle = exported.bundle
     own = [v for v in bundle.exported() if has_own_source(v)]

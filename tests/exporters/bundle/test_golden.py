@@ -39,6 +39,7 @@ def test_some_images_must_be_cropped_and_resized(exported) -> None:
     assert any(width < 32 for width, _ in shapes)
 
 
+@pytest.mark.slow
 def test_labels_of_drawn_pictures_are_absent_and_those_of_data_are_true(exported) -> None:
     images = exported.bundle.manifest.golden.images[:32]
     assert [image.label for image in images] == exported.source.golden.labels.tolist()

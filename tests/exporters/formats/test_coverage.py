@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -70,6 +71,7 @@ def test_recurrent_layers_and_attention_count_too() -> None:
     assert share.macs_int8_fraction < 0.01
 
 
+@pytest.mark.slow
 def test_static_int8_of_onnx_leaves_an_lstm_in_float32(tmp_path: Path, their: Callable[[str], str]) -> None:
     """ONNX Runtime's quantiser takes the last layer alone; FX, which finds blocks to leave out, cannot trace this."""
     code = """

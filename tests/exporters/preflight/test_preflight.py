@@ -132,6 +132,7 @@ def test_a_damaged_file_of_the_other_formats_is_one_sentence(tmp_path: Path, nam
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_ort_file_that_crashes_onnxruntime_is_one_sentence(exported, tmp_path: Path) -> None:
     import onnxruntime.tools.ort_format_model.types  # noqa: F401 - makes the schema importable
     from ort_flatbuffers_py.fbs.InferenceSession import InferenceSession as Schema

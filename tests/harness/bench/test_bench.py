@@ -22,6 +22,8 @@ from udacisense.base.records import Artifact, Outcome, read_json
 from udacisense.errors import InputError
 from udacisense.zoo.table import resolve_artifact
 
+pytestmark = pytest.mark.slow
+
 BRIEF = Budget(
     name="brief",
     tune_rounds=1,

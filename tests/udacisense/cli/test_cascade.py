@@ -133,6 +133,7 @@ def shipped(place: Path, once: Callable[..., Path]) -> Path:
     return once("shipped-cascade", make)
 
 
+@pytest.mark.slow
 def test_a_bundle_holds_both_members_each_in_every_format(shipped: Path) -> None:
     cascade, _ = load_cascade(shipped / "cascade")
     with opened(shipped / "ship") as bundle:
@@ -155,6 +156,7 @@ def test_a_bundle_holds_both_members_each_in_every_format(shipped: Path) -> None
         assert np.array_equal(bundle.members()[1].golden_inputs(), bundle.golden_inputs())
 
 
+@pytest.mark.slow
 def test_verify_proves_the_members_and_what_they_decide_together(place: Path, shipped: Path) -> None:
     _, asks, answers = _decided(place, load_cascade(shipped / "cascade")[0].members[0].threshold)
     labels = load_dataset(f"{place}/shapes", size_px=32).test.labels.numpy()
@@ -179,6 +181,7 @@ def test_verify_proves_the_members_and_what_they_decide_together(place: Path, sh
     assert "another member answers" in rows["ptl-int8-static-qnnpack", "lite"].warnings[0]
 
 
+@pytest.mark.slow
 def test_a_threshold_of_one_asks_the_last_member_of_every_image(place: Path, shipped: Path, tmp_path: Path) -> None:
     ship = shutil.copytree(shipped / "ship", tmp_path / "ship")
     manifest = json.loads((ship / "manifest.json").read_text())
@@ -213,6 +216,7 @@ def test_members_that_do_not_fit_the_manifest_are_refused(
     assert "contradicts that of its member" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_gate_holds_the_way_to_the_same_rules_as_a_file(shipped: Path, tmp_path: Path) -> None:
     rules = tmp_path / "rules.toml"
     rules.write_text('[[variant]]\nmatch = "ptl-fp32"\nsize = { max_bytes = 10 }\n')
@@ -226,6 +230,7 @@ def test_the_gate_holds_the_way_to_the_same_rules_as_a_file(shipped: Path, tmp_p
     assert {c.variant_id for c in checks} >= {"tiny.ptl-fp32", "tiny-2.ptl-fp32"}
 
 
+@pytest.mark.slow
 def test_the_report_draws_the_curve_with_the_chosen_point(place: Path, shipped: Path, tmp_path: Path) -> None:
     assert run(["report", f"{place}/cascade", str(shipped), "-o", f"{tmp_path}/report.html"]) == 0
     page = (tmp_path / "report.html").read_text()
@@ -233,6 +238,7 @@ def test_the_report_draws_the_curve_with_the_chosen_point(place: Path, shipped: 
     assert "chosen, held-back images" in page
 
 
+@pytest.mark.slow
 def test_p3_is_both_pipelines_and_takes_no_student_for_both(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

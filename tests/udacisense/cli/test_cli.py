@@ -73,6 +73,7 @@ def test_evaluate_gives_the_figures_that_training_recorded(
     assert found["n_images"] == 40
 
 
+@pytest.mark.slow
 def test_verify_then_bench_then_report(
     bundle: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -286,6 +286,7 @@ def test_the_cost_is_said_and_does_not_change_what_is_trained(
     assert kept["sha256"] == alone.sha256
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colour_unless_told_otherwise(bundle: Path) -> None:
     code, told = on_terminal("inspect", str(bundle))
     assert code == 0
@@ -307,6 +308,7 @@ def test_a_narrow_terminal_loses_nothing(bundle: Path, columns: int) -> None:
     assert on_terminal("--help", columns=columns)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [

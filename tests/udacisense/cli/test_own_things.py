@@ -157,6 +157,7 @@ def test_every_command_that_may_run_a_users_code_finds_it_in_the_working_folder(
     assert importlib.util.find_spec("code_beside_the_user") is not None
 
 
+@pytest.mark.slow
 def test_the_next_command_can_be_pasted_where_names_have_blanks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,6 +257,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_code_of_the_user_under_names_of_others_is_in_nobodys_way(tmp_path: Path) -> None:
     from safetensors.torch import save_file
     from torch import nn

@@ -513,6 +513,7 @@ def baseline(tmp_path: Path) -> Path:
     return tmp_path / "baseline"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stages"), [("p1", ("distill", "static-int8", "graph")), ("p2", ("distill", "graph"))]
 )
@@ -575,6 +576,7 @@ def test_a_finished_step_of_an_earlier_version_is_recognised() -> None:
     assert fingerprint_step("distill", apply_knowledge_distillation, elsewhere, inputs="before cpu") == expected
 
 
+@pytest.mark.slow
 def test_a_student_of_its_own_teacher_is_taken_up_whatever_baseline_and_test_images_are(tmp_path: Path) -> None:
     data, teacher = dataset(), tmp_path / "teacher"
     save_artifact(

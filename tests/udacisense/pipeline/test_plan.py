@@ -71,6 +71,7 @@ def test_a_student_that_is_asked_for_is_taken_with_its_options() -> None:
     assert student(preset("baseline")) is None  # the recipe's own
 
 
+@pytest.mark.slow
 def test_p1_of_a_users_own_network_prunes_it_and_leaves_an_artifact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ from udacisense.errors import InputError
 from udacisense.pipeline.start import PipelineOptions
 from udacisense.pipeline.techniques import TECHNIQUES, TechniquesRecord, find_techniques, run_techniques
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("dynamic-int8", "graph", "pruning-one-shot", "pruning-gradual")
 
 OPTIONS = PipelineOptions(epochs=1, batch_size=16)

@@ -70,6 +70,7 @@ def test_a_stage_keeps_its_contract(row: Stage, kind: Kind) -> None:
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "kind"), CASES)
 def test_a_stage_is_repeatable(row: Stage, kind: Kind) -> None:
     images = next(iter(held_back()))[0]

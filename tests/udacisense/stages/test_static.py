@@ -46,6 +46,7 @@ def hurt(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_the_block_that_int8_hurts_is_found_and_kept_float() -> None:
     model = hurt(trained_like(tiny_spec()))
     found = sensitivities(model, ENGINE, IMAGES)

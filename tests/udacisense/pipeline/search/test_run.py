@@ -16,6 +16,8 @@ from udacisense.pipeline.search.place import Place
 from udacisense.pipeline.search.record import SearchRecord
 from udacisense.pipeline.search.run import SearchOptions, first_rung, run_search
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(parameters=60_000, file_bytes=None, arm_instructions=16_000_000)
 OPTIONS = SearchOptions(limits=LIMITS, trials=4, finalists=1, epochs=3, final_epochs=1, seeds=(0, 1), batch_size=16)
 

@@ -54,6 +54,7 @@ def begun(log: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study_url", ["journal", "postgresql"], indirect=True)
 def test_two_workers_share_a_study_and_one_killed_loses_nothing(study_url: str, tmp_path: Path) -> None:
     victim = start(study_url, 6, tmp_path / "victim", 60.0)
