@@ -33,6 +33,11 @@ def skipped(name: str, reason: str) -> PreflightCheck:
     return PreflightCheck(name=name, outcome=Outcome.SKIPPED, found=reason, allowed="", fix=None)
 
 
+def say_labels(where: str | None) -> PreflightCheck:
+    """Say where a file keeps labels and normalisation; None: nowhere, which no runtime minds."""
+    return check("labels and normalisation", where or "none: an app must know them", "any", "", is_ok=True)
+
+
 def check_shape(metadata: Metadata | None) -> PreflightCheck:
     """Check that an app can feed one image."""
     if metadata is None:

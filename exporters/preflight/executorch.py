@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporters.bundle.metadata import Metadata
 from exporters.bundle.pte_file import read_pte
-from exporters.preflight.checks import PreflightCheck, check, check_shape, skipped
+from exporters.preflight.checks import PreflightCheck, check, check_shape, say_labels, skipped
 from exporters.toolchain.setup import python_of, unusable
 from udacisense.base.child import RESULT, read_in_child
 from udacisense.base.records import record, write_record
@@ -46,13 +46,7 @@ def check_pte(path: Path, runtime: str) -> list[PreflightCheck]:
             is_ok=not facts.missing,
         ),
         skipped("runtime version", "the file does not say which release wrote it; the manifest of its bundle does"),
-        check(
-            "labels and normalisation",
-            "there, as the method `udacisense`" if facts.metadata else "none: an app must know them",
-            "any",
-            "",
-            is_ok=True,
-        ),
+        say_labels("there, as the method `udacisense`" if facts.metadata else None),
         check_shape(facts.metadata),
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporters.bundle.metadata import read_extra_file
 from exporters.bundle.tflite_file import read_tflite
-from exporters.preflight.checks import PreflightCheck, check, check_shape, skipped
+from exporters.preflight.checks import PreflightCheck, check, check_shape, say_labels, skipped
 
 # Releases of org.tensorflow:tensorflow-lite. A converter notes in the file which release its operators need at least.
 # By release: to how many KB its arm64 library is aligned, as `preflight FILE.aar` reads it.
@@ -44,13 +44,7 @@ def check_tflite(path: Path, runtime: str) -> list[PreflightCheck]:
             "use a newer library",
             is_ok=_numbers(needed) <= _numbers(runtime),
         ),
-        check(
-            "labels and normalisation",
-            "there" if has_metadata else "none: an app must know them",
-            "any",
-            "",
-            is_ok=True,
-        ),
+        say_labels("there" if has_metadata else None),
         check_shape(metadata),
     ]
 

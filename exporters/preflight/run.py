@@ -132,10 +132,14 @@ def preflight(path: Path, *, runtime: str | None = None) -> PreflightReport:
         runtime=chosen,
         verdict=Outcome.FAILED if failed else Outcome.PASSED,
         checks=checks,
-        warnings={".ptl": lambda: _emulator_warnings(path), ".tflite": lambda: page_warnings(chosen)}.get(
-            suffix, tuple
-        )(),
+        warnings=_warnings(path, suffix, chosen),
     )
+
+
+def _warnings(path: Path, suffix: str, runtime: str) -> tuple[str, ...]:
+    if suffix == ".tflite":
+        return page_warnings(runtime)
+    return _emulator_warnings(path) if suffix == ".ptl" else ()
 
 
 def _emulator_warnings(path: Path) -> tuple[str, ...]:

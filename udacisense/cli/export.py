@@ -86,7 +86,9 @@ def command(
     from udacisense.base.records import Outcome
 
     options = _options(**asked)
-    source = _source(model, data, allow_factory, (input_shape, init, model_options))
+    source = _source(
+        model, data, input_shape=input_shape, init=init, options=model_options, allow_factory=allow_factory
+    )
     members = source.sources if isinstance(source, CascadeSource) else (source,)
     announce(cost := _estimate(members, options), output)
     if dry_run:
@@ -110,13 +112,15 @@ def command(
 def _source(
     model: str,
     data: str | None,
+    *,
+    input_shape: str | None,
+    init: str | None,
+    options: dict[str, Scalar],
     allow_factory: str | None,
-    of_named: tuple[str | None, str | None, dict[str, Scalar]],
 ) -> ExportSource | CascadeSource:
     if is_named(model):
-        input_shape, init, options = of_named
         return _named_source(model, data, input_shape, init or "none", options)
-    _refuse_settings_of_named_models(model, *of_named)
+    _refuse_settings_of_named_models(model, input_shape, init, options)
     return _kept_source(Path(model), data, allow_factory)
 
 
