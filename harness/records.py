@@ -66,8 +66,8 @@ class Flip:
 class Certainty:
     """How sure a variant is of its answers, beside the float32 master: probabilities at the manifest's temperature."""
 
-    temperature: Positive  # 1 where none was fitted
-    threshold: Fraction  # margin of the best two probabilities below which nothing is answered; 0: all is
+    temperature: Positive | None  # 1 where none was fitted; None of a cascade: each member's own
+    threshold: Fraction | None  # margin of the best two probabilities below which nothing is answered; 0: all is
     mean_moved: Fraction  # mean over the images of |p - the master's p| of the class that the master answers
     most_moved: Fraction
     answered_fraction: Fraction

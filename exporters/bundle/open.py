@@ -74,7 +74,12 @@ class Bundle:
             variants = joined_variants(own.manifest, is_first=own is found[0])
             joined += variants
             ids = dict(zip([v.id for v in own.manifest.variants], [v.id for v in variants], strict=True))
-            if own.manifest.members is not None or ids != member.variants or own.manifest.name != member.name:
+            is_same = (own.manifest.name, own.manifest.signature, ids) == (
+                member.name,
+                self.manifest.signature,
+                member.variants,
+            )
+            if own.manifest.members is not None or not is_same:
                 raise InputError(_contradicted(self.root, member.name))
         if tuple(joined) != self.manifest.variants:
             raise InputError(_contradicted(self.root, found[-1].manifest.name))

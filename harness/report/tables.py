@@ -156,11 +156,12 @@ def certainty_table(measured: MeasurementSet, *, title: str = "Confidence") -> T
         )
         for spec, sure in found
     )
-    first = found[0][1]
+    fits = dict.fromkeys((s.temperature, s.threshold) for _, s in found if s.temperature is not None)
+    temperatures, thresholds = (" or ".join(f"{value:.3g}" for value in of) for of in zip(*fits, strict=True))
     notes = (
-        f"Probabilities at temperature {first.temperature:.3g}; answered where the best two are at least "
-        f"{first.threshold:.3g} apart. In brackets: the float32 master. Moved: |p - its p| of the class that it "
-        "answers, mean and most. ECE: expected calibration error. Log loss: of the true class.",
+        f"Probabilities at temperature {temperatures}; answered where the best two are at least {thresholds} apart"
+        f"{', each model at its own' if len(fits) > 1 else ''}. In brackets: the float32 master. Moved: |p - its p| of "
+        "the class that it answers, mean and most. ECE: expected calibration error. Log loss: of the true class.",
     )
     columns = ("variant", "runner", "engine", "moved", "most", "ECE", "log loss", "answered", "top-1 of the answered")
     return Table(title=title, columns=columns, rows=rows, notes=notes)

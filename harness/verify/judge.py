@@ -19,9 +19,9 @@ from harness.cell.run import Cell
 from harness.records import Comparison, Measurement
 from harness.runners.onnxruntime import SATURATED
 from harness.runners.table import RUNNERS
-from harness.verify.beyond.certainty import certainty
+from harness.verify.beyond.certainty import believe, certainty
 from harness.verify.beyond.inputs import BEYOND
-from harness.verify.beyond.judge import judge_shifts, judge_unknown, told_beyond
+from harness.verify.beyond.judge import judge_beyond, told_beyond
 from harness.verify.compare import FloatArray, compare, difference
 from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, limit_for, out_of_limits
@@ -35,7 +35,7 @@ from harness.verify.plan import (
     master_of,
     source_of,
 )
-from udacisense.base.records import Outcome, Scalar
+from udacisense.base.records import UNFITTED, Outcome, Scalar
 from udacisense.errors import InferenceError, LoadError
 from udacisense.measure.confidence import margins
 
@@ -250,25 +250,22 @@ def _compare(answers: Answers, job: CellJob, outputs: FloatArray, limit: Limit) 
         rtol=limit.rtol,
         atol=limit.atol,
     )
-    sure = certainty(own, master, labels, output_kind=job.variant.output_kind, fitted=answers.manifest.confidence)
-    return _with_beyond(answers, job, dataclasses.replace(found, certainty=sure), outputs)
+    if not found.nonfinite:
+        fitted = answers.manifest.confidence or UNFITTED
+        by = believe(own, job.variant.output_kind, fitted), believe(master, "logits", fitted)
+        found = dataclasses.replace(found, certainty=certainty(*by, labels, fitted=fitted))
+    return _with_beyond(answers, job, found, outputs)
 
 
 def _with_beyond(answers: Answers, job: CellJob, found: Comparison, outputs: FloatArray) -> Comparison:
     """Add what the variant answers to other things and to shifted photos, where it was asked and answered finitely."""
-    beyond, own, kind = answers.feed.beyond, answers.own(job).others.get(BEYOND), job.variant.output_kind
+    beyond, own = answers.feed.beyond, answers.own(job).others.get(BEYOND)
     if beyond is None or job.role != "own" or own is None or isinstance(own, str) or not np.isfinite(own).all():
         return found
-    master, n = answers.beyond(), beyond.n_unknown
-    if n:
-        unknown = judge_unknown(own[:n], master[:n], output_kind=kind, fitted=answers.manifest.confidence)
-        found = dataclasses.replace(found, unknown=unknown)
-    if len(beyond.shifted) and answers.feed.labels is not None:
-        rows = beyond.shifted
-        clean = outputs[rows], answers.master()[rows]
-        shifts = judge_shifts(own[n:], master[n:], answers.feed.labels[rows], clean=clean)
-        found = dataclasses.replace(found, shifts=shifts)
-    return found
+    fitted, rows = answers.manifest.confidence or UNFITTED, beyond.shifted
+    by = believe(own, job.variant.output_kind, fitted), believe(answers.beyond(), "logits", fitted)
+    clean = outputs[rows], answers.master()[rows]
+    return judge_beyond(found, beyond, *by, labels=answers.feed.labels, clean=clean)
 
 
 def _judge_engine(answers: Answers, job: CellJob, outputs: FloatArray, comparison: Comparison, limit: Limit) -> Verdict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -22,8 +22,8 @@ from exporters.bundle.reference import REFERENCE, Reference, load_reference
 from exporters.formats.contract import Plan
 from harness.cell.run import Cell, run_cell
 from harness.host import read_host
-from harness.inputs import golden_pack, probe_images, real_inputs
-from harness.records import MeasurementSet
+from harness.inputs import InputSet, golden_pack, probe_images, real_inputs
+from harness.records import Measurement, MeasurementSet
 from harness.runners.table import RUNNERS, verifiers_for
 from harness.verify.beyond.cascade import judge_way
 from harness.verify.beyond.inputs import make_beyond
@@ -78,18 +78,21 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
         )
     members, bundles = bundle.manifest.members or (None,), bundle.members()
     told = None if on_progress is None else partial(_one_of, on_progress, len(bundles))
-    answers, measured, inputs = [], [], ""
-    for member, own in zip(members, bundles, strict=True):
-        ids = {v.id: v.id if member is None else member.variants[v.id] for v in own.manifest.variants}
-        wanted = [v for v in own.manifest.variants if ids[v.id] in chosen]
-        if not wanted:
-            continue
-        found, inputs = _answer(own, wanted, options, cores, told)
-        answers.append(found)
-        for job in found.jobs:
-            joined = bundle.variant(ids[job.variant.id])
-            made = judge_cell(found, job, options.limit(joined))
-            measured.append(replace(made, spec=replace(made.spec, variant_id=joined.id)))
+    answers: list[Answers] = []
+    measured: list[Measurement] = []
+    packs = [golden_pack(own.root, own.manifest) for own in bundles]
+    with tempfile.TemporaryDirectory(prefix="udacisense-verify-") as name:
+        # The members of a cascade see the same photos.
+        inputs, feed = _fed(Path(name), bundle, packs[0].inputs, options)
+        for member, own, pack in zip(members, bundles, packs, strict=True):
+            ids = {v.id: v.id if member is None else member.variants[v.id] for v in own.manifest.variants}
+            wanted = [v for v in own.manifest.variants if ids[v.id] in chosen]
+            if not wanted:
+                continue
+            found = _ask(Planner(bundle=own, feed=feed, options=options, cores=cores), wanted, told)
+            check_golden(found, pack.logits)
+            answers.append(found)
+            measured += _judge(found, bundle, ids, options)
     if bundle.manifest.members and len(answers) == len(bundles):
         for way in bundle.manifest.ways():
             measured += judge_way(bundle.manifest.members, answers, way, options.limit(way))
@@ -100,7 +103,7 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
         bundle=str(bundle.given),
         bundle_sha256=bundle_sha256(bundle.root),
         host=read_host(),
-        inputs=inputs,
+        inputs=inputs.description,
         seed=0,
         measurements=tuple(measured),
     )
@@ -110,19 +113,20 @@ def _one_of(on_progress: OnProgress, bundles: int, total: int, name: str) -> Non
     on_progress(total * bundles, name)
 
 
-def _answer(
-    bundle: Bundle, chosen: Sequence[Variant], options: VerifyOptions, cores: int, on_progress: OnProgress | None
-) -> tuple[Answers, str]:
-    """Return what variants of one model answer, and what they were fed, in words."""
+def _fed(folder: Path, bundle: Bundle, golden: InputSet, options: VerifyOptions) -> tuple[InputSet, Feed]:
+    """Return the real images, and every file that is fed, written into a folder."""
     signature = bundle.manifest.signature
-    golden = golden_pack(bundle.root, bundle.manifest)
-    inputs = golden.inputs if options.dataset is None else real_inputs(options.dataset, signature)
+    inputs = golden if options.dataset is None else real_inputs(options.dataset, signature)
     beyond = make_beyond(inputs, unknown=options.unknown, is_shifted=options.is_shifted)
-    with tempfile.TemporaryDirectory(prefix="udacisense-verify-") as name:
-        feed = Feed.write(Path(name), signature, inputs, golden.inputs, probe_images(signature.size_px), beyond=beyond)
-        answers = _ask(Planner(bundle=bundle, feed=feed, options=options, cores=cores), chosen, on_progress)
-    check_golden(answers, golden.logits)
-    return answers, inputs.description
+    return inputs, Feed.write(folder, signature, inputs, golden, probe_images(signature.size_px), beyond=beyond)
+
+
+def _judge(answers: Answers, bundle: Bundle, ids: Mapping[str, str], options: VerifyOptions) -> Iterator[Measurement]:
+    """Yield what became of each cell, by the id that its variant has in the bundle that was given."""
+    for job in answers.jobs:
+        joined = bundle.variant(ids[job.variant.id])
+        made = judge_cell(answers, job, options.limit(joined))
+        yield replace(made, spec=replace(made.spec, variant_id=joined.id))
 
 
 def _ask(planner: Planner, chosen: Sequence[Variant], on_progress: OnProgress | None) -> Answers:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from exporters.bundle.manifest import BundleMember, Variant
 from harness.records import Asked, Comparison, Measurement
-from harness.verify.beyond.certainty import Probabilities, as_probabilities, certainty
+from harness.verify.beyond.certainty import Believed, believe, certainty
+from harness.verify.beyond.inputs import BEYOND
+from harness.verify.beyond.judge import judge_beyond, told_beyond
 from harness.verify.compare import FloatArray, compare
 from harness.verify.judge import Answers
 from harness.verify.limits import Limit, out_of_limits
@@ -50,24 +52,24 @@ def _judge(
         reason=None,
     )
     try:
-        parts = [_probabilities(*of_one) for of_one in zip(members, answers, jobs, strict=True)]
+        parts = [_believed(*of_one) for of_one in zip(members, answers, jobs, strict=True)]
     except InferenceError as exc:
         return dataclasses.replace(made, reason=str(exc))
-    comparison, told = _compare(members, answers[0], jobs[0], parts, limit)
+    comparison, told = _compare(members, answers, jobs, parts, limit)
     decisions = dataclasses.replace(limit, is_close=False, min_psnr_db=None, max_flip_margin=None)
     problems = "; ".join(out_of_limits(comparison, decisions))
     return dataclasses.replace(
         made,
         actual={"exit_code": 1} if problems else {},
         comparison=comparison,
-        warnings=(told,),
+        warnings=(told, *told_beyond(None, comparison.shifts)[1]),
         outcome=Outcome.FAILED if problems else Outcome.PASSED,
         reason=problems or None,
     )
 
 
-def _probabilities(member: BundleMember, answers: Answers, job: CellJob) -> tuple[Probabilities, ...]:
-    """Return the probabilities of a member's file, of its eager source and of its float32 master: (n, C) each.
+def _believed(member: BundleMember, answers: Answers, job: CellJob) -> tuple[Believed, ...]:
+    """Return what a member's file answers, its eager source and its float32 master: (n, C) each.
 
     Raises:
         InferenceError: one of them did not answer.
@@ -76,27 +78,26 @@ def _probabilities(member: BundleMember, answers: Answers, job: CellJob) -> tupl
     shape = (len(answers.feed.rows[job.rows]), len(answers.labels))
     if outputs is None or outputs.shape != shape or not np.isfinite(outputs).all():
         raise InferenceError(f"{member.name} gave no answers that can be used, see its own row")
-    rows, kind, temperature = answers.feed.judged(job.rows), job.variant.output_kind, member.confidence.temperature
+    rows, kind, fitted = answers.feed.judged(job.rows), job.variant.output_kind, member.confidence
     return (
-        as_probabilities(outputs[: len(rows)], kind, temperature),
-        as_probabilities(answers.source(job.variant)[rows], kind, temperature),
-        as_probabilities(answers.master()[rows], "logits", temperature),
+        believe(outputs[: len(rows)], kind, fitted),
+        believe(answers.source(job.variant)[rows], kind, fitted),
+        believe(answers.master()[rows], "logits", fitted),
     )
 
 
 def _compare(
     members: Sequence[BundleMember],
-    first: Answers,
-    job: CellJob,
-    parts: Sequence[tuple[Probabilities, ...]],
+    answers: Sequence[Answers],
+    jobs: Sequence[CellJob],
+    parts: Sequence[tuple[Believed, ...]],
     limit: Limit,
 ) -> tuple[Comparison, str]:
     """Hold the decisions against each other; also say them in words."""
-    thresholds = [member.threshold for member in members if member.threshold is not None]
-    (who, outputs), (_, source), (asked, master) = (_decided(of, thresholds) for of in zip(*parts, strict=True))
-    labels = first.feed.labels_of(job.rows)
-    found = compare(outputs, source, master, labels=labels, class_names=first.labels, rtol=limit.rtol, atol=limit.atol)
-    logits = np.log(np.maximum(master, np.finfo(np.float32).tiny))
+    (who, own), (_, source), (asked, master) = (_decided(members, of) for of in zip(*parts, strict=True))
+    labels = answers[0].feed.labels_of(jobs[0].rows)
+    numbers = [one.probabilities.astype(np.float32) for one in (own, source, master)]
+    found = compare(*numbers, labels=labels, class_names=answers[0].labels, rtol=limit.rtol, atol=limit.atol)
     reached, wanted = (tuple(float((w >= n).mean()) for n in range(len(members))) for w in (who, asked))
     n_otherwise = int((who != asked).sum())
     told = (
@@ -105,12 +106,39 @@ def _compare(
     )
     found = dataclasses.replace(
         found,
-        certainty=certainty(outputs, logits, labels, output_kind="probabilities", fitted=None),
+        certainty=certainty(own, master, labels, fitted=None),
         asked=Asked(n_otherwise=n_otherwise, reached_fractions=reached, reference_reached_fractions=wanted),
     )
-    return found, told
+    return _with_beyond(members, answers, jobs, found, clean=(numbers[0], numbers[2])), told
 
 
-def _decided(found: Sequence[Probabilities], thresholds: Sequence[float]) -> tuple[NDArray[np.intp], FloatArray]:
-    who, _ = decide(found, thresholds)
-    return who, np.stack(found)[who, np.arange(len(who))].astype(np.float32)
+def _with_beyond(
+    members: Sequence[BundleMember],
+    answers: Sequence[Answers],
+    jobs: Sequence[CellJob],
+    found: Comparison,
+    *,
+    clean: tuple[FloatArray, FloatArray],
+) -> Comparison:
+    """Add what the members decide of other things and of shifted photos, where each of them answered finitely."""
+    feed = answers[0].feed
+    given = [one.own(job).others.get(BEYOND) for one, job in zip(answers, jobs, strict=True)]
+    outputs = [one for one in given if isinstance(one, np.ndarray) and np.isfinite(one).all()]
+    if feed.beyond is None or len(outputs) < len(members):
+        return found
+    kinds, fits = [job.variant.output_kind for job in jobs], [member.confidence for member in members]
+    _, own = _decided(members, [believe(*of) for of in zip(outputs, kinds, fits, strict=True)])
+    _, master = _decided(members, [believe(a.beyond(), "logits", fit) for a, fit in zip(answers, fits, strict=True)])
+    rows = feed.beyond.shifted
+    clean = clean[0][rows], clean[1][rows]
+    return judge_beyond(found, feed.beyond, own, master, labels=feed.labels, clean=clean)
+
+
+def _decided(members: Sequence[BundleMember], found: Sequence[Believed]) -> tuple[NDArray[np.intp], Believed]:
+    """Return who answers each image, and what is believed of that answer."""
+    thresholds = [member.threshold for member in members if member.threshold is not None]
+    who, _ = decide([one.probabilities for one in found], thresholds)
+    rows = np.arange(len(who))
+    return who, Believed(
+        np.stack([one.probabilities for one in found])[who, rows], np.stack([one.is_given for one in found])[who, rows]
+    )

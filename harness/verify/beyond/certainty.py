@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.records import Certainty
 from harness.verify.compare import FloatArray, IntArray
-from udacisense.base.records import UNFITTED, Confidence
+from udacisense.base.records import Confidence
 from udacisense.measure.confidence import (
     expected_calibration_error,
     margins,
@@ -20,48 +21,41 @@ from udacisense.measure.confidence import (
 Probabilities = NDArray[np.float64]
 
 
-def as_probabilities(
-    outputs: FloatArray, kind: Literal["logits", "probabilities"], temperature: float
-) -> Probabilities:
-    """Return a variant's answers (n, C) as probabilities; those that it gives itself are at the temperature already."""
-    return outputs.astype(np.float64) if kind == "probabilities" else probabilities(outputs, temperature)
+@dataclass(frozen=True)
+class Believed:
+    """Answers as probabilities, and which of them are given: the others are "none of these"."""
+
+    probabilities: Probabilities  # (n, C)
+    is_given: NDArray[np.bool_]  # (n,)
 
 
-def certainty(
-    outputs: FloatArray,
-    master: FloatArray,
-    labels: IntArray | None,
-    *,
-    output_kind: Literal["logits", "probabilities"],
-    fitted: Confidence | None,
-) -> Certainty | None:
-    """Return how sure a variant is beside the master; None where an answer is not finite.
+def believe(outputs: FloatArray, kind: Literal["logits", "probabilities"], fitted: Confidence) -> Believed:
+    """Return finite answers (n, C) as probabilities; a variant's own are at the temperature already."""
+    found = outputs.astype(np.float64) if kind == "probabilities" else probabilities(outputs, fitted.temperature)
+    return Believed(found, margins(found) >= fitted.unsure_below)
+
+
+def certainty(own: Believed, master: Believed, labels: IntArray | None, *, fitted: Confidence | None) -> Certainty:
+    """Return how sure a variant is beside the master.
 
     Args:
-        outputs: float32 (n, C), the variant's.
-        master: float32 (n, C), the float32 master's logits of the same images.
+        own: the variant's answers.
+        master: the float32 master's, of the same images.
         labels: int64 (n,); None where they are not known.
-        output_kind: of the outputs.
-        fitted: the manifest's; None: temperature 1, and everything is answered.
+        fitted: that both are believed by; None: of a cascade, each member's own.
     """
-    if not np.isfinite(outputs).all():
-        return None
-    own_fit = fitted or UNFITTED
-    temperature, threshold = own_fit.temperature, own_fit.unsure_below
-    wanted = probabilities(master, temperature)
-    found = as_probabilities(outputs, output_kind, temperature)
-    rows, answered = np.arange(len(master)), wanted.argmax(axis=1)
+    found, wanted = own.probabilities, master.probabilities
+    rows, answered = np.arange(len(wanted)), wanted.argmax(axis=1)
     moved = np.minimum(np.abs(found[rows, answered] - wanted[rows, answered]), 1.0)
-    own, reference = _answered(found, labels, threshold), _answered(wanted, labels, threshold)
     return Certainty(
-        temperature=temperature,
-        threshold=threshold,
+        temperature=None if fitted is None else fitted.temperature,
+        threshold=None if fitted is None else fitted.unsure_below,
         mean_moved=float(moved.mean()),
         most_moved=float(moved.max()),
-        answered_fraction=own[0],
-        reference_answered_fraction=reference[0],
-        answered_top1_fraction=own[1],
-        reference_answered_top1_fraction=reference[1],
+        answered_fraction=float(own.is_given.mean()),
+        reference_answered_fraction=float(master.is_given.mean()),
+        answered_top1_fraction=_right(own, labels),
+        reference_answered_top1_fraction=_right(master, labels),
         calibration_error=None if labels is None else expected_calibration_error(found, labels),
         reference_calibration_error=None if labels is None else expected_calibration_error(wanted, labels),
         log_loss=None if labels is None else negative_log_likelihood(found, labels),
@@ -69,9 +63,8 @@ def certainty(
     )
 
 
-def _answered(found: Probabilities, labels: IntArray | None, threshold: float) -> tuple[float, float | None]:
-    """Return which share is answered, and how much of that is right."""
-    is_answered = margins(found) >= threshold
-    if labels is None or not is_answered.any():
-        return float(is_answered.mean()), None
-    return float(is_answered.mean()), float((found.argmax(axis=1) == labels)[is_answered].mean())
+def _right(found: Believed, labels: IntArray | None) -> float | None:
+    """Return how much of what is answered is right; None where that is not known, or nothing is."""
+    if labels is None or not found.is_given.any():
+        return None
+    return float((found.probabilities.argmax(axis=1) == labels)[found.is_given].mean())

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.records import Shifts, Unknown
-from harness.verify.beyond.certainty import as_probabilities
+from harness.records import Comparison, Shifts, Unknown
+from harness.verify.beyond.certainty import Believed
+from harness.verify.beyond.inputs import Beyond
 from harness.verify.compare import FloatArray, IntArray
-from udacisense.base.records import UNFITTED, Confidence
-from udacisense.measure.confidence import margins
 from udacisense.measure.metrics import wilson_interval
 from udacisense.measure.shifts import SEVERITIES, SHIFTS, by_shift
 
 
-def judge_unknown(
-    outputs: FloatArray,
-    master: FloatArray,
+def judge_beyond(
+    found: Comparison,
+    beyond: Beyond,
+    own: Believed,
+    master: Believed,
     *,
-    output_kind: Literal["logits", "probabilities"],
-    fitted: Confidence | None,
-) -> Unknown:
-    """Return how often photos of other things are taken for a class: their margin reaches the threshold.
+    labels: IntArray | None,
+    clean: tuple[FloatArray, FloatArray],
+) -> Comparison:
+    """Return a comparison with what was fed beside the test images.
 
     Args:
-        outputs: float32 (n, C), the variant's.
-        master: float32 (n, C), the float32 master's logits.
-        output_kind: of the outputs.
-        fitted: the manifest's; None: everything is answered.
+        found: on the test images.
+        beyond: what was fed.
+        own: the answers to it.
+        master: the float32 master's.
+        labels: int64 (n,) of the test images; None where they are not known.
+        clean: the answers to those of them that were shifted, and the master's.
     """
-    own_fit = fitted or UNFITTED
-    temperature, threshold = own_fit.temperature, own_fit.unsure_below
-    taken = margins(as_probabilities(outputs, output_kind, temperature)) >= threshold
-    by_master = margins(as_probabilities(master, "logits", temperature)) >= threshold
+    n = beyond.n_unknown
+    if n:
+        found = dataclasses.replace(found, unknown=judge_unknown(own.is_given[:n], master.is_given[:n]))
+    if len(beyond.shifted) and labels is not None:
+        shifted = own.probabilities[n:], master.probabilities[n:]
+        found = dataclasses.replace(found, shifts=judge_shifts(*shifted, labels[beyond.shifted], clean=clean))
+    return found
+
+
+def judge_unknown(taken: NDArray[np.bool_], by_master: NDArray[np.bool_]) -> Unknown:
+    """Return how often photos of other things are taken for a class: (n,) each, told by their margins."""
     low, high = wilson_interval(int(taken.sum()), len(taken))
     return Unknown(
         n_images=len(taken),
@@ -45,8 +56,8 @@ def judge_unknown(
 
 
 def judge_shifts(
-    outputs: FloatArray,
-    master: FloatArray,
+    outputs: NDArray[np.floating],
+    master: NDArray[np.floating],
     labels: IntArray,
     *,
     clean: tuple[FloatArray, FloatArray],
@@ -54,8 +65,8 @@ def judge_shifts(
     """Return what a variant loses to the master under shift, and whether that is more than on clean images.
 
     Args:
-        outputs: float32 (7 · 5 · n, C), the variant's, in the order of :func:`udacisense.measure.shifts.all_shifts`.
-        master: float32 (7 · 5 · n, C), the float32 master's.
+        outputs: (7 · 5 · n, C), the variant's, in the order of :func:`udacisense.measure.shifts.all_shifts`.
+        master: (7 · 5 · n, C), the float32 master's.
         labels: int64 (n,).
         clean: the variant's and the master's answers to the same n images, not shifted.
 
@@ -66,7 +77,7 @@ def judge_shifts(
 
     n = len(labels)
 
-    def right(answers: FloatArray) -> np.ndarray:
+    def right(answers: NDArray[np.floating]) -> np.ndarray:
         chosen = answers.argmax(axis=1).reshape(len(SHIFTS), SEVERITIES, n)
         return np.asarray(chosen == labels)
 

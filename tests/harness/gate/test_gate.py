@@ -21,9 +21,9 @@ from harness.host import read_host
 from harness.records import BenchSet, Check, Comparison, Measurement, MeasurementSet, RunSpec
 from harness.report.gate import junit, markdown
 from harness.report.table import visible
-from harness.verify.beyond.certainty import certainty
+from harness.verify.beyond.certainty import believe, certainty
 from harness.verify.compare import compare
-from udacisense.base.records import Outcome, to_json, write_record
+from udacisense.base.records import UNFITTED, Outcome, to_json, write_record
 from udacisense.errors import InputError
 
 N = 100
@@ -58,7 +58,8 @@ def comparison(right: int) -> Comparison:
     found = compare(
         answers(right), answers(right), answers(80), labels=labels, class_names=LABELS, rtol=1e-3, atol=1e-3
     )
-    sure = certainty(answers(right), answers(80), labels, output_kind="logits", fitted=None)
+    by = (believe(answers(count), "logits", UNFITTED) for count in (right, 80))
+    sure = certainty(*by, labels, fitted=UNFITTED)
     return dataclasses.replace(found, certainty=sure)
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from exporters.bundle.open import check_files, opened
 from harness.gate.run import GateReport
 from harness.records import MeasurementSet
+from harness.verify.beyond.inputs import read_unknown
 from udacisense.base.records import Outcome, read_json
 from udacisense.cli.main import run
 from udacisense.data.batches import normalise
@@ -21,6 +23,7 @@ from udacisense.data.images import load_dataset
 from udacisense.data.shapes import draw_dataset
 from udacisense.errors import InputError, LoadError
 from udacisense.measure.cascade import Cascade
+from udacisense.measure.shifts import SHIFTS, shift_images
 from udacisense.models.artifact import load_artifact
 from udacisense.models.cascade import load_cascade
 from udacisense.pipeline.recipes import CASCADES, PIPELINES
@@ -97,21 +100,31 @@ def test_one_model_of_a_cascade_is_asked_for_where_one_is_meant(
     assert read_json(Cascade, place / "cascade" / Cascade.FILE_NAME).name == "cascade"
 
 
-def _decided(place: Path, threshold: float | None) -> tuple[float, np.ndarray, np.ndarray]:
-    """Work out by hand, from the two models on the test images: the threshold (None: the middle margin), who, what."""
+class ByHand(NamedTuple):
+    """What the two models decide, worked out from their own answers."""
+
+    threshold: float
+    asks: np.ndarray  # whether the second one is asked
+    answers: np.ndarray
+    is_given: np.ndarray  # else it is none of the classes
+
+
+def _decided(place: Path, threshold: float | None, images: torch.Tensor | None = None) -> ByHand:
+    """Work out by hand: the threshold (None: the middle margin), who, what; of the test images, or of others."""
     made, places = load_cascade(place / "cascade")
-    test = load_dataset(f"{place}/shapes", size_px=32).test
+    images = load_dataset(f"{place}/shapes", size_px=32).test.pixels if images is None else images
     found = []
     for member, folder in zip(made.members, places, strict=True):
         artifact, model = load_artifact(folder)
-        inputs = normalise(test.pixels, mean=artifact.signature.mean, std=artifact.signature.std)
+        inputs = normalise(images, mean=artifact.signature.mean, std=artifact.signature.std)
         with torch.no_grad():
             found.append(torch.softmax(model(inputs).double() / member.confidence.temperature, dim=1).numpy())
-    best = np.sort(found[0], axis=1)
-    margin = best[:, -1] - best[:, -2]
-    threshold = float(np.median(margin)) if threshold is None else threshold
-    asks = margin < threshold
-    return threshold, asks, np.where(asks, found[1].argmax(axis=1), found[0].argmax(axis=1))
+    margin = [ordered[:, -1] - ordered[:, -2] for ordered in (np.sort(one, axis=1) for one in found)]
+    threshold = float(np.median(margin[0])) if threshold is None else threshold
+    asks = margin[0] < threshold
+    given = [m >= member.confidence.unsure_below for m, member in zip(margin, made.members, strict=True)]
+    answers = np.where(asks, found[1].argmax(axis=1), found[0].argmax(axis=1))
+    return ByHand(threshold, asks, answers, np.where(asks, given[1], given[0]))
 
 
 @pytest.fixture(scope="session")
@@ -121,14 +134,15 @@ def shipped(place: Path, once: Callable[..., Path]) -> Path:
     def make(folder: Path) -> None:
         shutil.copytree(place / "cascade", folder / "cascade")
         record = json.loads((folder / "cascade" / Cascade.FILE_NAME).read_text())
-        record["members"][0]["threshold"] = _decided(place, None)[0]
+        record["members"][0]["threshold"] = _decided(place, None).threshold
         (folder / "cascade" / Cascade.FILE_NAME).write_text(json.dumps(record))
         data = ["--data", f"{place}/shapes"]
         line = "-f ptl --precision fp32 --precision int8-static"
         assert run(["export", f"{folder}/cascade", *line.split(), *data, "-o", f"{folder}/ship"]) == 0
         chosen = [f"--variant={name}.{way}" for name in ("tiny", "tiny-2") for way in WAYS]
         # int8 of networks that learned for a moment may fail.
-        assert run(["verify", f"{folder}/ship", "--runner", "lite", *chosen, *data]) in (0, 1)
+        more = ["--shift", "--unknown", f"{place}/shapes/train"]
+        assert run(["verify", f"{folder}/ship", "--runner", "lite", *chosen, *data, *more]) in (0, 1)
 
     return once("shipped-cascade", make)
 
@@ -158,7 +172,8 @@ def test_a_bundle_holds_both_members_each_in_every_format(shipped: Path) -> None
 
 @pytest.mark.slow
 def test_verify_proves_the_members_and_what_they_decide_together(place: Path, shipped: Path) -> None:
-    _, asks, answers = _decided(place, load_cascade(shipped / "cascade")[0].members[0].threshold)
+    threshold = load_cascade(shipped / "cascade")[0].members[0].threshold
+    _, asks, answers, is_given = _decided(place, threshold)
     labels = load_dataset(f"{place}/shapes", size_px=32).test.labels.numpy()
     made = read_json(MeasurementSet, shipped / "ship.verify.json")
     rows = {(m.spec.variant_id, m.spec.runner): m for m in made.measurements if m.spec.engine in (None, "qnnpack")}
@@ -171,6 +186,9 @@ def test_verify_proves_the_members_and_what_they_decide_together(place: Path, sh
     assert found.asked.reached_fractions == pytest.approx((1.0, asks.mean()), abs=0.011)  # one image is on the edge
     assert (len(found.flips), found.n_inputs) == (0, 100)
     assert found.asked.n_otherwise <= 1
+    assert found.certainty is not None
+    assert found.certainty.threshold is None  # each member's own
+    assert found.certainty.answered_fraction == pytest.approx(is_given.mean(), abs=0.011)
     assert rows["tiny.ptl-fp32", "lite"].outcome is Outcome.PASSED
     assert rows["tiny-2.ptl-fp32", "lite"].outcome is Outcome.PASSED
     quantised = rows["ptl-int8-static-qnnpack", "lite"].comparison
@@ -179,6 +197,28 @@ def test_verify_proves_the_members_and_what_they_decide_together(place: Path, sh
     assert quantised.asked.reference_reached_fractions == found.asked.reference_reached_fractions
     assert quantised.asked.n_otherwise > 0
     assert "another member answers" in rows["ptl-int8-static-qnnpack", "lite"].warnings[0]
+
+
+@pytest.mark.slow
+def test_the_way_is_held_on_other_things_and_shifted_photos_as_its_members_decide_them(
+    place: Path, shipped: Path
+) -> None:
+    made = read_json(MeasurementSet, shipped / "ship.verify.json")
+    ways = {m.spec.variant_id: m.comparison for m in made.measurements}
+    found, quantised = ways["ptl-fp32"], ways["ptl-int8-static-qnnpack"]
+    assert found is not None
+    assert quantised is not None
+    threshold = load_cascade(shipped / "cascade")[0].members[0].threshold
+    other = torch.from_numpy(read_unknown(place / "shapes" / "train", 32))
+    assert found.unknown is not None
+    assert found.unknown.n_images == len(other)
+    assert found.unknown.taken_fraction == pytest.approx(_decided(place, threshold, other).is_given.mean(), abs=0.006)
+    test = load_dataset(f"{place}/shapes", size_px=32).test
+    for name, row in zip(SHIFTS, found.shifts.accuracy if found.shifts else (), strict=True):
+        right = _decided(place, threshold, shift_images(test.pixels, name, 3)).answers == test.labels.numpy()
+        assert (row.shift, row.top1_fractions[2]) == (name, pytest.approx(right.mean(), abs=0.011))
+    assert quantised.shifts is not None
+    assert quantised.shifts.lost_points != 0
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from exporters.bundle.open import open_bundle
 from harness.inputs import InputSet
 from harness.report.plots.accuracy import shift_heats
 from harness.report.tables import beyond_table
+from harness.verify.beyond.certainty import believe
 from harness.verify.beyond.inputs import make_beyond, read_unknown
 from harness.verify.beyond.judge import judge_shifts, judge_unknown
 from harness.verify.options import VerifyOptions
@@ -24,9 +25,8 @@ from udacisense.errors import InputError
 def test_other_things_are_taken_where_their_margin_reaches_the_threshold() -> None:
     outputs = np.log(np.asarray([(0.6, 0.3, 0.1), (0.5, 0.45, 0.05), (0.9, 0.05, 0.05), (0.4, 0.3, 0.3)]))
     fitted = Confidence(temperature=1.0, rule="margin", unsure_below=0.2, n_images=9)
-    found = judge_unknown(
-        outputs.astype(np.float32), np.zeros((4, 3), dtype=np.float32), output_kind="logits", fitted=fitted
-    )
+    by = (believe(one.astype(np.float32), "logits", fitted) for one in (outputs, np.zeros((4, 3))))
+    found = judge_unknown(*(one.is_given for one in by))
     assert (found.n_images, found.taken_fraction, found.reference_taken_fraction) == (4, 0.5, 0.0)
     assert found.taken_low < 0.5 < found.taken_high
 
