@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from exporters.bundle.manifest import Manifest
 from harness.device.contract import OrderFailure
+from harness.device.rollout import Rollout
 from harness.gate.run import GateReport
 from harness.records import BenchSet, MeasurementSet
 from harness.verify.locate.job import Found
@@ -34,6 +35,7 @@ RECORDS = {
     "measurements": MeasurementSet,
     "order-failure": OrderFailure,
     "result": RunRecord,
+    "rollout": Rollout,
     "search": SearchRecord,
     "techniques": TechniquesRecord,
 }

@@ -33,6 +33,7 @@ from toolchain import class_path, compiler_path, core_path, joined, kotlinc, res
 from exporters.bundle.manifest import Manifest  # noqa: E402
 from exporters.bundle.open import Bundle, check_files, open_bundle  # noqa: E402
 from exporters.preflight.apk import preflight_apk  # noqa: E402
+from harness.device.rollout import Rollout  # noqa: E402
 from udacisense.base.records import Outcome  # noqa: E402
 
 BUILD = ROOT / "build"
@@ -84,7 +85,7 @@ def chosen_bundle(given: Path | None) -> Bundle:
     staged = ROOT / "app" / "src" / "main" / "assets" / "bundle"
     place = given or (staged if staged.is_dir() else toolchain.fixtures() / "bundles" / "tiny")
     bundle = open_bundle(place)
-    if problems := check_files(bundle):
+    if problems := [one for one in check_files(bundle) if not one.startswith(f"{Rollout.FILE_NAME} is extra")]:
         raise SystemExit(f"error: the bundle {place} is not whole: {problems[0]}")
     print(f"bundle: {bundle.manifest.name} ({place})", flush=True)
     return bundle
@@ -205,8 +206,9 @@ def _add(apk: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def files_of(bundle: Bundle) -> list[str]:
-    """Return the paths of a bundle's files, the manifest first."""
-    return [Manifest.FILE_NAME, *(file.path for file in bundle.manifest.files)]
+    """Return the paths of a bundle's files, the manifest first, and of the rollout that was staged with it."""
+    beside = [Rollout.FILE_NAME] if (bundle.root / Rollout.FILE_NAME).is_file() else []
+    return [Manifest.FILE_NAME, *(file.path for file in bundle.manifest.files), *beside]
 
 
 def align_and_sign(output: Path) -> None:
@@ -271,8 +273,7 @@ def _badging(path: Path) -> list[tuple[bool, str]]:
 def _content(path: Path, bundle: Bundle) -> list[tuple[bool, str]]:
     with zipfile.ZipFile(path) as apk:
         names = set(apk.namelist())
-        expected = {f"assets/bundle/{file.path}": file.sha256 for file in bundle.manifest.files}
-        expected[f"assets/bundle/{Manifest.FILE_NAME}"] = _sha256((bundle.root / Manifest.FILE_NAME).read_bytes())
+        expected = {f"assets/bundle/{name}": _sha256((bundle.root / name).read_bytes()) for name in files_of(bundle)}
         packed = {name for name in names if name.startswith("assets/")}
         equal = packed == set(expected) and all(_sha256(apk.read(name)) == expected[name] for name in packed)
         wanted = {f"lib/{abi}/{library}" for abi in ABIS for library in LIBRARIES}

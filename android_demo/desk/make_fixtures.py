@@ -25,6 +25,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import open_bundle
+from harness.device.rollout import rollout_file
 from harness.records import Comparison
 from harness.runtime.build import small_model
 from harness.verify.compare import compare
@@ -44,6 +46,7 @@ PRESETS = {"baseline": "baseline", "p1": "p1-student", "tiny": "tiny"}
 PRECISIONS = ("fp32", "int8-dynamic", "int8-static")
 FORMATS = ("ptl", "onnx", "tflite")  # the last is skipped where `udacisense runtime add litert` has not been run
 REPLAYED = 100  # images
+ROLLOUT = ("onnx-fp32=60", "p1.ptl-fp32=40")  # of the cascade's bundle
 
 
 def main(folder: Path, artifacts: dict[str, str]) -> None:
@@ -133,9 +136,11 @@ def make_cascade_bundle(folder: Path, target: Path) -> None:
     save_cascade(made, record, members)
     if not export(str(made), folder / "bundles" / "cascade", data, precisions=("fp32",)):
         raise SystemExit("The cascade could not be exported; see above.")
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in rollout_file(ROLLOUT, open_bundle(folder / "bundles" / "cascade")).items():
+        (target / name).write_bytes(content)
     replayed = test.stored[:: len(test) // REPLAYED]
     who, label, known = decisions(record, members, replayed)
-    target.mkdir(parents=True, exist_ok=True)
     replayed.permute(0, 2, 3, 1).contiguous().numpy().tofile(target / "images.u8")
     decided = {"who": who.tolist(), "label": label.tolist(), "known": known.tolist()}
     (target / "decisions.json").write_text(json.dumps(decided), encoding="utf-8")

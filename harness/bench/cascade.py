@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from harness.bench.ranking import Row, all_medians, reported_medians
-from harness.records import BenchedCascade, BenchSet, MeasurementSet
+from harness.records import BenchedCascade, BenchSet, MeasurementSet, VariantInstructions
 from harness.runners.table import stand_in
-from udacisense.base.records import Fraction, Positive, record
+from udacisense.base.records import Fraction, Outcome, Positive, record
 from udacisense.measure.stats import Interval, ratio
 from udacisense.pipeline.requirements import (
     MAX_CASCADE_BYTES,
@@ -78,31 +78,68 @@ def _rows(
             cell = row.cell
             if cell.bundle == member.bundle and row.median_ms is not None and cell.batch_size == 1:
                 by_setting.setdefault((cell.variant_id, cell.runner, cell.engine, cell.threads), []).append(row)
-    for (way, _, _, _), rows in by_setting.items():
+    counts = {
+        one.variant_id: one for one in with_ways(measured.instructions, [cascade], known) if one.bundle == cascade.name
+    }
+    for (way, _, _, threads), rows in by_setting.items():
         if way in cascade.members[0].variants and len(rows) == len(cascade.members):
-            yield _row(measured, cascade, rows, _found(cascade, way, known))
+            count = counts.get(way)
+            instructions = count.instructions_per_call if count is not None and count.threads == threads else None
+            yield _row(measured, cascade, rows, known, instructions)
 
 
-def _found(
+def _shares(
     cascade: BenchedCascade, way: str, known: Sequence[MeasurementSet]
-) -> tuple[tuple[float, ...], float | None] | None:
-    """Return which shares of labelled images reach each member of a way's files, and the accuracy of their answers."""
-    for verification in known:
-        for m in verification.measurements if verification.bundle_sha256 == cascade.sha256 else ():
-            c = m.comparison
-            if m.spec.variant_id == way and c is not None and c.asked is not None and c.top1_fraction is not None:
-                return c.asked.reached_fractions, c.top1_fraction
-    return None
+) -> tuple[tuple[float, ...], float | None, bool]:
+    """Return which shares of labelled images reach each member, the accuracy, and whether both are the files' own.
+
+    Else they are those of the float32 models, as the cascade's record has them.
+    """
+    compared = [
+        m.comparison
+        for verification in known
+        if verification.bundle_sha256 == cascade.sha256
+        for m in verification.measurements
+        if m.spec.variant_id == way and m.comparison is not None and m.comparison.top1_fraction is not None
+    ]
+    widest = max((c for c in compared if c.asked is not None), key=lambda c: c.n_inputs, default=None)
+    if widest is None or widest.asked is None:
+        return cascade.reached_fractions, cascade.top1_fraction, False
+    return widest.asked.reached_fractions, widest.top1_fraction, True
+
+
+def with_ways(
+    counted: Sequence[VariantInstructions],
+    cascades: Sequence[BenchedCascade],
+    verifications: Iterable[MeasurementSet] = (),
+) -> list[VariantInstructions]:
+    """Return counts, and for each way to run a cascade whose every file was counted, the mean over images.
+
+    Args:
+        counted: of files.
+        cascades: of the sweep.
+        verifications: on labelled images they give the shares of the very files.
+    """
+    known, made = list(verifications), list(counted)
+    by_file = {(one.bundle, one.variant_id): one for one in counted if one.outcome is Outcome.PASSED}
+    for cascade in cascades:
+        for way in cascade.members[0].variants:
+            parts = [by_file.get((member.bundle, way)) for member in cascade.members]
+            files = [part for part in parts if part is not None]
+            if len(files) == len(parts):
+                made.append(_mean_count(cascade, way, files, known))
+    return made
 
 
 def _row(
     measured: BenchSet,
     cascade: BenchedCascade,
     rows: Sequence[Row],
-    found: tuple[tuple[float, ...], float | None] | None,
+    known: Sequence[MeasurementSet],
+    instructions: float | None,
 ) -> CascadeRow:
     first = rows[0].cell
-    shares, top1 = found or (cascade.reached_fractions, cascade.top1_fraction if first.precision == "fp32" else None)
+    shares, top1, is_verified = _shares(cascade, first.variant_id, known)
     reported = [reported_medians(measured, row.cell.id).by_round for row in rows]
     if not _shared(reported):  # one member was in contention, the other was not
         reported = [all_medians(measured, row.cell.id) for row in rows]
@@ -113,7 +150,6 @@ def _row(
     )
     middle = sum(t for s, t in zip(shares, times, strict=True) if s > 0.5)
     reference = measured.reference.rpartition(" t")[0] + f" t{first.threads}"
-    counts = [None if row.instructions is None else row.instructions.instructions_per_call for row in rows]
     return CascadeRow(
         cascade=cascade.name,
         way=first.variant_id,
@@ -122,15 +158,15 @@ def _row(
         engine=first.engine,
         threads=first.threads,
         reached_fractions=tuple(shares),
-        is_verified=found is not None,
+        is_verified=is_verified,
         means_ms=tuple(means.values()),
         mean_ms=mean_ms,
         median_ms=middle,
         worst_ms=sum(times),
         speedup=ratio(all_medians(measured, reference), means, seed=measured.seed, confidence=0.95) if means else None,
-        top1_fraction=top1,
+        top1_fraction=top1 if is_verified or first.precision == "fp32" else None,
         file_bytes=sum(row.cell.file_bytes or 0 for row in rows),
-        instructions=_mean_count(shares, counts),
+        instructions=instructions,
         noisy=any(row.noisy for row in rows),
         members=tuple(row.cell.id for row in rows),
     )
@@ -166,10 +202,21 @@ def _shared(by_round: Sequence[Mapping[int, float]]) -> list[int]:
     return sorted(set.intersection(*(set(found) for found in by_round)))
 
 
-def _mean_count(shares: Sequence[float], counts: Sequence[float | None]) -> float | None:
-    if any(count is None for count in counts):
-        return None
-    return sum(share * (count or 0.0) for share, count in zip(shares, counts, strict=True))
+def _mean_count(
+    cascade: BenchedCascade, way: str, files: Sequence[VariantInstructions], known: Sequence[MeasurementSet]
+) -> VariantInstructions:
+    """Return the mean over images: each file's count, times the share of the images that reach it."""
+    shares, _, _ = _shares(cascade, way, known)
+    counts = [share * (one.instructions_per_call or 0.0) for share, one in zip(shares, files, strict=True)]
+    spreads = [count * (one.spread_fraction or 0.0) for count, one in zip(counts, files, strict=True)]
+    return replace(
+        files[-1],
+        bundle=cascade.name,
+        macs=round(sum(share * one.macs for share, one in zip(shares, files, strict=True))),
+        instructions_per_call=sum(counts),
+        spread_fraction=sum(spreads) / sum(counts),
+        reason=None,
+    )
 
 
 def by_member(measured: BenchSet, verifications: Iterable[MeasurementSet]) -> list[MeasurementSet]:

@@ -260,10 +260,15 @@ def _bundle_cells(source: Source, grid: _Grid) -> Iterable[BenchCell]:
     name, wanted = source.bundle.name, grid.options.variants
     yield from grid.eager(name, EAGER, EAGER, EAGER)
     for variant in source.manifest.variants:
-        if wanted is None or variant.id in wanted:
+        if is_wanted(name, variant.id, wanted):
             for runner in runners_for(variant.format):
                 if runner.is_timed and not _is_left_to_a_note(variant, runner, grid):
                     yield from grid.cells(name, variant, runner)
+
+
+def is_wanted(bundle: str, variant_id: str, wanted: Sequence[str] | None) -> bool:
+    """Tell whether a variant was asked for: by its id, of a cascade's member also by that of the cascade's bundle."""
+    return wanted is None or not {variant_id, f"{bundle.rpartition('.')[2]}.{variant_id}"}.isdisjoint(wanted)
 
 
 def _is_left_to_a_note(variant: Variant, runner: Runner, grid: _Grid) -> bool:
@@ -287,9 +292,10 @@ def _check_names(sources: Sequence[Source], options: SweepOptions, here: Here) -
     names = [source.bundle.name for source in sources]
     if options.reference is not None and options.reference not in names:
         raise InputError(f"The reference '{options.reference}' is not one of the bundles: {', '.join(names)}.")
-    known = {variant.id for source in sources for variant in source.manifest.variants}
-    unknown = sorted(set(options.variants or ()) - known)
+    held = [(source.bundle.name, variant.id) for source in sources for variant in source.manifest.variants]
+    unknown = sorted(name for name in options.variants or () if not any(is_wanted(*one, [name]) for one in held))
     if unknown:
+        known = {variant_id for _, variant_id in held}
         hint = did_you_mean(unknown[0], known)
         raise InputError(f"No bundle holds {', '.join(unknown)}; they hold {', '.join(sorted(known))}.{hint}")
     absent = sorted(set(options.engines or ()) - set(here.engines))

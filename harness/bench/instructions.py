@@ -13,6 +13,7 @@ import numpy as np
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle, open_bundle
 from exporters.formats.contract import SUFFIXES
+from harness.bench.cells import is_wanted
 from harness.bench.ranking import Row, is_tie
 from harness.records import BenchedBundle, BenchSet, VariantInstructions
 from harness.runtime import count as android
@@ -66,7 +67,7 @@ def _whole(bundles: Iterable[BenchedBundle], variants: Sequence[str] | None) -> 
     """Yield the bundle's name and the variant of every whole file that was asked for."""
     for benched in bundles:
         for variant in open_bundle(Path(benched.path)).manifest.variants:
-            if (variants is None or variant.id in variants) and variant.outcome is Outcome.PASSED:
+            if is_wanted(benched.name, variant.id, variants) and variant.outcome is Outcome.PASSED:
                 yield benched.name, variant
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shlex
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import PurePosixPath
 
@@ -59,7 +61,9 @@ def bundle_bytes(bundle: Bundle) -> int:
     return sum(size_bytes(bundle.root / name) for name in _names(bundle))
 
 
-def push_bundle(phone: Phone, bundle: Bundle, *, on_bytes: OnBytes, stop: threading.Event) -> Pushed:
+def push_bundle(
+    phone: Phone, bundle: Bundle, *, on_bytes: OnBytes, stop: threading.Event, beside: Mapping[str, bytes] | None = None
+) -> Pushed:
     """Send a checked bundle: beside its place, compared by SHA-256 on the phone, then renamed into it.
 
     Args:
@@ -67,6 +71,7 @@ def push_bundle(phone: Phone, bundle: Bundle, *, on_bytes: OnBytes, stop: thread
         bundle: see :func:`check_for_app`.
         on_bytes: told of every block that was sent.
         stop: where it is set, the sending ends and what was sent is removed.
+        beside: files to lie beside the bundle's, of :func:`harness.device.rollout.rollout_file`.
 
     Raises:
         InputError: the app is missing, the phone is full, went away, or what it holds is not what was sent.
@@ -82,7 +87,9 @@ def push_bundle(phone: Phone, bundle: Bundle, *, on_bytes: OnBytes, stop: thread
     try:
         phone.ask(f"rm -rf {shlex.quote(_PARTIAL)}*; mkdir -p {shlex.quote(partial)}", doing="make a folder")
         _send_all(phone, bundle, partial, on_bytes=on_bytes, stop=stop)
-        _compare(phone, bundle, partial)
+        for name, content in (beside or {}).items():
+            phone.send(io.BytesIO(content), f"{partial}/{name}", on_bytes=on_bytes)
+        _compare(phone, bundle, partial, beside or {})
         # A folder cannot be renamed over another one.
         phone.ask(
             f"rm -rf {_OLD}; [ ! -e {BUNDLE} ] || mv {BUNDLE} {_OLD}; mv {partial} {BUNDLE} && rm -rf {_OLD}",
@@ -160,9 +167,10 @@ def _send_all(phone: Phone, bundle: Bundle, partial: str, *, on_bytes: OnBytes, 
             phone.send(source, f"{partial}/{name}", on_bytes=sent)
 
 
-def _compare(phone: Phone, bundle: Bundle, partial: str) -> None:
+def _compare(phone: Phone, bundle: Bundle, partial: str, beside: Mapping[str, bytes]) -> None:
     expected = {file.path: file.sha256 for file in bundle.manifest.files}
     expected[Manifest.FILE_NAME] = sha256_file(bundle.root / Manifest.FILE_NAME)
+    expected |= {name: hashlib.sha256(content).hexdigest() for name, content in beside.items()}
     ran = phone.script(f"cd {shlex.quote(partial)} && sha256sum {shlex.join(expected)}", timeout_s=300)
     if ran.code == _SHELL_NOT_FOUND:  # before Android 8: read back
         found = {name: hashlib.sha256(phone.read(f"{partial}/{name}")).hexdigest() for name in expected}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from exporters.bundle.manifest import Manifest
@@ -30,8 +31,13 @@ def find_project(start: Path) -> Path:
     )
 
 
-def stage_bundle(bundle: Bundle, project: Path) -> Path:
+def stage_bundle(bundle: Bundle, project: Path, *, beside: Mapping[str, bytes] | None = None) -> Path:
     """Copy a bundle, checked, in place of the one that the app's sources carry; return its new place.
+
+    Args:
+        bundle: an open one.
+        project: the folder ``android_demo``.
+        beside: files to lie beside the bundle's, of :func:`harness.device.rollout.rollout_file`.
 
     Raises:
         InputError: ``project`` is not the app's project, or the bundle holds nothing for the app.
@@ -46,4 +52,6 @@ def stage_bundle(bundle: Bundle, project: Path) -> Path:
             place = partial / name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.root / name, place)
+        for name, content in (beside or {}).items():
+            (partial / name).write_bytes(content)
     return target

@@ -123,6 +123,9 @@ def _speed(own: Figures, rules: Rules, absent: str, *, what: str) -> Iterator[Ch
         yield _at_most(f"{what} time", own.median_ms, rules.speed.max_median_ms, "ms", absent, note=noise)
     if rules.speed.min_speedup is not None:
         yield _at_least("speed-up", own.speedup, rules.speed.min_speedup, "×", absent, note=noise)
+    if rules.speed.max_arm_instructions is not None:
+        most = float(rules.speed.max_arm_instructions)
+        yield _at_most("ARM instructions", own.arm_instructions, most, "", _NOT_COUNTED)
 
 
 def _worse(own: Figures, old: Figures, rules: Rules) -> Iterator[Check]:
@@ -165,6 +168,7 @@ _NO_LABELS = "no labelled images were verified on; give verify --data"
 _NOT_COMPARED = "no finite answers were compared; verify the bundle again"
 _NO_UNKNOWN = "no photos of other things were fed; give verify --unknown"
 _NO_SHIFT = "no shifted photos were fed; give verify --shift"
+_NOT_COUNTED = "its ARM instructions were not counted; give bench --arm-instructions"
 _NEW = "the baseline does not have it"
 _NOISE = "NOISY: measure again on a quiet host"
 

@@ -26,6 +26,7 @@ reference = "torchscript-fp32"
 [speed]
 max_median_ms = 20.0            # at the variant's best setting; of a cascade: the mean over images
 min_speedup = 1.5               # against the bench's reference on as many threads
+max_arm_instructions = 5_000_000  # of a call (bench --arm-instructions); of a cascade: the mean over images
 
 [regression]                    # against an older run; a gain never fails
 max_accuracy_drop_points = 1.0
@@ -97,6 +98,7 @@ class Speed:
 
     max_median_ms: float | None
     min_speedup: float | None
+    max_arm_instructions: int | None
 
 
 @record
@@ -133,7 +135,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "shift": {"max_lost_points": None},
     "size": {"max_bytes": None, "min_reduction_percent": None, "reference": None},
-    "speed": {"max_median_ms": None, "min_speedup": None},
+    "speed": {"max_median_ms": None, "min_speedup": None, "max_arm_instructions": None},
     "regression": {"max_accuracy_drop_points": 1.0, "max_size_growth_percent": 5.0, "max_slowdown_percent": 10.0},
 }
 

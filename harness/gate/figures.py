@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.bench.advice import eligible, objection, verdicts
-from harness.bench.cascade import CascadeRow, cascade_rows
+from harness.bench.cascade import CascadeRow, cascade_rows, with_ways
 from harness.bench.ranking import Row, rank, reported_medians
 from harness.records import BenchSet, Certainty, Measurement, MeasurementSet
 from udacisense.base.records import Count, Outcome, Positive, record
@@ -30,6 +30,7 @@ class Figures:
     certainty: Certainty | None = None  # of the cell that moved most
     unknown_taken_fraction: float | None = None  # of the cell that takes most
     shift_lost_points: float | None = None  # of the cell that loses most
+    arm_instructions: Positive | None = None  # of a call; of a cascade: the mean over images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Timed:
     best: dict[str, Row]  # of each variant, the fastest row that may ship
     why_not: dict[str, str]  # of variants without one
     ways: dict[str, CascadeRow]  # of each way to run a cascade, the fastest that may ship
+    instructions: dict[str, float]  # ARM instructions of a call, where they were counted
 
     def reason(self, variant_id: str) -> str:
         """Say why a variant has no time."""
@@ -62,7 +64,7 @@ def find_times(bench: BenchSet, sha256: str, path: Path, verification: Measureme
     names = [*ids, *(b.name for b in bench.bundles if b.sha256 == sha256)]
     if not names:
         raise InputError(f"The bench has no figures of {path} as it is now; bench it again.")
-    ranked, made = rank(bench), Timed(bench=bench, best={}, why_not={}, ways={})
+    ranked, made = rank(bench), Timed(bench=bench, best={}, why_not={}, ways={}, instructions={})
     for name in names:
         rows = [row for row in ranked if row.cell.bundle == name and row.cell.batch_size == 1]
         own = ids.get(name, {})
@@ -72,7 +74,12 @@ def find_times(bench: BenchSet, sha256: str, path: Path, verification: Measureme
             why = objection(row, known) or "timed in the tuning rounds alone; bench it by itself with --variant"
             made.why_not.setdefault(own.get(row.cell.variant_id, row.cell.variant_id), why)
     fine = {row.cell.id for row in ranked if objection(row, known) is None}
-    for way in cascade_rows(bench, ranked, [verification] if verification else []):
+    verified = [verification] if verification else []
+    for one in with_ways(bench.instructions, [cascade] if cascade else [], verified):
+        if one.instructions_per_call is not None and one.bundle in (*names, *([cascade.name] if cascade else [])):
+            own = ids.get(one.bundle, {})
+            made.instructions[own.get(one.variant_id, one.variant_id)] = one.instructions_per_call
+    for way in cascade_rows(bench, ranked, verified):
         if cascade and way.cascade == cascade.name and fine.issuperset(way.members):
             made.ways.setdefault(way.way, way)
     return made
@@ -101,5 +108,6 @@ def join_figures(variant_id: str, cells: Sequence[Measurement], file_bytes: int 
         medians_ms=tuple(medians) if way is None else way.means_ms,
         certainty=max(sure, key=lambda found: found.mean_moved, default=None),
         unknown_taken_fraction=max((c.unknown.taken_fraction for c in compared if c.unknown), default=None),
+        arm_instructions=None if timed is None else timed.instructions.get(variant_id),
         shift_lost_points=max((c.shifts.lost_points for c in compared if c.shifts), default=None),
     )

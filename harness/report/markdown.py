@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bench.advice import cautions, recommend
+from harness.bench.cascade import with_ways
 from harness.bench.instructions import disagreements
 from harness.bench.ranking import Row
 from harness.report.blocks import Block, Heat, Part, Prose, Verdicts
@@ -84,7 +85,7 @@ def _latency(sweep: Ranked) -> dict[str, Any]:
         "host": asdict(measured.host),
         "rows": [_latency_entry(row) for row in rows],
         "states": state_ranges(measured),
-        "instructions": [asdict(counted) for counted in measured.instructions],
+        "instructions": [asdict(one) for one in with_ways(measured.instructions, measured.cascades, sweep.verified)],
         "disagreements": disagreements(measured, rows),
         "notes": cautions(measured, rows),
         "recommendation": recommend(measured, rows, sweep.verified),

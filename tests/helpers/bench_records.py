@@ -19,6 +19,7 @@ from harness.records import (
     Phase,
     RunSpec,
     Timing,
+    VariantInstructions,
 )
 from harness.runners.table import RUNNERS
 from udacisense.base.records import Outcome, Resize, Signature
@@ -198,4 +199,23 @@ def set_of(plan: Plan, runs: Iterable[BenchRun]) -> BenchSet:
         recommended=(),
         notes=(),
         complete=True,
+    )
+
+
+def counted(bundle: str, variant_id: str, instructions: float) -> VariantInstructions:
+    """A count of a file of a million multiply-adds."""
+    return VariantInstructions(
+        bundle=bundle,
+        variant_id=variant_id,
+        runtime="android-arm64",
+        threads=1,
+        batch_size=1,
+        macs=1_000_000,
+        instructions_per_call=instructions,
+        spread_fraction=0.01,
+        runs=3,
+        library="pytorch_android_lite 1.12.2",
+        cpu="cortex-a76",
+        outcome=Outcome.PASSED,
+        reason=None,
     )

@@ -23,7 +23,7 @@ from udacisense.cli.output import (
 if TYPE_CHECKING:
     from harness.bench.cells import SweepOptions
     from harness.bench.rounds import Plan
-    from harness.records import BenchedBundle, BenchSet, MeasurementSet
+    from harness.records import BenchSet, MeasurementSet
 
 
 @click.command("bench", short_help="Time every exported file on this machine.")
@@ -98,10 +98,10 @@ def command(
     _say_plan(None if only_instructions else plan, len(counted), path)
     if dry_run:
         return
-    if only_instructions:
-        _count(plan.bundles, counted, uncounted, form)
-        return
     verified = [read_json(MeasurementSet, p) for p in (*verifications, *_beside(bundles))]
+    if only_instructions:
+        _count(plan, counted, uncounted, verified, form)
+        return
     more: dict[str, Any] = {"resume": resume, "arm_instructions": arm_instructions, "verifications": verified}
     try:
         with progress("timing", plan.expected_s) as advance:
@@ -142,7 +142,7 @@ def _say_plan(plan: Plan | None, counts: int, path: Path) -> None:
 def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[str, ...], form: str) -> None:
     """Print what was measured."""
     from harness.bench.advice import cautions, recommend, verified_accuracy
-    from harness.bench.cascade import cascade_rows, check_cascade
+    from harness.bench.cascade import cascade_rows, check_cascade, with_ways
     from harness.bench.instructions import disagreements
     from harness.bench.ranking import rank
     from harness.report.tables import (
@@ -167,7 +167,7 @@ def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[s
     for note in (*cautions(measured, ranked), *uncounted, *disagreements(measured, ranked)):
         say(f"note: {note}")
     if measured.instructions:
-        show(instructions_table(measured.instructions))
+        show(instructions_table(with_ways(measured.instructions, measured.cascades, verified)))
     if cascades := cascade_rows(measured, ranked, verified):
         say()
         show(cascades_table(cascades))
@@ -179,11 +179,12 @@ def _tell(measured: BenchSet, verified: list[MeasurementSet], uncounted: tuple[s
 
 
 def _count(
-    bundles: tuple[BenchedBundle, ...], wanted: list[tuple[str, str]], uncounted: tuple[str, ...], form: str
+    plan: Plan, wanted: list[tuple[str, str]], uncounted: tuple[str, ...], verified: list[MeasurementSet], form: str
 ) -> None:
     """Count, and print the table of counts."""
     import json
 
+    from harness.bench.cascade import with_ways
     from harness.bench.instructions import count_variants
     from harness.report.tables import instructions_table
     from udacisense.base.progress import progress
@@ -195,9 +196,10 @@ def _count(
         raise InputError(f"There is nothing to count: {why}.")
     made = []
     with progress("counting", len(wanted)) as advance:
-        for found in count_variants(bundles, wanted):
+        for found in count_variants(plan.bundles, wanted):
             made.append(found)
             advance(note=f"{found.bundle}/{found.variant_id}")
+    made = with_ways(made, plan.cascades, verified)
     if form == "json":
         emit_json([json.loads(to_json(found)) for found in made])
     else:

@@ -105,21 +105,34 @@ def install_command(*, apk: Path, **which: Any) -> None:
     next_command("udacisense", "device", "push", "BUNDLE")
 
 
+_rollout_option = click.option(
+    "--rollout",
+    "shares",
+    multiple=True,
+    metavar="ID=PERCENT",
+    help="Share of the installations that runs this file, or this way to run the cascade; may be repeated.",
+)
+
+
 @command.command("push")
 @click.argument("bundle", type=BundlePath())
+@_rollout_option
 @_phones
 @json_option
-def push_command(*, bundle: Path, as_json: bool, **which: Any) -> None:
+def push_command(*, bundle: Path, shares: tuple[str, ...], as_json: bool, **which: Any) -> None:
     """Send BUNDLE to the app, whole and compared by SHA-256 on the phone, in place of the one it had."""
     from harness.device.phones import choose, connect, on_each
     from harness.device.push import bundle_bytes, push_bundle
+    from harness.device.rollout import rollout_file
     from udacisense.base.display import megabytes
     from udacisense.base.progress import progress
 
     with _checked(bundle) as opened:
+        beside = rollout_file(shares, opened)
         phones = choose(connect(), **which)
         with progress("sending", len(phones) * bundle_bytes(opened)) as advance:
-            answers = on_each(phones, lambda phone, stop: push_bundle(phone, opened, on_bytes=advance, stop=stop))
+            send = partial(push_bundle, bundle=opened, on_bytes=advance, beside=beside)
+            answers = on_each(phones, lambda phone, stop: send(phone, stop=stop))
     if as_json:
         import dataclasses
 
@@ -302,15 +315,17 @@ def _show_use(kept: Iterable[str | None]) -> None:
 @command.command("stage")
 @click.argument("bundle", type=BundlePath())
 @click.option("--project", type=PathArgument, help="Folder of android_demo; default: the one here or above.")
-def stage_command(*, bundle: Path, project: Path | None) -> None:
+@_rollout_option
+def stage_command(*, bundle: Path, project: Path | None, shares: tuple[str, ...]) -> None:
     """Copy BUNDLE into the sources of the app, so that the next build carries it."""
     from exporters.bundle.open import opened as open_it
+    from harness.device.rollout import rollout_file
     from harness.device.stage import find_project, stage_bundle
     from udacisense.base.display import megabytes
     from udacisense.base.files import size_bytes
 
     with open_it(bundle) as source:
-        target = stage_bundle(source, project or find_project(Path.cwd()))
+        target = stage_bundle(source, project or find_project(Path.cwd()), beside=rollout_file(shares, source))
     say(f"{source.manifest.name} is in {target}, {megabytes(size_bytes(target))}.")
     next_command("make", "android-apk")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.bench.cascade import cascade_rows
+from harness.bench.cascade import cascade_rows, with_ways
 from harness.bench.instructions import disagreements
 from harness.host import host_name
 from harness.records import BenchRun, BenchSet, HostState
@@ -90,7 +90,7 @@ def _sweep(sweep: Ranked) -> list[Block]:
     if cascades := cascade_rows(measured, rows, sweep.verified):
         blocks.append(cascades_table(cascades))
     if measured.instructions:
-        blocks.append(instructions_table(measured.instructions))
+        blocks.append(instructions_table(with_ways(measured.instructions, measured.cascades, sweep.verified)))
     blocks.append(Part(title="Every cell", blocks=(latency_table(rows, title="Cells"),)))
     return blocks
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from bench_records import counted as counts_of
 from bench_records import make_source, make_variant, plan_of, run_of, set_of
 
 from harness.bench.advice import verdicts
-from harness.bench.cascade import by_member, cascade_rows, check_cascade
+from harness.bench.cascade import by_member, cascade_rows, check_cascade, with_ways
 from harness.bench.ranking import rank
+from harness.gate.figures import find_times
 from harness.host import read_host
 from harness.records import (
     Asked,
@@ -22,6 +25,7 @@ from harness.records import (
     RunSpec,
 )
 from udacisense.base.records import Outcome
+from udacisense.errors import InputError
 
 SHARES = (1.0, 0.25)
 
@@ -73,6 +77,35 @@ def test_a_verification_gives_the_shares_of_the_very_files(measured: BenchSet) -
     assert (row.is_verified, row.top1_fraction) == (True, 0.8)
     other = replace(found, bundle_sha256="another")
     assert not cascade_rows(measured, rank(measured), [other])[0].is_verified
+
+
+def test_arm_instructions_are_the_mean_over_images(measured: BenchSet, tmp_path: Path) -> None:
+    counted = replace(
+        measured, instructions=(counts_of("c.small", "ptl-fp32", 2e6), counts_of("c.large", "ptl-fp32", 12e6))
+    )
+    for known, mean in (([], 5e6), ([_verified(reached=(1.0, 0.75), top1=0.8)], 11e6)):
+        *files, way = with_ways(counted.instructions, counted.cascades, known)
+        assert files == list(counted.instructions)
+        assert (way.bundle, way.variant_id, way.instructions_per_call) == ("c", "ptl-fp32", pytest.approx(mean))
+        assert way.spread_fraction == pytest.approx(0.01)
+        rows = cascade_rows(counted, rank(counted), known)
+        assert [row.instructions for row in rows if row.runner == "lite"] == [pytest.approx(mean)]
+    assert way.macs == 1_750_000
+    alone = with_ways(counted.instructions[:1], counted.cascades)
+    assert alone == [counted.instructions[0]]  # one member was not counted: no mean
+    found = find_times(counted, "joined", tmp_path, _verified(reached=(1.0, 0.75), top1=0.8)).instructions
+    assert found == {"small.ptl-fp32": 2e6, "large.ptl-fp32": 12e6, "ptl-fp32": pytest.approx(11e6)}
+
+
+def test_a_member_s_file_is_chosen_by_its_id_in_the_cascade_too() -> None:
+    sources = [make_source(n, make_variant("ptl-fp32")) for n in ("c.small", "c.large")]
+    plan = plan_of(*sources, threads=(1,), variants=("small.ptl-fp32",))
+    assert {cell.bundle for cell in plan.cells if cell.format == "ptl"} == {
+        "c.small",
+        None,
+    }  # None: the empty model of the runtime
+    with pytest.raises(InputError, match=r"No bundle holds other\.ptl-fp32"):
+        plan_of(*sources, variants=("other.ptl-fp32",))
 
 
 def test_what_is_verified_of_a_cascade_is_known_of_its_members_files(measured: BenchSet) -> None:

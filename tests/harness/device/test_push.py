@@ -49,6 +49,14 @@ def test_a_second_push_replaces_the_first(plug_in: PlugIn, phone_bundle: Path, t
     assert sha256_path(pushed(phone)) == sha256_path(phone_bundle)
 
 
+def test_a_rollout_lies_beside_the_bundle(plug_in: PlugIn, phone_bundle: Path) -> None:
+    phone = plug_in()
+    assert run(["device", "push", str(phone_bundle), "--rollout", "ptl-fp32=10"]) == 0
+    assert '"ptl-fp32": 10.0' in (pushed(phone) / "rollout.json").read_text()
+    (pushed(phone) / "rollout.json").unlink()
+    assert sha256_path(pushed(phone)) == sha256_path(phone_bundle)
+
+
 def test_two_phones_at_once_and_neither_by_chance(
     plug_in: PlugIn, phone_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

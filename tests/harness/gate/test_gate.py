@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from bench_records import LABELS, make_source, make_variant, plan_of, run_of, runs_of, set_of
+from bench_records import LABELS, counted, make_source, make_variant, plan_of, run_of, runs_of, set_of
 from markdown_page import NAMES, assert_only_text, parsed, plain, shape, shown
 
 from exporters.bundle.manifest import Manifest
@@ -218,6 +218,15 @@ def test_size_and_speed_limits(source: Source) -> None:
     assert exit_code(report) == 0
     slow = gated(source, text, bench=benched(source, int8_ms=9.0))
     assert check(slow, "ptl-int8", "median time").outcome is Outcome.FAILED
+
+
+def test_arm_instructions_have_a_limit(source: Source) -> None:
+    text = "[speed]\nmax_arm_instructions = 4_000_000"
+    assert check(gated(source, text, bench=benched(source)), "ptl-int8", "ARM instructions").outcome is Outcome.SKIPPED
+    for count, outcome in ((3e6, Outcome.PASSED), (5e6, Outcome.FAILED)):
+        bench = dataclasses.replace(benched(source), instructions=(counted(source.bundle.name, "ptl-int8", count),))
+        found = check(gated(source, text, bench=bench), "ptl-int8", "ARM instructions")
+        assert (found.measured, found.outcome) == (count, outcome)
 
 
 def test_regressions_between_two_runs(source: Source, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from exporters.bundle.open import check_bundle
+from exporters.bundle.open import bundle_sha256, check_bundle
 from udacisense.cli.main import run
 
 
@@ -31,6 +32,18 @@ def test_stage_puts_the_whole_bundle_in_place_of_the_old_one(
     monkeypatch.chdir(project.parent)
     assert run(["device", "stage", str(staged_bundle)]) == 0
     assert check_bundle(project / "app" / "src" / "main" / "assets" / "bundle") == []  # a stale file would be extra
+
+
+def test_a_rollout_is_staged_beside_the_bundle_and_ends_with_the_next_one(staged_bundle: Path, project: Path) -> None:
+    place = project / "app" / "src" / "main" / "assets" / "bundle"
+    line = ["device", "stage", str(staged_bundle), "--project", str(project)]
+    assert run([*line, "--rollout", "ptl-fp32=10"]) == 0
+    assert json.loads((place / "rollout.json").read_text()) == {"schema_version": 1, "percent": {"ptl-fp32": 10.0}}
+    assert bundle_sha256(place) == bundle_sha256(staged_bundle)
+    assert run([*line, "--rollout", "ptl-fp32=1000"]) == 2
+    assert (place / "rollout.json").exists()  # a refusal changes nothing
+    assert run(line) == 0
+    assert check_bundle(place) == []
 
 
 def test_stage_refuses_a_damaged_bundle_and_leaves_the_old_one(

@@ -67,7 +67,7 @@ class App private constructor(
                 release()
                 throw e
             }
-        if (opened?.sha256 != fresh.sha256) {
+        if (opened?.sha256 != fresh.sha256 || opened?.shares != fresh.shares) {
             release()
             opened = fresh
         }
@@ -81,7 +81,7 @@ class App private constructor(
     fun choices(bundle: Bundle): List<Choice> = bundle.manifest.choices(runtimes.formats)
 
     /** What the staged rollout gives to this installation. */
-    fun chosen(bundle: Bundle): Choice = Rollout.choose(choices(bundle), bundle.manifest.name, installationId())
+    fun chosen(bundle: Bundle): Choice = Rollout.choose(choices(bundle), bundle.manifest.name, installationId(), bundle.shares)
 
     /** Looks at a photo of the signature's size; the calls are those of who was asked. On the [worker] alone. Throws [Problem]. */
     fun look(

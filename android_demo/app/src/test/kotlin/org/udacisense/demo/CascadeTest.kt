@@ -21,6 +21,8 @@ import org.robolectric.annotation.GraphicsMode
 import org.udacisense.core.MeasurementSet
 import org.udacisense.core.Outcome
 import org.udacisense.core.RgbImage
+import org.udacisense.core.Rollout
+import org.udacisense.core.Shares
 
 /** The cascade of a bundle, in the phone's own libraries, held against the desk's decisions. */
 @RunWith(RobolectricTestRunner::class)
@@ -53,6 +55,21 @@ class CascadeTest {
             assertEquals(choice.id, wanted, got)
         }
     }
+
+    @Test
+    fun `the shares that the desk wrote decide what an installation runs`() {
+        val app = Screens.phoneWith("cascade") { replay.resolve(Shares.FILE_NAME).copyTo(it.resolve(Shares.FILE_NAME)) }
+        val bundle = app.bundle()
+        assertEquals(mapOf("onnx-fp32" to 60.0, "p1.ptl-fp32" to 40.0), bundle.shares)
+        val chosen = List(500) { Rollout.choose(app.choices(bundle), bundle.manifest.name, "installation-$it", bundle.shares).id }.groupingBy { it }.eachCount()
+        assertEquals(setOf("cascade · onnx-fp32", "p1.ptl-fp32"), chosen.keys)
+        assertEquals(300.0, chosen.getValue("cascade · onnx-fp32").toDouble(), 40.0)
+        assertTrue(app.chosen(bundle).id in chosen)
+        context().resolve(Shares.FILE_NAME).delete()
+        assertEquals("a push without shares ends them", "cascade · ptl-fp32", app.chosen(app.bundle()).id)
+    }
+
+    private fun context() = Screens.context.getExternalFilesDir("bundle")!!
 
     @Test
     fun `the screen says who answered and why, and counts`() {

@@ -31,6 +31,8 @@ class Bundle private constructor(
     val source: BundleSource,
     val manifest: Manifest,
     val sha256: String,
+    /** Shares of the installations, where they lie beside the bundle. */
+    val shares: Map<String, Double>,
     private val cache: File
 ) {
     /** The golden pack, read and checked against the manifest once. Throws [Problem]. */
@@ -121,7 +123,13 @@ class Bundle private constructor(
                     throw Problem("There is no bundle in ${source.name}.", e)
                 }
             if (bytes.size > MOST_MANIFEST_BYTES) throw Problem("${Manifest.FILE_NAME} of ${source.name} is too large to be one.")
-            return Bundle(source, Manifest.parse(bytes.decodeToString(), Manifest.FILE_NAME), hex(sha().digest(bytes)), cache)
+            val shares =
+                try {
+                    Shares.parse(source.open(Shares.FILE_NAME).use { it.readBytes() }.decodeToString())
+                } catch (e: IOException) {
+                    emptyMap()
+                }
+            return Bundle(source, Manifest.parse(bytes.decodeToString(), Manifest.FILE_NAME), hex(sha().digest(bytes)), shares, cache)
         }
 
         fun sha256(file: File): String {

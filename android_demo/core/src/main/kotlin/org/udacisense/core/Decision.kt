@@ -1,6 +1,7 @@
 package org.udacisense.core
 
 import java.security.MessageDigest
+import kotlinx.serialization.Serializable
 import kotlinx.serialization.json.doubleOrNull
 
 /** Of bundles without a [Confidence] of their own: an answer whose best two probabilities are closer than this is "not sure". */
@@ -97,12 +98,28 @@ fun largerThan(
         .filter { it.precision == Precision.FP32 && variant.precision != Precision.FP32 && (it.fileBytes ?: 0) > (variant.fileBytes ?: 0) }
         .maxWithOrNull(compareBy({ it.format == variant.format }, { it.fileBytes }))
 
+/** `rollout.json` beside a bundle: the share of the installations, in percent, by the id of a file or of a way to run the cascade. */
+@Serializable
+data class Shares(
+    val schemaVersion: Int,
+    val percent: Map<String, Double>
+) {
+    companion object {
+        const val FILE_NAME = "rollout.json"
+        private const val SCHEMA_VERSION = 1
+
+        /** Throws [Problem]. */
+        fun parse(text: String): Map<String, Double> = readRecord(serializer(), text, FILE_NAME, SCHEMA_VERSION, emptySet()).percent
+    }
+}
+
 /**
  * Staged rollout: what an installation gets.
  *
- * A variant's `options.rollout_percent` in the manifest is the share of installations that run that file alone; what is left
- * gets the first cascade, or without one the first variant without a share. The share of an installation never changes: SHA-256 of its id and the bundle's name, as a point
- * in 0..100. Raising a percentage only moves installations towards it where it is the first that has one.
+ * [Shares] say which share of the installations gets what; without them, a variant's `options.rollout_percent` in the manifest
+ * does, of that file alone. What is left gets the first cascade, or without one the first variant without a share. The share of
+ * an installation never changes: SHA-256 of its id and the bundle's name, as a point in 0..100. Raising a percentage only moves
+ * installations towards it where it is the first that has one.
  */
 object Rollout {
     const val OPTION = "rollout_percent"
@@ -110,10 +127,12 @@ object Rollout {
     fun choose(
         choices: List<Choice>,
         bundle: String,
-        installationId: String
+        installationId: String,
+        given: Map<String, Double> = emptyMap()
     ): Choice {
         if (choices.isEmpty()) throw Problem("The bundle has no variant that this app can run.")
-        val shares = choices.mapNotNull { choice -> choice.file?.let { v -> v.options[OPTION]?.let { choice to percent(v, it.doubleOrNull) } } }
+        val own = choices.mapNotNull { choice -> choice.file?.let { v -> v.options[OPTION]?.let { choice to percent(v.id, it.doubleOrNull) } } }
+        val shares = if (given.isEmpty()) own else choices.mapNotNull { choice -> given[choice.id.removePrefix("$bundle · ")]?.let { choice to percent(choice.id, it) } }
         if (shares.sumOf { it.second } > 100.0 + 1e-9) throw Problem("The bundle's $OPTION add up to more than 100.")
         val point = point(bundle, installationId)
         var end = 0.0
@@ -121,7 +140,7 @@ object Rollout {
             end += share
             if (point < end) return choice
         }
-        val rest = choices.filter { it.file?.options?.contains(OPTION) != true }
+        val rest = choices - shares.map { it.first }.toSet()
         return rest.firstOrNull() ?: shares.last().first
     }
 
@@ -137,10 +156,10 @@ object Rollout {
     }
 
     private fun percent(
-        variant: Variant,
+        id: String,
         value: Double?
     ): Double {
-        if (value == null || value < 0 || value > 100) throw Problem("$OPTION of ${variant.id} is not a number from 0 to 100.")
+        if (value == null || value < 0 || value > 100) throw Problem("$OPTION of $id is not a number from 0 to 100.")
         return value
     }
 }

@@ -162,6 +162,17 @@ class DecisionTest {
     }
 
     @Test
+    fun `shares beside the bundle are of files and of cascades, and go before the manifest's`() {
+        val choices = shares(100.0, null) + Choice("home · ptl", cascade.asks)
+        val given = Shares.parse("""{"schema_version": 1, "percent": {"ptl": 25.0, "${variants[1].id}": 75.0}}""")
+        val chosen = (0 until 4_000).groupingBy { Rollout.choose(choices, "home", "installation-$it", given).id }.eachCount()
+        assertEquals(setOf(variants[1].id, "home · ptl"), chosen.keys)
+        assertEquals(1_000.0, chosen.getValue("home · ptl").toDouble(), 120.0)
+        assertThrows(Problem::class.java) { Rollout.choose(choices, "home", "x", mapOf("ptl" to 101.0)) }
+        assertThrows(Problem::class.java) { Shares.parse("""{"schema_version": 1}""") }
+    }
+
+    @Test
     fun `an answer of another length than the labels is refused`() {
         assertThrows(Problem::class.java) { decide(floatArrayOf(0.9f, 0.1f)) }
     }
