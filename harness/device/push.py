@@ -86,9 +86,7 @@ def push_bundle(
     partial = f"{_PARTIAL}{uuid.uuid4().hex[:8]}"
     try:
         phone.ask(f"rm -rf {shlex.quote(_PARTIAL)}*; mkdir -p {shlex.quote(partial)}", doing="make a folder")
-        _send_all(phone, bundle, partial, on_bytes=on_bytes, stop=stop)
-        for name, content in (beside or {}).items():
-            phone.send(io.BytesIO(content), f"{partial}/{name}", on_bytes=on_bytes)
+        _send_all(phone, bundle, partial, beside or {}, on_bytes=on_bytes, stop=stop)
         _compare(phone, bundle, partial, beside or {})
         # A folder cannot be renamed over another one.
         phone.ask(
@@ -153,7 +151,15 @@ def _await_folder(phone: Phone, stop: threading.Event) -> None:
     raise InputError(f"The app on {phone} did not make its folder {FILES}: open it by hand once and run again.")
 
 
-def _send_all(phone: Phone, bundle: Bundle, partial: str, *, on_bytes: OnBytes, stop: threading.Event) -> None:
+def _send_all(
+    phone: Phone,
+    bundle: Bundle,
+    partial: str,
+    beside: Mapping[str, bytes],
+    *,
+    on_bytes: OnBytes,
+    stop: threading.Event,
+) -> None:
     folders = sorted({str(PurePosixPath(partial, name).parent) for name in _names(bundle)})
     phone.ask(f"mkdir -p {shlex.join(folders)}", doing="make a folder")
 
@@ -165,6 +171,8 @@ def _send_all(phone: Phone, bundle: Bundle, partial: str, *, on_bytes: OnBytes, 
     for name in _names(bundle):
         with (bundle.root / name).open("rb") as source:
             phone.send(source, f"{partial}/{name}", on_bytes=sent)
+    for name, content in beside.items():
+        phone.send(io.BytesIO(content), f"{partial}/{name}", on_bytes=sent)
 
 
 def _compare(phone: Phone, bundle: Bundle, partial: str, beside: Mapping[str, bytes]) -> None:

@@ -78,8 +78,7 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
         )
     members, bundles = bundle.manifest.members or (None,), bundle.members()
     told = None if on_progress is None else partial(_one_of, on_progress, len(bundles))
-    answers: list[Answers] = []
-    measured: list[Measurement] = []
+    answers, measured = list[Answers](), list[Measurement]()
     packs = [golden_pack(own.root, own.manifest) for own in bundles]
     with tempfile.TemporaryDirectory(prefix="udacisense-verify-") as name:
         # The members of a cascade see the same photos.
@@ -87,12 +86,10 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
         for member, own, pack in zip(members, bundles, packs, strict=True):
             ids = {v.id: v.id if member is None else member.variants[v.id] for v in own.manifest.variants}
             wanted = [v for v in own.manifest.variants if ids[v.id] in chosen]
-            if not wanted:
-                continue
-            found = _ask(Planner(bundle=own, feed=feed, options=options, cores=cores), wanted, told)
-            check_golden(found, pack.logits)
-            answers.append(found)
-            measured += _judge(found, bundle, ids, options)
+            if wanted:
+                answers.append(_ask(Planner(bundle=own, feed=feed, options=options, cores=cores), wanted, told))
+                check_golden(answers[-1], pack.logits)
+                measured += _judge(answers[-1], bundle, ids, options)
     if bundle.manifest.members and len(answers) == len(bundles):
         for way in bundle.manifest.ways():
             measured += judge_way(bundle.manifest.members, answers, way, options.limit(way))
