@@ -119,14 +119,22 @@ def _shipping(output: Path, data: str | None) -> list[str]:
     for name, folder in bundles.items():
         formats, precisions = _EXPORTED[name]
         options = [*(f"-f {one}" for one in formats), *(f"--precision {one}" for one in precisions)]
-        lines.append(f"export {name} {' '.join(options)}{images} -o {folder}")
+        lines.append(f"export {_shipped(name)} {' '.join(options)}{images} -o {folder}")
     lines += [f"verify {folder}{images}" for folder in bundles.values()]
     timed = " ".join(f"--variant {name}" for name in _TIMED)
     folders = " ".join(bundles.values())
     lines.append(f"bench {folders} --quick --threads 1 {timed} -o {at('ship/bench.json')}")
-    everything = f"report {' '.join(_EXPORTED)} {at('ship')}"
+    everything = f"report {' '.join(map(_shipped, _EXPORTED))} {at('ship')}"
     lines += [f"{everything} -o {at('report.md')}", f"{everything}{images} -o {at('report.html')}"]
     return lines
+
+
+def _shipped(name: str) -> str:
+    """Return how a command is told of a model that ships: a folder of the user's own hides its name."""
+    from udacisense.zoo.table import resolve_artifact, zoo_folder
+
+    folder = zoo_folder(name)
+    return name if resolve_artifact(Path(name)) == folder else shlex.quote(str(folder))
 
 
 def _run_line(line: str) -> None:
@@ -177,10 +185,11 @@ def _estimate(
     from udacisense.measure.estimate import Estimate, seconds_an_image, total
     from udacisense.models.build import build_model
     from udacisense.models.cascade import model_folders
+    from udacisense.zoo.table import zoo_folder
 
     images = GOLDEN_COUNT if n_images is None else n_images
     costs = [Estimate(what="drawn shapes", seconds=_SHAPES_S, disk_bytes=_SHAPES_BYTES)]
-    folders = [(place, wanted) for name, wanted in models.items() for place in model_folders(Path(name))]
+    folders = [(place, wanted) for name, wanted in models.items() for place in model_folders(zoo_folder(name))]
     for folder, (formats, precisions) in folders:
         record = read_json(Artifact, folder / Artifact.FILE_NAME)
         with torch.random.fork_rng([]):

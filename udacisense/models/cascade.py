@@ -30,7 +30,7 @@ from udacisense.measure.confidence import IntArray, fit_confidence, probabilitie
 from udacisense.measure.metrics import predict
 from udacisense.measure.recording import latencies_by_turns
 from udacisense.models.artifact import load_artifact
-from udacisense.zoo.table import ZOO, resolve_artifact
+from udacisense.zoo.table import ZOO, resolve_artifact, zoo_folder
 
 _MEMBERS = "members"
 _MOST_MEMBERS = 3
@@ -202,7 +202,7 @@ def model_folders(folder: Path) -> tuple[Path, ...]:
 
 def _place(root: Path, member: Member) -> Path:
     if member.artifact in ZOO:
-        return resolve_artifact(Path(member.artifact))
+        return zoo_folder(member.artifact)
     if member.artifact != f"{_MEMBERS}/{Path(member.name).name}":
         raise InputError(
             f"{root / Cascade.FILE_NAME} keeps its member {member.name} at {member.artifact!r}; a member is a "

@@ -21,6 +21,7 @@ from udacisense.cli import demo
 from udacisense.cli.main import run
 from udacisense.data.shapes import draw_dataset
 from udacisense.errors import Interrupted
+from udacisense.zoo.table import zoo_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = "import sys; from udacisense.cli.main import main; sys.argv[0] = 'udacisense'; main()"
@@ -187,6 +188,17 @@ def test_the_demo_takes_a_folder_with_a_blank_in_its_name(tmp_path: Path, capsys
         places = [word for word in shlex.split(line) if "demo" in word]
         assert places
         assert all(Path(place).is_relative_to(folder) for place in places), line
+
+
+def test_the_demo_is_of_what_ships_in_a_folder_that_holds_a_model_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p1").mkdir()
+    assert run(["demo", "--dry-run"]) == 0
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    exported = [words[2] for words in lines if words[:2] == ["udacisense", "export"]]
+    assert exported == ["baseline", str(zoo_folder("p1")), "tiny", "cascade"]
 
 
 def test_the_demos_commands_say_as_much_as_it_does(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,15 @@ def test_a_folder_of_the_users_own_comes_first(tmp_path: Path, monkeypatch: pyte
     assert resolve_artifact(Path("tiny")) == Path("tiny")
 
 
+def test_a_folder_of_the_users_own_is_no_member_of_a_cascade_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p1").mkdir()
+    _, places = load_cascade(Path("cascade"))
+    assert places == (zoo_folder("tiny"), zoo_folder("p1"))
+
+
 def test_all_of_them_stay_under_14_mb() -> None:
     files = [f for name in ZOO for f in zoo_folder(name).iterdir()]
     assert sum(f.stat().st_size for f in files) < 14_000_000
