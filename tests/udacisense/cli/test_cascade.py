@@ -276,6 +276,7 @@ def test_the_report_draws_the_curve_with_the_chosen_point(place: Path, shipped: 
     page = (tmp_path / "report.html").read_text()
     assert "Accuracy and mean time of cascade" in page
     assert "chosen, held-back images" in page
+    assert "thresholds from 20 held-back images of " in page
 
 
 @pytest.mark.slow
