@@ -137,8 +137,8 @@ def told_order(members: Sequence[Candidate], times: Sequence[Figure]) -> list[st
     """Say which member takes longer than the one that it is to spare."""
     rows = list(zip(members, times, strict=True))
     return [
-        f"{one.name} takes {own.value:.3g} ms and {other.name} {spared.value:.3g} ms: a cascade asks the fast one first, "
-        "so give it first"
+        f"{one.name} takes {own.value:.3g} ms and {other.name} {spared.value:.3g} ms; give {other.name} first, since a "
+        "cascade asks the fast one first"
         for (one, own), (other, spared) in itertools.pairwise(rows)
         if own.low > spared.high
     ]

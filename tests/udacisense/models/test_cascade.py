@@ -12,6 +12,6 @@ def test_a_member_that_is_slower_than_the_one_it_spares_is_named() -> None:
     slow, fast, near = (Figure(value=v, low=v - 1, high=v + 1) for v in (9.0, 3.0, 3.5))
     members = candidates([Path("p1"), Path("tiny")])
     assert told_order(members, (slow, fast)) == [
-        "p1 takes 9 ms and tiny 3 ms: a cascade asks the fast one first, so give it first"
+        "p1 takes 9 ms and tiny 3 ms; give tiny first, since a cascade asks the fast one first"
     ]
     assert told_order(members, (fast, slow)) == told_order(members, (near, fast)) == []
