@@ -86,6 +86,7 @@ def command(
     from harness.records import MeasurementSet
     from udacisense.base.progress import progress
     from udacisense.base.records import read_json
+    from udacisense.errors import InputError
 
     if compare is not None:
         _compare(*compare, form)
@@ -95,6 +96,9 @@ def command(
     path = output or record_beside(bundles[0], "bench")
     is_counting, counting = arm_instructions or only_instructions, (plan.bundles, options.variants)
     counted, uncounted = (countable(*counting), left_out(*counting)) if is_counting else ([], ())
+    if only_instructions and not counted:
+        why = "; ".join(uncounted) or "the bundles hold no file that was asked for"
+        raise InputError(f"There is nothing to count: {why}.")
     _say_plan(None if only_instructions else plan, len(counted), path)
     if dry_run:
         return
@@ -189,11 +193,7 @@ def _count(
     from harness.report.tables import instructions_table
     from udacisense.base.progress import progress
     from udacisense.base.records import Outcome, to_json
-    from udacisense.errors import InputError
 
-    if not wanted:
-        why = "; ".join(uncounted) or "the bundles hold no .ptl, .onnx or .ort that was asked for"
-        raise InputError(f"There is nothing to count: {why}.")
     made = []
     with progress("counting", len(wanted)) as advance:
         for found in count_variants(plan.bundles, wanted):
