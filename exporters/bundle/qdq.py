@@ -6,6 +6,7 @@ becomes a pair of ``quantize`` and ``dequantize``.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,11 +17,12 @@ from torch import fx
 if TYPE_CHECKING:
     import onnx
 
+NOTE = "; at the scales that the model came with, and weights of -127 to 127 (PyTorch's -128 is -127 here)"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _Constants = dict[str, NDArray[Any]]
 
 
-def in_steps(network: torch.nn.Module, example: torch.Tensor) -> fx.GraphModule:
+def in_steps(network: torch.nn.Module, example: torch.Tensor, *, packed: bool) -> fx.GraphModule:
     """Return a network that rounds as a PT2E program: int8 from -128 to 127, weights from -127 on.
 
     Each reader of a rounded value has a ``dequantize`` of its own, by which converters know what computes in int8.
@@ -30,6 +32,7 @@ def in_steps(network: torch.nn.Module, example: torch.Tensor) -> fx.GraphModule:
     Args:
         network: of ``rounding_network``, or a module around it.
         example: what it takes, of the batch size that the program is for.
+        packed: the program holds its weights as int8; else as float32, each behind a ``quantize``.
     """
     import torch.ao.quantization.fx._decomposed  # names the operators
 
@@ -49,7 +52,13 @@ def in_steps(network: torch.nn.Module, example: torch.Tensor) -> fx.GraphModule:
         else:
             continue
         with program.graph.inserting_before(node):
-            stored = program.graph.call_function(pair[0], (values, *numbers))
+            if packed and values.op == "get_attr":
+                given = (values, *numbers)
+                constants = (attrgetter(str(a.target))(program) if isinstance(a, fx.Node) else a for a in given)
+                program.register_buffer(node.name, pair[0](*constants))
+                stored = program.graph.get_attr(node.name)
+            else:
+                stored = program.graph.call_function(pair[0], (values, *numbers))
         stored.meta = dict(node.meta)
         for reader in [*node.users]:
             with program.graph.inserting_before(reader):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exporters.bundle.manifest import Precision
-from exporters.bundle.qdq import in_steps
+from exporters.bundle.qdq import NOTE, in_steps
 from exporters.bundle.tflite_file import read_tflite
 from exporters.bundle.tflite_metadata import BUFFER_NAME, appended_files, metadata_buffer
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8-weights", "int8-static")
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _SIGNATURE, _INPUT, _WRAPPED = "serving_default", "args_0", "wrapped"  # what litert-torch calls them
+
+_RECIPE_NOTE = f"{NOTE}; what PyTorch rounds twice running is rounded once"
 
 NOTES = {
     "fp32": "none: the float32 weights, BatchNorm folded into the convolutions",
@@ -46,12 +48,12 @@ def export(plan: Plan, bench: Workbench) -> Product:
     """Convert, quantise where asked for, describe, and write one precision."""
     # The shapes of a file are planned ahead of time: one batch size a file.
     batch = bench.options.batch or 1
-    base = bench.once("tflite fp32", lambda: _converted(bench, batch))
     is_static = plan.precision == "int8-static"
     recipe = bench.given_recipe() if is_static else None
     if recipe is not None:
         made = _of_recipe(bench, batch)
     else:
+        base = bench.once("tflite fp32", lambda: _converted(bench, batch))
         made = base if plan.precision == "fp32" else _quantized(base, plan.precision, bench, batch)
     target = bench.folder / plan.file_name
     metadata = bench.metadata(plan, batch=batch)
@@ -62,7 +64,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         output_kind=bench.output_kind,
         batch=batch,
         coverage=coverage_of_file(bench, read_tflite(target).layers) if plan.precision.startswith("int8") else None,
-        precision_note=NOTES[plan.precision],
+        precision_note=NOTES[plan.precision] + (_RECIPE_NOTE if recipe is not None else ""),
         options={
             "input_layout": "NHWC",
             "recipe": recipe,
@@ -94,7 +96,7 @@ def _of_recipe(bench: Workbench, batch: int) -> bytes:
     # Only whether it is static is asked of it: the program says the rest.
     static = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
     with contextlib.redirect_stdout(None):
-        made = litert_torch.convert(in_steps(network, example), (example,), quant_config=static)
+        made = litert_torch.convert(in_steps(network, example, packed=False), (example,), quant_config=static)
     return bytes(made.model_content())
 
 

@@ -21,7 +21,7 @@ def test_a_program_has_the_scales_of_the_recipe_and_no_weight_of_minus_128() -> 
     recipe = load_file(zoo_folder("tiny") / f"static-int8-{ENGINE}.safetensors")
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     network, layers = rounding_network(model, ENGINE, example=images[:1], activations=recipe)
-    program = in_steps(network, images)
+    program = in_steps(network, images, packed=False)
     steps = torch.ops.quantized_decomposed
     rounded = {n.args[1:5] for n in program.graph.nodes if n.target is steps.quantize_per_tensor.default}
     wanted = sorted((pair[0], pair[1] - 128, -128, 127) for pair in (v.tolist() for v in recipe.values()))
