@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,9 @@ from torch.ao.quantization import FixedQParamsObserver
 from torch.ao.quantization.observer import ObserverBase
 from torch.ao.quantization.qconfig import QConfig
 
+from udacisense.base.records import Int8Method
 from udacisense.stages.contract import copy_of, replace_modules
 
-Rounding = Literal["gptq", "nearest"]
 # Of a layer, in a recipe: by how many steps each weight is off the nearest value, and what its bias gains.
 STEPS, BIAS = "rounding:", "bias:"
 _PULL = 0.1  # to the trained weights, in mean squares of an input
@@ -79,6 +79,11 @@ def round_weights(prepared: fx.GraphModule, recipe: Mapping[str, Tensor]) -> Non
         if key.startswith(STEPS):
             name = key.removeprefix(STEPS)
             _set(prepared.get_submodule(name), steps, recipe[BIAS + name])
+
+
+def method_of(recipe: Mapping[str, Tensor]) -> Int8Method:
+    """Return how a recipe was calibrated."""
+    return "fitted" if any(name.startswith(STEPS) for name in recipe) else "histogram"
 
 
 def fitted_rounding(prepared: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:

@@ -3,8 +3,8 @@
 Post-training quantisation in FX graph mode: BatchNorm is folded, activations are observed on calibration images
 (histogram observers, Migacz 2017's idea with an L2 search), and convolutions and linear layers are replaced by int8
 ones (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference"). What calibration found is kept as one (scale, zero point) pair an observer, and how weights are rounded
-(:mod:`udacisense.stages.rounding`), so that the very same int8 network is rebuilt elsewhere without the images.
+Inference"). What calibration found is kept as one (scale, zero point) pair an observer, and how weights are rounded,
+so that the very same int8 network is rebuilt elsewhere without the images.
 
 fbgemm and x86 add two products in 16 bits where a processor has no VNNI. PyTorch gives activations 7 bits there; here
 weights have them, whose rounding can be fitted.
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +35,14 @@ from torch.ao.quantization.observer import ObserverBase, PerChannelMinMaxObserve
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
+from udacisense.base.records import Int8Method
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult, copy_of, replace_modules
 from udacisense.stages.quantize import quantized_engine
-from udacisense.stages.rounding import BIAS, STEPS, Rounding, fitted_rounding, round_weights
+from udacisense.stages.ranges import fitted_ranges
+from udacisense.stages.rounding import BIAS, STEPS, fitted_rounding, round_weights
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
 _STAYS_FLOAT = "float32:"
@@ -63,24 +65,26 @@ def calibrate(
     batches: Iterable[Tensor],
     *,
     float_modules: Sequence[str] = (),
-    rounding: Rounding = "gptq",
+    method: Int8Method = "fitted",
 ) -> dict[str, Tensor]:
-    """Observe every activation on calibration images, and fit the rounding of weights to them.
+    """Observe every activation on calibration images; fit ranges and the rounding of weights to the answers.
 
     Args:
         model: the float32 classifier, in evaluation mode.
         engine: quantised engine; its kernels decide on the range of values that is safe.
         batches: float32 (n, 3, H, W) each, normalised.
         float_modules: names of modules that stay float32.
-        rounding: of weights.
+        method: ``histogram`` takes the ranges of histograms and the nearest int8 weights; ``fitted`` betters both.
 
     Returns:
         ``<observer>`` → float64 (2,): scale and zero point; an empty tensor for each module that stays float32; the
         bits of a weight where they are not 8; and what :func:`udacisense.stages.rounding.fitted_rounding` returned.
 
     Raises:
-        InputError: there is no batch.
+        InputError: there is no batch, or no such method.
     """
+    if method not in get_args(Int8Method):
+        raise InputError(f"The method is {method!r}; allowed are {' and '.join(get_args(Int8Method))}.")
     given = list(batches)
     if not given:
         raise InputError("Static int8 needs calibration images; give a data set.")
@@ -91,12 +95,15 @@ def calibrate(
         prepared = _prepare(model, engine, given[0][:1], found)
         for batch in given:
             prepared(batch)
-        for name, observer in _observers(prepared).items():
+        observers = _observers(prepared)
+        for name, observer in observers.items():
             scale, zero = cast("Any", observer).calculate_qparams()
             found[name] = torch.stack([scale.double().flatten()[0], zero.double().flatten()[0]])
-        if rounding == "gptq":
-            fixed = prepare_with(model, engine, example=given[0][:1], activations=found)
-            found |= fitted_rounding(fixed, torch.cat(given))
+        if method == "fitted":
+            images = torch.cat(given)
+            free = [key for key, found_by in observers.items() if not isinstance(found_by, FixedQParamsObserver)]
+            found |= fitted_ranges(prepare_with(model, engine, example=images[:1], activations=found), images, free)
+            found |= fitted_rounding(prepare_with(model, engine, example=images[:1], activations=found), images)
     return found
 
 
@@ -173,7 +180,7 @@ def sensitivities(model: nn.Module, engine: str, images: Tensor) -> tuple[Sensit
     found = []
     for unit in units:
         others = [other for other in units if other != unit]
-        answered = _answers(model, engine, images, others, asked=images, rounding="nearest")
+        answered = _answers(model, engine, images, others, asked=images, method="histogram")
         found.append(Sensitivity(module=unit, sqnr_db=_sqnr_db(expected, answered)))
     return tuple(sorted(found, key=lambda s: s.sqnr_db))
 
@@ -185,7 +192,7 @@ def choose_float_modules(
     *,
     most: int,
     wanted_sqnr_db: float = 20.0,
-    rounding: Rounding = "gptq",
+    method: Int8Method = "fitted",
 ) -> tuple[str, ...]:
     """Return the fewest blocks, at most ``most``, that have to stay float32 for the decisions to stay the same.
 
@@ -203,7 +210,7 @@ def choose_float_modules(
         images: float32 (n, 3, H, W), normalised; their labels are not needed.
         most: 0 or more; 0 keeps nothing float32, and costs nothing.
         wanted_sqnr_db: signal to quantisation noise of the logits.
-        rounding: of weights.
+        method: see :func:`calibrate`.
     """
     if most == 0:
         return ()
@@ -216,7 +223,7 @@ def choose_float_modules(
         if count == 1:  # only now: most models need no second look
             ranked = [s.module for s in sensitivities(model, engine, images[:_SENSITIVITY_IMAGES])]
         chosen = tuple(ranked[:count])
-        sqnr_db = _sqnr_db(expected, _answers(model, engine, images, chosen, asked=mixed, rounding=rounding))
+        sqnr_db = _sqnr_db(expected, _answers(model, engine, images, chosen, asked=mixed, method=method))
         best = max(best, (sqnr_db, chosen), key=lambda found: found[0])
         if sqnr_db >= wanted_sqnr_db or count == len(_units(model)) - 1:
             break
@@ -244,7 +251,7 @@ def apply_static_quantization(
     engine: str | None = None,
     calibration: int = 128,
     max_float_blocks: int = 3,
-    rounding: Rounding = "gptq",
+    method: Int8Method = "fitted",
 ) -> StepResult:
     """Pipeline step: static int8 of convolutions and linear layers; see :func:`calibrate`.
 
@@ -254,7 +261,7 @@ def apply_static_quantization(
         engine: ``None`` takes the one PyTorch prefers on this host.
         calibration: images to observe.
         max_float_blocks: how many blocks may stay float32 where int8 changes decisions.
-        rounding: of weights.
+        method: see :func:`calibrate`.
 
     Raises:
         InputError: a number is out of range, or this host lacks the engine.
@@ -267,19 +274,12 @@ def apply_static_quantization(
     chosen = engine if engine is not None else next(iter(supported_engines()), "none")
     images = first_images(context, calibration)
     with quantized_engine(chosen):
-        kept = choose_float_modules(model, chosen, images, most=max_float_blocks, rounding=rounding)
+        kept = choose_float_modules(model, chosen, images, most=max_float_blocks, method=method)
         batches = torch.split(images, _CALIBRATION_BATCH)
-        found = calibrate(model, chosen, batches, float_modules=kept, rounding=rounding)
+        found = calibrate(model, chosen, batches, float_modules=kept, method=method)
         packed = static_int8(model, chosen, example=images[:1], activations=found)
-    return StepResult(
-        model=packed,
-        notes={
-            "engine": chosen,
-            "calibration_images": len(images),
-            "float32_blocks": " ".join(kept) or "none",
-            "rounding": rounding,
-        },
-    )
+    notes = {"engine": chosen, "calibration_images": len(images), "float32_blocks": " ".join(kept) or "none"}
+    return StepResult(model=packed, notes={**notes, "method": method})
 
 
 def first_images(context: StepContext, count: int) -> Tensor:
@@ -298,11 +298,11 @@ def first_images(context: StepContext, count: int) -> Tensor:
 
 
 def _answers(
-    model: nn.Module, engine: str, images: Tensor, float_modules: Sequence[str], *, asked: Tensor, rounding: Rounding
+    model: nn.Module, engine: str, images: Tensor, float_modules: Sequence[str], *, asked: Tensor, method: Int8Method
 ) -> Tensor:
     """Return what the int8 model, calibrated on ``images``, answers to ``asked``."""
     batches = torch.split(images, _CALIBRATION_BATCH)
-    found = calibrate(model, engine, batches, float_modules=float_modules, rounding=rounding)
+    found = calibrate(model, engine, batches, float_modules=float_modules, method=method)
     packed = static_int8(model, engine, example=images[:1], activations=found)
     with torch.no_grad(), quantized_engine(engine):
         return torch.cat([packed(batch) for batch in torch.split(asked, _CALIBRATION_BATCH)])

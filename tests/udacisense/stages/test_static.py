@@ -62,7 +62,13 @@ def test_noise_is_measured_on_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_of: list[torch.Tensor] = []
 
     def sure_of_images_alone(
-        model: torch.nn.Module, engine: str, images: torch.Tensor, kept: Sequence[str], *, asked: torch.Tensor
+        model: torch.nn.Module,
+        engine: str,
+        images: torch.Tensor,
+        kept: Sequence[str],
+        *,
+        asked: torch.Tensor,
+        rounding: str,
     ) -> torch.Tensor:
         del engine
         asked_of.append(asked)
