@@ -18,8 +18,8 @@ from udacisense.stages.contract import copy_of, replace_modules
 from udacisense.stages.rounding import RoundedActivation
 
 _MOST = 8  # activations, each of which makes
-_SHARE = 0.02  # of all noise or more
-_SHARES_OF_AN_END = tuple(1.25 * 0.8**step for step in range(10))
+_SHARE = 0.03  # of all noise or more
+_SHARES_OF_AN_END = tuple(1.25 * 0.75**step for step in range(8))
 _RANKED_ON, _FITTED_ON, _AT_ONCE = 8, 32, 16  # images
 
 

@@ -45,6 +45,6 @@ def test_large_values_that_no_answer_hangs_on_are_cut(*, squashed: bool) -> None
         found = fitted_ranges(prepared, IMAGES[:32], names)
         # The first convolution's range becomes narrower, and that alone costs the answers.
         assert any(float(found[name][0]) < 0.5 * float(plain[name][0]) for name in found)
-        assert noise(model, plain | found) < 0.5 * noise(model, plain)
+        assert noise(model, plain | found) < 0.7 * noise(model, plain)
         whole = calibrate(model, "qnnpack", [IMAGES[:32]])
         assert all(torch.equal(whole[name], plain[name]) for name in plain if name not in names)
