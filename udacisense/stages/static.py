@@ -9,7 +9,7 @@ so that the very same int8 network is rebuilt elsewhere without the images.
 fbgemm and x86 add two products in 16 bits where a processor has no VNNI. PyTorch gives activations 7 bits there; here
 weights have them, whose rounding can be fitted.
 
-Layers do not suffer alike. The blocks that cost the most are found one by one and may stay float32.
+Layers do not suffer alike. The blocks that cost the most may stay float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 import torch
@@ -43,12 +42,12 @@ from udacisense.stages.contract import StepContext, StepResult, copy_of, replace
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.ranges import fitted_ranges
 from udacisense.stages.rounding import BIAS, STEPS, fitted_rounding, round_weights
+from udacisense.stages.sensitivity import sensitivities, sqnr_db, units
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
 _STAYS_FLOAT = "float32:"
 _WEIGHT_BITS = "weight_bits"  # int64 (1,), where it is not 8
 _SATURATING = {"fbgemm": 7, "x86": 7}  # bits of a weight
-_WANTED_UNITS = 10
 _SENSITIVITY_IMAGES = 32
 _MIXED_IMAGES = 64
 _MIXED_WITH = 3  # other images, each
@@ -158,33 +157,6 @@ def stays_float(activations: Mapping[str, Tensor]) -> tuple[str, ...]:
     return tuple(name.removeprefix(_STAYS_FLOAT) for name in activations if name.startswith(_STAYS_FLOAT))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sensitivity:
-    """What int8 does to the logits when one block alone is quantised."""
-
-    module: str
-    sqnr_db: float  # signal to quantisation noise of the logits; low is bad
-
-
-def sensitivities(model: nn.Module, engine: str, images: Tensor) -> tuple[Sensitivity, ...]:
-    """Quantise each block of a model alone and measure the logits; the block that hurts most comes first.
-
-    Args:
-        model: the float32 classifier, in evaluation mode.
-        engine: quantised engine.
-        images: float32 (n, 3, H, W), normalised.
-    """
-    units = _units(model)
-    with torch.no_grad():
-        expected = model(images)
-    found = []
-    for unit in units:
-        others = [other for other in units if other != unit]
-        answered = _answers(model, engine, images, others, asked=images, method="histogram")
-        found.append(Sensitivity(module=unit, sqnr_db=_sqnr_db(expected, answered)))
-    return tuple(sorted(found, key=lambda s: s.sqnr_db))
-
-
 def choose_float_modules(
     model: nn.Module,
     engine: str,
@@ -196,8 +168,8 @@ def choose_float_modules(
 ) -> tuple[str, ...]:
     """Return the fewest blocks, at most ``most``, that have to stay float32 for the decisions to stay the same.
 
-    Blocks are added in the order of :func:`sensitivities`, until the int8 model's logits of :func:`mixtures` are
-    ``wanted_sqnr_db`` above their noise. Where that is never reached, the best set is taken.
+    Blocks are added in the order of :func:`udacisense.stages.sensitivity.sensitivities`, until the int8 model's logits
+    of :func:`mixtures` are ``wanted_sqnr_db`` above their noise. Where that is never reached, the best set is taken.
 
     A network is sure of the images that it was trained on: int8 that changed 5 % of the decisions on unseen
     photographs changed none there. Between two classes it shows, and signal to noise needs fewer images than a count
@@ -221,11 +193,14 @@ def choose_float_modules(
     best: tuple[float, tuple[str, ...]] = (float("-inf"), ())
     for count in range(most + 1):
         if count == 1:  # only now: most models need no second look
-            ranked = [s.module for s in sensitivities(model, engine, images[:_SENSITIVITY_IMAGES])]
+            few = images[:_SENSITIVITY_IMAGES]
+            found = calibrate(model, engine, few.split(_CALIBRATION_BATCH), method="histogram")
+            prepared = prepare_with(model, engine, example=few[:1], activations=found)
+            ranked = [sensitive.module for sensitive in sensitivities(model, prepared, few)]
         chosen = tuple(ranked[:count])
-        sqnr_db = _sqnr_db(expected, _answers(model, engine, images, chosen, asked=mixed, method=method))
-        best = max(best, (sqnr_db, chosen), key=lambda found: found[0])
-        if sqnr_db >= wanted_sqnr_db or count == len(_units(model)) - 1:
+        reached_db = sqnr_db(expected, _answers(model, engine, images, chosen, asked=mixed, method=method))
+        best = max(best, (reached_db, chosen), key=lambda found: found[0])
+        if reached_db >= wanted_sqnr_db or count == len(units(model)) - 1:
             break
     return best[1]
 
@@ -306,30 +281,6 @@ def _answers(
     packed = static_int8(model, engine, example=images[:1], activations=found)
     with torch.no_grad(), quantized_engine(engine):
         return torch.cat([packed(batch) for batch in torch.split(asked, _CALIBRATION_BATCH)])
-
-
-def _sqnr_db(expected: Tensor, answered: Tensor) -> float:
-    noise = (answered - expected).double().square().sum().clamp(min=1e-30)
-    return float(10 * torch.log10(expected.double().square().sum() / noise))
-
-
-def _units(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the blocks that are quantised or kept as one.
-
-    The container with the most weighted layers is opened, again and again, until there are at least ten blocks.
-    """
-    units = {name: child for name, child in model.named_children() if _layers(child)}
-    while len(units) < _WANTED_UNITS:
-        name, largest = max(units.items(), key=lambda item: _layers(item[1]))
-        parts = {f"{name}.{key}": child for key, child in largest.named_children() if _layers(child)}
-        if _layers(largest) < 2 or not parts:
-            break
-        units = {key: child for key, child in units.items() if key != name} | parts
-    return tuple(units)
-
-
-def _layers(module: nn.Module) -> int:
-    return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in module.modules())
 
 
 def _prepare(model: nn.Module, engine: str, example: Tensor, recipe: Mapping[str, Tensor]) -> fx.GraphModule:
