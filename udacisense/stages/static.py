@@ -35,7 +35,7 @@ from torch.ao.quantization.observer import ObserverBase, PerChannelMinMaxObserve
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-from udacisense.base.records import Int8Method
+from udacisense.base.records import Int8Method, Scalar
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
@@ -278,8 +278,9 @@ def apply_static_quantization(
         batches = torch.split(images, _CALIBRATION_BATCH)
         found = calibrate(model, chosen, batches, float_modules=kept, method=method)
         packed = static_int8(model, chosen, example=images[:1], activations=found)
-    notes = {"engine": chosen, "calibration_images": len(images), "float32_blocks": " ".join(kept) or "none"}
-    return StepResult(model=packed, notes={**notes, "method": method})
+    notes: dict[str, Scalar] = {"engine": chosen, "calibration_images": len(images), "method": method}
+    notes["float32_blocks"] = " ".join(kept) or "none"
+    return StepResult(model=packed, notes=notes)
 
 
 def first_images(context: StepContext, count: int) -> Tensor:
