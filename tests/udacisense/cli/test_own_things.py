@@ -397,3 +397,15 @@ def test_what_a_factory_raises_is_one_sentence_with_its_cause(
     (line,) = capsys.readouterr().err.splitlines()
     assert cause in line
     assert not (folder_of_code / "b").exists()
+
+
+@pytest.mark.parametrize("tolerance", ["0", "0.1"])
+def test_the_next_step_after_a_failure_finds_where_it_broke(
+    stage: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, tolerance: str
+) -> None:
+    bundle = str(stage("onnx"))
+    line = ["verify", bundle, "--variant", "onnx-fp32", "--runner", "onnxruntime", "-o", str(tmp_path / "record.json")]
+    fails = tolerance == "0"
+    assert run([*line, "--rtol", tolerance, "--atol", tolerance]) == int(fails)
+    place = ["--locate", "onnx-fp32", "--runner", "onnxruntime"]
+    assert next_of(capsys.readouterr().out) == (["verify", bundle, *place] if fails else ["bench", bundle])
