@@ -74,7 +74,8 @@ def command(
     figures alone. A checkpoint is kept after each epoch: the same command goes on after Ctrl-C or a crash, and ends
     with the same weights as an uninterrupted run.
     """
-    from udacisense.cli.loading import load_data, say_interpolation, say_the_worst
+    from udacisense.cli.loading import load_data, say_answers, say_interpolation, say_the_worst
+    from udacisense.models.build import build_model
     from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
     from udacisense.training import train_model
@@ -85,6 +86,8 @@ def command(
     dataset = load_data(data, size_px=size_px, resolution_px=named().options.get("resolution_px"))
     spec = named(num_classes=len(dataset.class_names), size_px=dataset.size_px)
     check_init(spec, init)
+    if ":" in preset:
+        say_answers(build_model(spec), dataset.size_px)
     given: dict[str, Any] = {
         "config": replace(config, compute=compute),
         "batch_size": batch_size,
