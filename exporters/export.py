@@ -85,7 +85,7 @@ def export_bundle(
             variants=variants,
             files=file_records(partial),
             confidence=source.confidence,
-            notes=_notes(partial / golden.logits_path, source),
+            notes=_notes(partial, golden, source),
         )
         write_record(partial / Manifest.FILE_NAME, manifest)
     if zip:
@@ -93,9 +93,10 @@ def export_bundle(
     return manifest
 
 
-def _notes(logits: Path, source: ExportSource) -> tuple[str, ...]:
+def _notes(partial: Path, golden: Golden, source: ExportSource) -> tuple[str, ...]:
     """Say what the golden answers show of the model."""
-    told = not_logits(read_floats(logits, (len(source.golden), source.signature.output_shape[1])))
+    shape = (len(golden.images), source.signature.output_shape[1])
+    told = not_logits(read_floats(partial / golden.logits_path, shape))
     return () if told is None else (told,)
 
 

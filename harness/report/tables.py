@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from exporters.bundle.manifest import Manifest
 from harness.bench.cascade import CascadeRow
 from harness.bench.compare_runs import SetComparison
 from harness.bench.ranking import Row
