@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 from torch.ao.nn import quantized as nnq
@@ -51,7 +51,7 @@ def _weights(module: nn.Module) -> Iterator[Tensor]:
     """Yield a module's own parameters, and those that a parametrisation computes."""
     yield from module.parameters(recurse=False)
     if parametrize.is_parametrized(module):
-        yield from (getattr(module, name) for name in module.parametrizations)
+        yield from (getattr(module, name) for name in cast("nn.ModuleDict", module.parametrizations))
 
 
 def int8_modules(converted: nn.Module) -> frozenset[str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,9 @@ def make_plain(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if parametrize.is_parametrized(module):
             # PyTorch's own way would take the property off the class that a copy shares with its original.
-            computed = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+            computed = {
+                name: getattr(module, name).detach().clone() for name in cast("nn.ModuleDict", module.parametrizations)
+            }
             module.__class__ = type(module).__bases__[0]
             del module.parametrizations
             for name, value in computed.items():
@@ -93,7 +96,7 @@ def make_plain(model: nn.Module) -> nn.Module:
             if isinstance(hook, WeightNorm | SpectralNorm):
                 (remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm)(module, hook.name)
             elif isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)
+                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
     return model
