@@ -74,8 +74,7 @@ def command(
     figures alone. A checkpoint is kept after each epoch: the same command goes on after Ctrl-C or a crash, and ends
     with the same weights as an uninterrupted run.
     """
-    from udacisense.cli.loading import load_data, say_answers, say_interpolation, say_the_worst
-    from udacisense.models.build import build_model
+    from udacisense.cli.loading import load_data, say_interpolation, say_the_worst
     from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
     from udacisense.training import train_model
@@ -86,8 +85,6 @@ def command(
     dataset = load_data(data, size_px=size_px, resolution_px=named().options.get("resolution_px"))
     spec = named(num_classes=len(dataset.class_names), size_px=dataset.size_px)
     check_init(spec, init)
-    if ":" in preset:
-        say_answers(build_model(spec), dataset.size_px)
     given: dict[str, Any] = {
         "config": replace(config, compute=compute),
         "batch_size": batch_size,
@@ -109,13 +106,17 @@ def _announce(
     spec: ModelSpec, dataset: DataSet, output: Path, *, config: TrainConfig, batch_size: int, supervision: Supervision
 ) -> None:
     """Say what the run costs, behind everything that can be refused."""
+    from udacisense.cli.loading import say_answers
     from udacisense.data.batches import Batches
+    from udacisense.models.build import build_model
     from udacisense.training.run import estimate_training, images_an_epoch
 
     Batches(dataset.train, batch_size=batch_size)
     n_images = images_an_epoch(dataset, supervision)
     cost = estimate_training(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
     announce(cost, output)
+    if ":" in spec.architecture:
+        say_answers(build_model(spec), dataset.size_px)
 
 
 def _show(artifact: Artifact, dataset: DataSet, data: str, output: Path) -> None:

@@ -132,15 +132,7 @@ def apply_structured_pruning(
         raise InputError(f"The pruning amount is {amount}; allowed is more than 0 and less than 1.")
     if epochs < 0:
         raise InputError(f"Fine-tuning for {epochs} epochs: allowed is 0 or more.")
-    try:
-        smaller = _narrowed(model, context.example, amount)
-        macs = count_macs(smaller, context.input_shape)
-    # torch-pruning follows tensors through the user's code and stumbles as it happens; the code may count its channels.
-    except Exception as exc:
-        raise TrainingError(
-            f"Structured pruning cannot narrow this network ({cause(exc).rstrip('.')}); prune by magnitude, or distil "
-            "a narrower student."
-        ) from exc
+    smaller, macs = _narrowed(model, context, amount)
     if count_parameters(smaller) == count_parameters(model):
         raise TrainingError(
             f"Structured pruning removed nothing: {count_parameters(model):,} parameters before and after. The layers "
@@ -158,8 +150,20 @@ def apply_structured_pruning(
     return StepResult(model=smaller, notes=notes)
 
 
-def _narrowed(model: nn.Module, example: Tensor, amount: float) -> nn.Module:
-    """Return a copy without the channels of least group magnitude."""
+def _narrowed(model: nn.Module, context: StepContext, amount: float) -> tuple[nn.Module, int]:
+    """Return a copy without the channels of least group magnitude, and its multiply-accumulates."""
+    try:
+        smaller = _without_channels(model, context.example, amount)
+        return smaller, count_macs(smaller, context.input_shape)
+    # torch-pruning follows tensors through the user's code and stumbles as it happens; the code may count its channels.
+    except Exception as exc:
+        raise TrainingError(
+            f"Structured pruning cannot narrow this network ({cause(exc).rstrip('.')}); prune by magnitude, or distil "
+            "a narrower student."
+        ) from exc
+
+
+def _without_channels(model: nn.Module, example: Tensor, amount: float) -> nn.Module:
     import torch_pruning
 
     smaller = copy_of(model).eval()
