@@ -69,9 +69,9 @@ def test_noise_is_measured_on_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
         kept: Sequence[str],
         *,
         asked: torch.Tensor,
-        rounding: str,
+        method: str,
     ) -> torch.Tensor:
-        del engine
+        del engine, method
         asked_of.append(asked)
         answers = model(asked)
         return answers if kept or torch.equal(asked, images) else -answers
