@@ -106,9 +106,9 @@ def describe(plan: Plan, bench: Workbench, *, batch: int | None) -> Product:
         precision_note=NOTES[plan.precision],
         options={
             "calibration_images": _calibration_count(plan, bench),
-            "float32_blocks": recipe and (" ".join(stays_float(recipe)) or None),
-            "method": recipe and method_of(recipe),
-            "recipe": recipe and recipe_sha256(recipe),
+            "float32_blocks": (" ".join(stays_float(recipe)) or None) if recipe else None,
+            "method": method_of(recipe) if recipe else None,
+            "recipe": recipe_sha256(recipe) if recipe else None,
         },
         toolchain=versions("torch"),
         deterministic=True,

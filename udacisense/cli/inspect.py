@@ -52,7 +52,7 @@ def _print(manifest: Manifest) -> None:
         fit = member.confidence
         say(f"{member.name} {rule}, at temperature {fit.temperature:.3g}; none of these below {fit.unsure_below:.3g}")
     say()
-    show(variants_table(manifest.variants))
+    show(variants_table(manifest))
     varying = [v.id for v in manifest.variants if v.outcome is Outcome.PASSED and not v.deterministic]
     if varying:
         say(

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, did_you_mean
-from udacisense.stages.contract import StepContext, StepResult, copy_of
+from udacisense.stages.contract import StepContext, StepResult, plain_copy
 
 
 @contextmanager
@@ -36,6 +36,16 @@ def quantized_engine(engine: str) -> Iterator[None]:
         torch.backends.quantized.engine = former
 
 
+def reshaping(graph: fx.GraphModule) -> fx.GraphModule:
+    """Let a graph reshape where the model asks for a view, in place; return it: int8 maps lie with channels last."""
+    for node in graph.graph.nodes:
+        asks_for_dtype = any(isinstance(given, torch.dtype) for given in (*node.args, *node.kwargs.values()))
+        if node.op == "call_method" and node.target == "view" and not asks_for_dtype:
+            node.target = "reshape"
+    graph.recompile()
+    return graph
+
+
 def dynamic_int8(model: nn.Module, *, engine: str) -> nn.Module:
     """Return a copy whose ``nn.Linear`` weights are int8; activations are quantised call by call.
 
@@ -49,7 +59,7 @@ def dynamic_int8(model: nn.Module, *, engine: str) -> nn.Module:
     Raises:
         InputError: this host lacks the engine, or the model has no ``nn.Linear`` left to quantise.
     """
-    source = copy_of(model).eval()
+    source = plain_copy(model).eval()
     if not any(type(m) is nn.Linear for m in source.modules()):
         raise InputError("Dynamic quantisation needs an eager float32 model with an nn.Linear; this one has none.")
     with quantized_engine(engine), warnings.catch_warnings():

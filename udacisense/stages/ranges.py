@@ -78,7 +78,7 @@ def _noise(network: nn.Module, images: Tensor) -> Callable[[_Switch], float]:
     """Return what measures the squared error of the logits while one activation alone is rounded."""
 
     def answers() -> Tensor:
-        return torch.cat([network(batch) for batch in images.split(_AT_ONCE)]).double()
+        return torch.cat([network(batch) for batch in torch.split(images, _AT_ONCE)]).double()
 
     expected = answers()
 

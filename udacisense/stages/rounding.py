@@ -60,7 +60,7 @@ class _KeptScale(ObserverBase):
     def forward(self, weight: Tensor) -> Tensor:
         return weight
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **_: Any) -> Any:
         return self.scale, torch.zeros(len(self.scale), dtype=torch.int64)
 
 
@@ -136,7 +136,7 @@ def _most_images(run: fx.Interpreter, image: Tensor) -> int:
 
 
 def _layer(module: nn.Module) -> Any:
-    return module[0] if isinstance(module, _FusedModule) else module  # type: ignore[index]
+    return next(module.children()) if isinstance(module, _FusedModule) else module
 
 
 def _can_be_fitted(layer: Any) -> bool:
@@ -173,21 +173,23 @@ def _patches(layer: Any, maps: Tensor) -> Tensor:
         patches = maps.flatten(2)
     else:
         patches = F.unfold(maps, size, dilation=dilation, padding=padding, stride=stride)
-    return patches.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    grouped = patches.reshape(len(patches), layer.groups, -1, patches.shape[2])
+    return grouped.permute(1, 2, 0, 3).flatten(2)
 
 
 def _seen(layer: Any, plain: Tensor, rounded: Tensor) -> _Seen:
-    among, across, sums, count = 0.0, 0.0, [0.0, 0.0], 0
-    for batch in zip(plain.split(_IMAGES_AT_ONCE), rounded.split(_IMAGES_AT_ONCE), strict=True):
+    moments: list[Tensor] = []
+    count = 0
+    for batch in zip(torch.split(plain, _IMAGES_AT_ONCE), torch.split(rounded, _IMAGES_AT_ONCE), strict=True):
         x, z = (_patches(layer, maps) for maps in batch)
-        among, across = among + (z @ z.mT).double(), across + (x @ z.mT).double()
-        sums = [total + values.sum(dim=2).double() for total, values in zip(sums, (x, z), strict=True)]
+        made = [part.double() for part in (z @ z.mT, x @ z.mT, x.sum(dim=2), z.sum(dim=2))]
+        moments = [total + part for total, part in zip(moments, made, strict=True)] if moments else made
         count += x.shape[2]
-    mean_x, mean_z = means = cast("tuple[Tensor, Tensor]", tuple(cast("Tensor", total) / count for total in sums))
+    among, across, mean_x, mean_z = (total / count for total in moments)
     return _Seen(
-        among=cast("Tensor", among) / count - mean_z[:, :, None] * mean_z[:, None, :],
-        across=cast("Tensor", across) / count - mean_x[:, :, None] * mean_z[:, None, :],
-        means=means,
+        among=among - mean_z[:, :, None] * mean_z[:, None, :],
+        across=across - mean_x[:, :, None] * mean_z[:, None, :],
+        means=(mean_x, mean_z),
     )
 
 
@@ -209,11 +211,11 @@ def _fit(layer: Any, seen: _Seen) -> tuple[Tensor, Tensor]:
         def error(values: Tensor) -> Tensor:
             """Of each channel, but for what no rounding changes."""
             rounded = values * by_channel
-            return ((rounded @ seen.among - 2 * wanted) * rounded).sum(dim=2, keepdim=True)
+            return torch.sum((rounded @ seen.among - 2 * wanted) * rounded, dim=2, keepdim=True)
 
         whole = torch.where(error(fitted) < error(nearest), fitted, nearest)
     bias = weight @ seen.means[0][:, :, None] - (whole * by_channel) @ seen.means[1][:, :, None]
-    steps = (whole - nearest).to(torch.int8).view(layer.weight.shape)
+    steps = (whole - nearest).clamp(-128, 127).to(torch.int8).view(layer.weight.shape)
     return steps, bias.flatten().float().nan_to_num()
 
 

@@ -34,12 +34,12 @@ from torch.ao.quantization.observer import ObserverBase, PerChannelMinMaxObserve
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-from udacisense.base.records import Int8Method
+from udacisense.base.records import Int8Method, Scalar
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult, copy_of, replace_modules
-from udacisense.stages.quantize import quantized_engine
+from udacisense.stages.contract import StepContext, StepResult, plain_copy, replace_modules
+from udacisense.stages.quantize import quantized_engine, reshaping
 from udacisense.stages.ranges import fitted_ranges
 from udacisense.stages.rounding import BIAS, STEPS, fitted_rounding, round_weights
 from udacisense.stages.sensitivity import sensitivities, sqnr_db, units
@@ -55,7 +55,7 @@ _CALIBRATION_BATCH = 16
 
 
 class NotTraceableError(StageError):
-    """A model's forward cannot be traced by FX, which PyTorch's static int8 is built on."""
+    """A model's forward cannot be traced or observed by FX, which PyTorch's static int8 is built on."""
 
 
 def calibrate(
@@ -90,7 +90,7 @@ def calibrate(
     found = {_STAYS_FLOAT + name: torch.zeros(0, dtype=torch.float64) for name in float_modules}
     if engine in _SATURATING:
         found[_WEIGHT_BITS] = torch.tensor([_SATURATING[engine]])
-    with quiet(), torch.no_grad(), quantized_engine(engine):
+    with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
         prepared = _prepare(model, engine, given[0][:1], found)
         for batch in given:
             prepared(batch)
@@ -118,7 +118,7 @@ def static_int8(model: nn.Module, engine: str, *, example: Tensor, activations: 
     Raises:
         InputError: the engine is not in this PyTorch, or ``activations`` are another model's.
     """
-    with quiet(), torch.no_grad(), quantized_engine(engine):
+    with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
         prepared = prepare_with(model, engine, example=example, activations=activations)
         return resize_by_products(convert_fx(prepared))
 
@@ -253,8 +253,9 @@ def apply_static_quantization(
         batches = torch.split(images, _CALIBRATION_BATCH)
         found = calibrate(model, chosen, batches, float_modules=kept, method=method)
         packed = static_int8(model, chosen, example=images[:1], activations=found)
-    notes = {"engine": chosen, "calibration_images": len(images), "float32_blocks": " ".join(kept) or "none"}
-    return StepResult(model=packed, notes={**notes, "method": method})
+    notes: dict[str, Scalar] = {"engine": chosen, "calibration_images": len(images), "method": method}
+    notes["float32_blocks"] = " ".join(kept) or "none"
+    return StepResult(model=packed, notes=notes)
 
 
 def first_images(context: StepContext, count: int) -> Tensor:
@@ -279,21 +280,21 @@ def _answers(
     batches = torch.split(images, _CALIBRATION_BATCH)
     found = calibrate(model, engine, batches, float_modules=float_modules, method=method)
     packed = static_int8(model, engine, example=images[:1], activations=found)
-    with torch.no_grad(), quantized_engine(engine):
+    with torch.no_grad(), quantized_engine(engine), traceable():
         return torch.cat([packed(batch) for batch in torch.split(asked, _CALIBRATION_BATCH)])
 
 
 def _prepare(model: nn.Module, engine: str, example: Tensor, recipe: Mapping[str, Tensor]) -> fx.GraphModule:
     with traceable():
-        return prepare_fx(copy_of(model), _qconfig_mapping(engine, recipe), (example,))
+        return reshaping(prepare_fx(plain_copy(model), _qconfig_mapping(engine, recipe), (example,)))
 
 
 @contextmanager
 def traceable() -> Iterator[None]:
-    """Let what FX raises on a model that it cannot trace be one sentence.
+    """Let what FX and its observers raise on a model that is not for them be one sentence.
 
     Raises:
-        NotTraceableError: FX raised something.
+        NotTraceableError: they raised something.
     """
     try:
         yield
@@ -302,8 +303,8 @@ def traceable() -> Iterator[None]:
     # FX runs the model's own code on stand-ins for tensors, so anything may come.
     except Exception as exc:
         raise NotTraceableError(
-            f"PyTorch's int8 needs a forward that torch.fx can trace, and this one's cannot be ({cause(exc)}); take "
-            "static int8 as ONNX or ExecuTorch, which need no FX."
+            f"PyTorch's int8 needs a forward that torch.fx can trace and observe, and this one's cannot be "
+            f"({cause(exc).rstrip('.')}); take static int8 as ONNX or ExecuTorch, which need no FX."
         ) from exc
 
 
