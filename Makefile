@@ -22,7 +22,7 @@ help:
 	@echo "make docs    build the documentation into site/"
 	@echo "make audit   look for known vulnerabilities in what is installed (needs a network)"
 	@echo "make android-test  compile and test the Android app on this machine (JDK 17, Maven)"
-	@echo "make android-apk   pack the Android app into a checked APK"
+	@echo "make android-apk   pack the Android app into a checked APK (JDK 17, Maven, zipalign, apksigner)"
 	@echo "make clean   remove the environment and what the demo wrote"
 
 setup: $(STAMP)

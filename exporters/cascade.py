@@ -106,6 +106,7 @@ def _joined(cascade: Cascade, made: Sequence[Manifest], partial: Path) -> Manife
         variants=tuple(variant for part in parts for variant in part),
         files=file_records(partial),
         confidence=None,
+        notes=tuple(f"{one.name}: {note}" for one in made for note in one.notes),
         members=tuple(
             BundleMember(
                 name=member.name,

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporters.bundle.golden import read_floats
 from exporters.bundle.manifest import FileRecord, Golden, Manifest, Variant
 from exporters.bundle.open import LABELS, write_zip
 from exporters.bundle.reference import ARTIFACT, REFERENCE, WEIGHTS, Reference, activations_path
@@ -23,6 +24,7 @@ from udacisense.base.progress import progress
 from udacisense.base.records import UNFITTED, Outcome, read_json, write_record
 from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, cause, did_you_mean
+from udacisense.measure.confidence import not_logits
 from udacisense.measure.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -83,11 +85,19 @@ def export_bundle(
             variants=variants,
             files=file_records(partial),
             confidence=source.confidence,
+            notes=_notes(partial, golden, source),
         )
         write_record(partial / Manifest.FILE_NAME, manifest)
     if zip:
         write_zip(out_dir, out_dir.with_name(f"{out_dir.name}.zip"))
     return manifest
+
+
+def _notes(partial: Path, golden: Golden, source: ExportSource) -> tuple[str, ...]:
+    """Say what the golden answers show of the model."""
+    shape = (len(golden.images), source.signature.output_shape[1])
+    told = not_logits(read_floats(partial / golden.logits_path, shape))
+    return () if told is None else (told,)
 
 
 def _plans(options: ExportOptions) -> dict[str, tuple[Plan, ...]]:

@@ -19,6 +19,7 @@ from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.errors import cause
 from udacisense.models.build import build_model
 from udacisense.models.weights import load_state
+from udacisense.stages.contract import make_plain
 from udacisense.stages.quantize import quantized_engine
 
 
@@ -43,7 +44,7 @@ def _workbench(job: Job, folder: Path) -> Workbench:
         (folder / name).mkdir(exist_ok=True)
     return Workbench(
         name=job.name,
-        model=model.eval().requires_grad_(False),
+        model=make_plain(model.eval()).requires_grad_(False),
         signature=job.signature,
         temperature=job.temperature,
         artifact_sha256=job.artifact_sha256,

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="folder of the bundle within")
     parser.add_argument("-o", "--output", type=Path, default=BUILD / "udacisense-demo.apk")
     options = parser.parse_args()
-    need()
+    toolchain.need("mvn", "javac", "keytool", "aapt2", "zipalign", "apksigner")
     WORK.mkdir(parents=True, exist_ok=True)
     bundle = chosen_bundle(options.bundle)
     classes, libraries, linked = step("compile", compile_all)
@@ -70,14 +70,6 @@ def step(name: str, work):  # type: ignore[no-untyped-def]
     answer = work()
     print(f"== {name}: {time.monotonic() - start:.1f} s", flush=True)
     return answer
-
-
-def need() -> None:
-    """End with the command that installs what is missing."""
-    toolchain.need("mvn", "javac", "keytool", "aapt2")
-    missing = [tool for tool in ("zipalign", "apksigner") if shutil.which(tool) is None]
-    if missing:
-        raise SystemExit(f"error: {', '.join(missing)} not found; sudo apt-get install {' '.join(missing)}")
 
 
 def chosen_bundle(given: Path | None) -> Bundle:

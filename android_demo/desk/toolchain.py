@@ -37,7 +37,8 @@ def run(*command: str | Path, **options: object) -> None:
 
 def need(*tools: str) -> None:
     """End with the command that installs a missing program."""
-    packages = {"mvn": "maven", "javac": "openjdk-17-jdk-headless", "aapt2": "aapt", "gcc": "gcc"}
+    jdk = "openjdk-17-jdk-headless"
+    packages = {"mvn": "maven", "javac": jdk, "keytool": jdk, "aapt2": "aapt"}
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         names = " ".join(sorted({packages.get(tool, tool) for tool in missing}))

@@ -155,6 +155,7 @@ class Manifest:
     files: tuple[FileRecord, ...]  # every file of the bundle but the manifest itself
     confidence: Confidence | None = None  # of the model; None: no images were held back, or it is a cascade
     members: tuple[BundleMember, ...] | None = None  # of a cascade, in the order of asking; None: one model
+    notes: tuple[str, ...] = ()  # what is odd about the model itself, in words
 
     FILE_NAME: ClassVar[str] = "manifest.json"
     FORMER: ClassVar[frozenset[str]] = frozenset({"recommended"})  # of 0.1.0, which wrote a sweep's setting into it

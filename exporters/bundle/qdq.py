@@ -1,17 +1,73 @@
-"""A network that rounds, as ONNX: weights become int8, biases int32, and what says how becomes an initializer."""
+"""A network that rounds (:func:`udacisense.stages.recipe.rounding_network`) in the two forms that other tools read.
+
+As ONNX, weights become int8, biases int32, and what says how becomes an initializer. As a PT2E program, each rounding
+becomes a pair of ``quantize`` and ``dequantize``.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import fx
 
 if TYPE_CHECKING:
     import onnx
 
+NOTE = "; at the scales that the model came with, and weights of -127 to 127 (PyTorch's -128 is -127 here)"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _Constants = dict[str, NDArray[Any]]
+
+
+def in_steps(network: torch.nn.Module, example: torch.Tensor, *, packed: bool) -> fx.GraphModule:
+    """Return a network that rounds as a PT2E program: int8 from -128 to 127, weights from -127 on.
+
+    Each reader of a rounded value has a ``dequantize`` of its own, by which converters know what computes in int8.
+    PyTorch's activations of 0 to 255 move by 128; a weight of -128 becomes -127, which lies as near to what it stands
+    for (its scale is the largest value over 127.5).
+
+    Args:
+        network: of ``rounding_network``, or a module around it.
+        example: what it takes, of the batch size that the program is for.
+        packed: the program holds its weights as int8; else as float32, each behind a ``quantize``.
+    """
+    import torch.ao.quantization.fx._decomposed  # names the operators
+
+    program = cast("fx.GraphModule", torch.export.export(network, (example,), strict=True).module())
+    steps, rounding = torch.ops.quantized_decomposed, torch.ops.aten
+    for node in [*program.graph.nodes]:
+        numbers: tuple[Any, ...]
+        if node.target is rounding.fake_quantize_per_tensor_affine.default:
+            values, scale, zero, low, high = node.args
+            shift = low + 128
+            numbers = (scale, zero - shift, -128, high - shift, torch.int8)
+            pair = steps.quantize_per_tensor.default, steps.dequantize_per_tensor.default
+        elif node.target is rounding.fake_quantize_per_channel_affine.default:
+            values, scale, zero, axis, _, high = node.args
+            numbers = (scale, zero, axis, -127, high, torch.int8)
+            pair = steps.quantize_per_channel.default, steps.dequantize_per_channel.default
+        else:
+            continue
+        with program.graph.inserting_before(node):
+            if packed and values.op == "get_attr":
+                given = (values, *numbers)
+                constants = (attrgetter(str(a.target))(program) if isinstance(a, fx.Node) else a for a in given)
+                program.register_buffer(node.name, pair[0](*constants))
+                stored = program.graph.get_attr(node.name)
+            else:
+                stored = program.graph.call_function(pair[0], (values, *numbers))
+        stored.meta = dict(node.meta)
+        for reader in [*node.users]:
+            with program.graph.inserting_before(reader):
+                read = program.graph.call_function(pair[1], (stored, *numbers))
+            read.meta = dict(node.meta)
+            reader.replace_input_with(node, read)
+        program.graph.erase_node(node)
+    program.recompile()
+    return program
 
 
 def pack(model: onnx.ModelProto) -> onnx.ModelProto:

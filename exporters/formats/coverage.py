@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 from torch.ao.nn import quantized as nnq
 from torch.ao.nn.quantized import dynamic as nnqd
+from torch.nn.utils import parametrize
 
 from exporters.bundle.file_layer import FileLayer
 from exporters.bundle.manifest import Coverage
@@ -41,9 +42,16 @@ class Layer:
 def layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     """Return every module that multiplies weights with ``example``, or parts of it with each other, in any order."""
     return tuple(
-        Layer(name, sum(p.numel() for p in model.get_submodule(name).parameters(recurse=False) if p.ndim > 1), macs)
+        Layer(name, sum(weight.numel() for weight in _weights(model.get_submodule(name)) if weight.ndim > 1), macs)
         for name, macs in macs_by_module(model, tuple(example.shape)).items()
     )
+
+
+def _weights(module: nn.Module) -> Iterator[Tensor]:
+    """Yield a module's own parameters, and those that a parametrisation computes."""
+    yield from module.parameters(recurse=False)
+    if parametrize.is_parametrized(module):
+        yield from (getattr(module, name) for name in cast("nn.ModuleDict", module.parametrizations))
 
 
 def int8_modules(converted: nn.Module) -> frozenset[str]:

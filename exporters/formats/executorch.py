@@ -9,6 +9,7 @@ from torch import nn
 
 from exporters.bundle.metadata import KEY, metadata_text
 from exporters.bundle.pte_file import read_pte
+from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.coverage import coverage_of_file
 from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
@@ -35,8 +36,9 @@ def export(plan: Plan, bench: Workbench) -> Product:
     example = bench.example(batch=batch)
     model: nn.Module = bench.deployed(bench.model)
     is_int8 = plan.precision == "int8-static"
+    recipe = bench.given_recipe() if is_int8 else None
     if is_int8:
-        model = _quantized(model, example, bench)
+        model = (_calibrated if recipe is None else _of_recipe)(example, bench)
     exported = torch.export.export(model, (example,), strict=True)
     program: Any = to_edge_transform_and_lower(
         exported,
@@ -51,10 +53,11 @@ def export(plan: Plan, bench: Workbench) -> Product:
         output_kind=bench.output_kind,
         batch=batch,
         coverage=coverage_of_file(bench, found.layers) if is_int8 else None,
-        precision_note=NOTES[plan.precision],
+        precision_note=NOTES[plan.precision] + (NOTE if recipe is not None else ""),
         options={
             "backend": "xnnpack",
             "delegated": _words(found.delegated),
+            "recipe": recipe,
             "not_delegated": _words(found.left) or None,
             "calibration_images": len(bench.calibration) if is_int8 and bench.calibration is not None else None,
             "float_blocks": ", ".join(bench.traceable_float_modules(XNNPACK_RANGE)) or None if is_int8 else None,
@@ -68,7 +71,12 @@ def _words(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def _quantized(model: nn.Module, example: torch.Tensor, bench: Workbench) -> nn.Module:
+def _of_recipe(example: torch.Tensor, bench: Workbench) -> nn.Module:
+    """Return the program that holds the numbers of the recipe that a model came with, weights as int8."""
+    return in_steps(bench.deployed(bench.rounding(XNNPACK_RANGE)[0]), example, packed=True)
+
+
+def _calibrated(example: torch.Tensor, bench: Workbench) -> nn.Module:
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -78,7 +86,7 @@ def _quantized(model: nn.Module, example: torch.Tensor, bench: Workbench) -> nn.
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     stay_float = bench.traceable_float_modules(XNNPACK_RANGE)
     quantizer.set_filter_function(lambda node: not _is_inside(node, stay_float))
-    graph: Any = torch.export.export(model, (example,), strict=True).module()
+    graph: Any = torch.export.export(bench.deployed(bench.model), (example,), strict=True).module()
     prepared = prepare_pt2e(graph, quantizer)
     size = len(example)
     with torch.no_grad():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exporters.bundle.manifest import Precision
+from exporters.bundle.qdq import NOTE, in_steps
 from exporters.bundle.tflite_file import read_tflite
 from exporters.bundle.tflite_metadata import BUFFER_NAME, appended_files, metadata_buffer
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8-weights", "int8-static")
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _SIGNATURE, _INPUT, _WRAPPED = "serving_default", "args_0", "wrapped"  # what litert-torch calls them
+
+_RECIPE_NOTE = f"{NOTE}; what PyTorch rounds twice running is rounded once"
 
 NOTES = {
     "fp32": "none: the float32 weights, BatchNorm folded into the convolutions",
@@ -45,21 +48,26 @@ def export(plan: Plan, bench: Workbench) -> Product:
     """Convert, quantise where asked for, describe, and write one precision."""
     # The shapes of a file are planned ahead of time: one batch size a file.
     batch = bench.options.batch or 1
-    base = bench.once("tflite fp32", lambda: _converted(bench, batch))
-    made = {"fp32": lambda: base}.get(plan.precision, lambda: _quantized(base, plan.precision, bench, batch))()
+    is_static = plan.precision == "int8-static"
+    recipe = bench.given_recipe() if is_static else None
+    if recipe is not None:
+        made = _of_recipe(bench, batch)
+    else:
+        base = bench.once("tflite fp32", lambda: _converted(bench, batch))
+        made = base if plan.precision == "fp32" else _quantized(base, plan.precision, bench, batch)
     target = bench.folder / plan.file_name
     metadata = bench.metadata(plan, batch=batch)
     model = _described(made, metadata_buffer(metadata))
     target.write_bytes(model + appended_files(metadata, offset=len(model)))
-    is_static = plan.precision == "int8-static"
     return Product(
         input_kind=bench.input_kind,
         output_kind=bench.output_kind,
         batch=batch,
         coverage=coverage_of_file(bench, read_tflite(target).layers) if plan.precision.startswith("int8") else None,
-        precision_note=NOTES[plan.precision],
+        precision_note=NOTES[plan.precision] + (_RECIPE_NOTE if recipe is not None else ""),
         options={
             "input_layout": "NHWC",
+            "recipe": recipe,
             "calibration_images": len(bench.calibration) if is_static and bench.calibration is not None else None,
             "float_blocks": ", ".join(bench.traceable_float_modules(XNNPACK_RANGE)) or None if is_static else None,
         },
@@ -74,6 +82,21 @@ def _converted(bench: Workbench, batch: int) -> bytes:
     model = litert_torch.to_channel_last_io(bench.deployed(bench.model), args=[0]).eval()
     with contextlib.redirect_stdout(None):
         made = litert_torch.convert(model, (_as_fed(bench.example(batch=batch)),))
+    return bytes(made.model_content())
+
+
+def _of_recipe(bench: Workbench, batch: int) -> bytes:
+    """Return the file that holds the numbers of the recipe that a model came with."""
+    import litert_torch
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    example = _as_fed(bench.example(batch=batch))
+    network = litert_torch.to_channel_last_io(bench.deployed(bench.rounding(XNNPACK_RANGE)[0]), args=[0]).eval()
+    # Only whether it is static is asked of it: the program says the rest.
+    static = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
+    with contextlib.redirect_stdout(None):
+        made = litert_torch.convert(in_steps(network, example, packed=False), (example,), quant_config=static)
     return bytes(made.model_content())
 
 
@@ -143,6 +166,7 @@ def _described(model: bytes, metadata: bytes) -> bytes:
     from ai_edge_litert.tools import flatbuffer_utils
 
     tree = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    _give_float_ends(tree)
     (graph,) = tree.subgraphs
     own = {*graph.inputs, *graph.outputs}
     for index, tensor in enumerate(graph.tensors):
@@ -154,6 +178,30 @@ def _described(model: bytes, metadata: bytes) -> bytes:
     tree.buffers.append(buffer)
     tree.metadata.append(entry)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(tree))
+
+
+def _give_float_ends(tree: Any) -> None:
+    """Let a file whose input or output the converter made int8 take and give float32, as the others do."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    (graph,), (signature,) = tree.subgraphs, tree.signatureDefs
+    codes, is_first = schema.BuiltinOperator, True
+    for ends, named, code in (
+        (graph.inputs, signature.inputs, codes.QUANTIZE),
+        (graph.outputs, signature.outputs, codes.DEQUANTIZE),
+    ):
+        inner, outer, operator, kind = ends[0], schema.TensorT(), schema.OperatorT(), schema.OperatorCodeT()
+        if graph.tensors[inner].type == schema.TensorType.INT8:
+            outer.name, outer.shape = graph.tensors[inner].name, graph.tensors[inner].shape
+            outer.type, outer.buffer = schema.TensorType.FLOAT32, 0  # the empty one
+            kind.builtinCode = kind.deprecatedBuiltinCode = code
+            kind.version, operator.opcodeIndex = 1, len(tree.operatorCodes)
+            ends[0] = named[0].tensorIndex = len(graph.tensors)
+            operator.inputs, operator.outputs = ([ends[0]], [inner]) if is_first else ([inner], [ends[0]])
+            graph.tensors.append(outer)
+            tree.operatorCodes.append(kind)
+            graph.operators.insert(0 if is_first else len(graph.operators), operator)
+        is_first = False
 
 
 def _short(name: str) -> str:

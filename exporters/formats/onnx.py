@@ -78,7 +78,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         precision_note=_note(plan),
         options={
             "opset": bench.options.opset,
-            "recipe": _recipe(bench) if plan.precision == "int8-static" else None,
+            "recipe": bench.given_recipe() if plan.precision == "int8-static" else None,
             "calibration_images": (
                 len(bench.calibration) if plan.precision == "int8-static" and bench.calibration is not None else None
             ),
@@ -203,17 +203,12 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
     """Calibrate by onnxruntime, or write the numbers of the recipe that a model came with where there are no images."""
     import onnx
 
-    if _recipe(bench) is None:
+    if bench.given_recipe() is None:
         _calibrated_by_onnxruntime(base, path, bench)
         return
     network, _ = bench.rounding(XNNPACK_RANGE)
     _trace(path, bench, network, bench.memo[_BATCH])
     path.write_bytes(_serialized(pack(onnx.load(path))))
-
-
-def _recipe(bench: Workbench) -> str | None:
-    """Return the recipe that static int8 is written from; None where onnxruntime calibrates."""
-    return bench.recipe(XNNPACK_RANGE) if bench.calibration is None and bench.has_recipe(XNNPACK_RANGE) else None
 
 
 def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None:
@@ -283,7 +278,11 @@ def _preprocessed(base: Path, bench: Workbench) -> Path:
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         path = bench.scratch / "preprocessed.onnx"
-        quant_pre_process(str(base), str(path))
+        try:
+            quant_pre_process(str(base), str(path))
+        # Its symbolic inference asserts what a graph with computed shapes does not keep; the plain one leaves them out.
+        except Exception:
+            quant_pre_process(str(base), str(path), skip_symbolic_shape=True)
         return path
 
     return bench.once("onnx preprocessed", make)
@@ -335,7 +334,7 @@ def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
     """Count the layers of the float32 graph whose weights are int8 in the quantised one."""
     if precision not in {"int8-dynamic", "int8-static"}:
         return None
-    if precision == "int8-static" and _recipe(bench) is not None:
+    if precision == "int8-static" and bench.given_recipe() is not None:
         return coverage(bench.model, bench.golden_inputs[:1], bench.rounding(XNNPACK_RANGE)[1])
     quantized = {w.name for w in _graph(bench.memo[f"onnx {precision}"]).initializer}
     costs = _layer_costs(bench)
@@ -344,35 +343,47 @@ def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
     chosen = [cost for name, cost in costs.items() if f"{name}_quantized" in quantized]
     return Coverage(
         modules_int8=len(chosen),
-        modules_total=len(found),
+        modules_total=max(len(found), len(costs)),  # attention is one of ours, and several of the file's
         parameters_int8_fraction=sum(weights for weights, _ in chosen) / parameters if parameters else 0.0,
         macs_int8_fraction=sum(macs for _, macs in chosen) / macs if macs else 0.0,
     )
+
+
+def _of_batch(path: Path, batch: int) -> onnx.GraphProto:
+    """Return a file's graph with every shape that follows from a batch size."""
+    import onnx
+
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
 
 
 def _layer_costs(bench: Workbench) -> dict[str, tuple[int, int]]:
     """Return weight name → (weights, multiply-accumulates of one image) of every layer with constant weights."""
 
     def make() -> dict[str, tuple[int, int]]:
-        graph = _graph(_preprocessed(bench.memo["onnx fp32"], bench))
+        batch = bench.memo[_BATCH] or 1
+        graph = _of_batch(_preprocessed(bench.memo["onnx fp32"], bench), batch)
         shapes = {w.name: tuple(w.dims) for w in graph.initializer}
-        outputs = {
+        maps = {
             value.name: [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
-            for value in (*graph.value_info, *graph.output)
+            for value in (*graph.value_info, *graph.input, *graph.output)
         }
         costs: dict[str, tuple[int, int]] = {}
         for node in graph.node:
             if node.name.startswith(RESIZING) or node.op_type not in LAYERS:
                 continue
-            if node.input[1] not in shapes or node.output[0] not in outputs:
+            # A convolution's output needs (in / groups) × kernel each, and so much of a transposed one's needs its
+            # input; a matrix product's output needs its inner size.
+            counted = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
+            if node.input[1] not in shapes or counted not in maps:
                 continue
-            weight = shapes[node.input[1]]
-            out = math.prod(outputs[node.output[0]])
-            # A convolution's output needs (in / groups) × kernel each; a matrix product's needs its inner size.
-            inner = (
-                math.prod(weight[1:]) if node.op_type == "Conv" else math.prod(weight) // outputs[node.output[0]][-1]
-            )
-            costs[node.input[1]] = (math.prod(weight), out * inner)
+            weight, shape = shapes[node.input[1]], maps[counted]
+            inner = math.prod(weight[1:]) if node.op_type.startswith("Conv") else math.prod(weight) // shape[-1]
+            costs[node.input[1]] = (math.prod(weight), math.prod(shape) * inner // batch)
         return costs
 
     return bench.once("onnx costs", make)

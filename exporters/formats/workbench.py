@@ -17,7 +17,7 @@ from exporters.formats.contract import ExportOptions, NotPossibleError, Plan
 from udacisense.base.records import Signature
 from udacisense.data.batches import normalise
 from udacisense.stages.recipe import recipe_sha256, rounding_network
-from udacisense.stages.static import NotTraceableError, calibrate, choose_float_modules
+from udacisense.stages.static import NotTraceableError, calibrate, choose_float_modules, stays_float
 
 T = TypeVar("T")
 CALIBRATION_BATCH = 16
@@ -79,6 +79,8 @@ class Workbench:
 
     def float_modules(self, engine: str) -> tuple[str, ...]:
         """Return the blocks that static int8 leaves in float32; QNNPACK has the full range and needs fewer of them."""
+        if self.given_recipe() is not None:
+            return stays_float(self.activations(engine))
 
         def make() -> tuple[str, ...]:
             images = torch.cat(list(self.calibration_batches(as_fed=False)))[:_CHOICE_IMAGES]
@@ -111,9 +113,10 @@ class Workbench:
 
         return self.once(f"rounding {engine}", make)
 
-    def has_recipe(self, engine: str) -> bool:
-        """Tell whether the activations of an engine are there without a calibration."""
-        return f"activations {engine}" in self.memo
+    def given_recipe(self) -> str | None:
+        """Return the recipe that a model came with; None where there are images, on which each tool calibrates."""
+        is_given = self.calibration is None and f"activations {XNNPACK_RANGE}" in self.memo
+        return self.recipe(XNNPACK_RANGE) if is_given else None
 
     def recipe(self, engine: str) -> str:
         """Return what all files of one recipe share, in their ``options``."""

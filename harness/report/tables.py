@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from exporters.bundle.manifest import Variant
+from exporters.bundle.manifest import Manifest
 from harness.bench.cascade import CascadeRow
 from harness.bench.compare_runs import SetComparison
 from harness.bench.ranking import Row
@@ -89,9 +89,9 @@ def _interval(row: Requirement) -> str | None:
     return f"{row.low:.1f} to {row.high:.1f} {row.unit} (95 %{doubt})"
 
 
-def variants_table(variants: Sequence[Variant], *, title: str = "Variants") -> Table:
-    """One row a variant: size and int8 coverage; below, what each precision gave up on purpose."""
-    rows = []
+def variants_table(manifest: Manifest, *, title: str = "Variants") -> Table:
+    """One row a variant: size and int8 coverage; below, what is odd and what each precision gave up on purpose."""
+    rows, variants = [], manifest.variants
     for variant in variants:
         cover = variant.coverage
         rows.append(
@@ -107,7 +107,7 @@ def variants_table(variants: Sequence[Variant], *, title: str = "Variants") -> T
     notes = [(v.id, v.reason) for v in variants if v.reason]
     notes += [(v.id, v.precision_note) for v in variants if v.outcome is Outcome.PASSED and v.precision != "fp32"]
     columns = ("variant", "size", "int8 modules", "int8 of parameters", "int8 of MACs", "outcome")
-    return Table(title=title, columns=columns, rows=tuple(rows), notes=grouped(notes))
+    return Table(title=title, columns=columns, rows=tuple(rows), notes=(*manifest.notes, *grouped(notes)))
 
 
 def verification_table(measured: MeasurementSet, *, title: str = "Verification") -> Table:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
-from exporters.bundle.manifest import Manifest, Variant
-from exporters.bundle.open import Bundle
+from exporters.bundle.manifest import Variant
 from exporters.bundle.reference import has_own_source
 from exporters.formats.contract import PHONE_ENGINE
 from exporters.formats.pointwise import NEVER_ON_X86, is_plain_ptl
@@ -19,6 +19,7 @@ from harness.cell.run import Cell
 from harness.records import Comparison, Measurement
 from harness.runners.onnxruntime import SATURATED
 from harness.runners.table import RUNNERS
+from harness.verify.answers import Answers
 from harness.verify.beyond.certainty import believe, certainty
 from harness.verify.beyond.inputs import BEYOND
 from harness.verify.beyond.judge import judge_beyond, told_beyond
@@ -29,97 +30,13 @@ from harness.verify.plan import (
     SETTINGS,
     X86_ANDROID,
     CellJob,
-    CellKey,
-    Feed,
     engine_setting,
-    master_of,
-    source_of,
 )
 from udacisense.base.records import UNFITTED, Outcome, Scalar
 from udacisense.errors import InferenceError, LoadError
 from udacisense.measure.confidence import margins
 
 _GOLDEN_PSNR_DB = 40.0
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Everything that the processes of a verification answered."""
-
-    bundle: Bundle
-    feed: Feed
-    jobs: Sequence[CellJob]  # what is judged; references are not
-    references: Mapping[str, FloatArray | str]  # by id of the eager source: rows as in the feed's "all", or why none
-    cells: Mapping[CellKey, Cell]
-    allow_factory: str | None
-    inside: Mapping[str, Inside]
-
-    @property
-    def manifest(self) -> Manifest:
-        """Return what the bundle says of itself."""
-        return self.bundle.manifest
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Return the classes, in output order."""
-        return self.bundle.manifest.signature.labels
-
-    def master(self) -> FloatArray:
-        """Return the float32 master's logits.
-
-        Raises:
-            InferenceError: it did not answer.
-        """
-        found = self.references[master_of(self.allow_factory).id]
-        if isinstance(found, str):
-            raise InferenceError(f"The float32 master did not answer: {found}.")
-        return found
-
-    def beyond(self) -> FloatArray:
-        """Return the float32 master's logits of what was fed beside the test images.
-
-        Raises:
-            InferenceError: it did not answer.
-        """
-        found = self.cells["reference", master_of(self.allow_factory).id, "eager", None].others[BEYOND]
-        if isinstance(found, str):
-            raise InferenceError(f"The float32 master did not answer other things and shifted photos: {found}.")
-        return found
-
-    def source(self, variant: Variant) -> FloatArray:
-        """Return what the variant's eager source answers.
-
-        Raises:
-            InferenceError: it did not answer.
-        """
-        sister = self.sister(variant)
-        if sister is not None:
-            return sister
-        found = self.references[source_of(variant, self.allow_factory).id]
-        if isinstance(found, str):
-            raise InferenceError(f"its eager source did not answer: {found}")
-        return found
-
-    def sister(self, variant: Variant) -> FloatArray | None:
-        """Return what the ``.onnx`` of an ``.ort`` file's precision answers: the graph that it was optimised from.
-
-        None for all others, and where that file did not answer: its own cell then says so.
-        """
-        if variant.format != "ort" or variant.precision == "fp32":
-            return None
-        same = [v for v in self.manifest.variants if v.format == "onnx" and v.precision == variant.precision]
-        cells = [c for (role, i, _, _), c in self.cells.items() if role == "own" and i in {v.id for v in same}]
-        outputs = [c.outputs for c in cells if c.outputs is not None]
-        return outputs[0] if outputs and outputs[0].shape[1] == len(self.labels) else None
-
-    def own(self, job: CellJob) -> Cell:
-        """Return the cell of the same variant and runner as it ships."""
-        return self.cells["own", job.variant.id, job.spec.runner, own_engine(job)]
-
-
-def own_engine(job: CellJob) -> str | None:
-    """Return the engine that the variant was packed for, where its runner has engines."""
-    return job.variant.engine if RUNNERS[job.spec.runner].quantized_engines else None
 
 
 def check_golden(answers: Answers, logits: FloatArray) -> None:
@@ -324,15 +241,16 @@ def _emulated_notes(answers: Answers, job: CellJob) -> list[str]:
 
 
 def _recipe_notes(answers: Answers, job: CellJob, outputs: FloatArray) -> list[str]:
-    """Tell on how many photos a file decides otherwise than PyTorch's own int8 network of the same recipe."""
+    """Tell on how many photos a file decides otherwise than each file of the same recipe that stands before it."""
     recipe, rows = job.variant.options.get("recipe"), answers.feed.judged(job.rows)
-    for other in answers.manifest.variants:
-        found = answers.references.get(other.id)
-        is_source = recipe is not None and other.options.get("recipe") == recipe and not has_own_source(job.variant)
-        if is_source and isinstance(found, np.ndarray):
-            differ = int((outputs[: len(rows)].argmax(axis=1) != found[rows].argmax(axis=1)).sum())
-            return [f"decides otherwise than {other.id}, of the same recipe, on {differ} of {len(rows)} images"]
-    return []
+    if recipe is None or has_own_source(job.variant):
+        return []
+    own, told = outputs[: len(rows)].argmax(axis=1), []
+    for other in takewhile(lambda v: v.id != job.variant.id, answers.manifest.variants):
+        found = answers.of_file(other.id) if other.options.get("recipe") == recipe else None
+        if found is not None:
+            told.append(f"{int((own != found[rows].argmax(axis=1)).sum())} than {other.id}")
+    return [f"of {len(rows)} images it decides otherwise, at the same recipe: {', '.join(told)}"] if told else []
 
 
 def _probes(answers: Answers, variant: Variant, outputs: FloatArray, limit: Limit) -> tuple[list[str], list[str]]:

@@ -25,10 +25,11 @@ from harness.host import read_host
 from harness.inputs import InputSet, golden_pack, probe_images, real_inputs
 from harness.records import Measurement, MeasurementSet
 from harness.runners.table import RUNNERS, verifiers_for
+from harness.verify.answers import Answers, reference_outputs
 from harness.verify.beyond.cascade import judge_way
 from harness.verify.beyond.inputs import make_beyond
 from harness.verify.inside.run import look_inside
-from harness.verify.judge import Answers, check_golden, judge_cell
+from harness.verify.judge import check_golden, judge_cell
 from harness.verify.options import VerifyOptions
 from harness.verify.plan import (
     CellJob,
@@ -41,7 +42,6 @@ from harness.verify.plan import (
     master_of,
     source_of,
 )
-from harness.verify.reference import reference_outputs
 from udacisense.base.child import allowed_cores, child_pool, warm_children
 from udacisense.base.records import Outcome, read_json
 from udacisense.errors import InputError, LoadError

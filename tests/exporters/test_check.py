@@ -239,3 +239,22 @@ def build(model: nn.Module) -> nn.Module:
     import copy
 
     return copy.deepcopy(model)
+
+
+@pytest.mark.parametrize(
+    ("forward", "told"),
+    [
+        ("return y.softmax(1)", "between 0 and 1 and sum to one for each of 38 images, as behind a softmax"),
+        ("return y.sigmoid()", "between 0 and 1 for each of 38 images, as behind a sigmoid"),
+        ("return y.log_softmax(1)", "as behind a log_softmax"),
+        ("return y", None),
+    ],
+)
+def test_what_answers_no_logits_says_so_in_its_manifest(
+    forward: str, told: str | None, their: Callable[[str], str], tmp_path: Path
+) -> None:
+    source = source_from_factory(their(net(forward=forward)), SHAPE, None)
+    made = export_bundle(source, tmp_path / "bundle", ExportOptions(formats=("torchscript",), precisions=("fp32",)))
+    assert open_bundle(tmp_path / "bundle").manifest.notes == made.notes
+    assert len(made.notes) == (told is not None)
+    assert all(str(told) in note for note in made.notes)

@@ -81,7 +81,6 @@ def command(
     Several bundles in one run can be held against each other. Ctrl-C keeps what was measured; --resume goes on. The
     record holds the setting of each bundle that is recommended.
     """
-    from harness.bench.instructions import countable, left_out
     from harness.bench.run import plan_sweep, run_sweep
     from harness.records import MeasurementSet
     from udacisense.base.progress import progress
@@ -93,8 +92,8 @@ def command(
     options = _options(**asked)
     plan = plan_sweep(bundles, options)
     path = output or record_beside(bundles[0], "bench")
-    is_counting, counting = arm_instructions or only_instructions, (plan.bundles, options.variants)
-    counted, uncounted = (countable(*counting), left_out(*counting)) if is_counting else ([], ())
+    is_counting = arm_instructions or only_instructions
+    counted, uncounted = _countable(plan, options, is_needed=only_instructions) if is_counting else ([], ())
     _say_plan(None if only_instructions else plan, len(counted), path)
     if dry_run:
         return
@@ -112,6 +111,18 @@ def command(
     _tell(measured, verified, uncounted, form)
     if form == "table":
         _say_next(path, bundles)
+
+
+def _countable(plan: Plan, options: SweepOptions, *, is_needed: bool) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Return what can be counted, and why the rest cannot; nothing at all is refused where it is needed."""
+    from harness.bench.instructions import countable, left_out
+    from udacisense.errors import InputError
+
+    counted, uncounted = countable(plan.bundles, options.variants), left_out(plan.bundles, options.variants)
+    if is_needed and not counted:
+        why = "; ".join(uncounted) or "the bundles hold no file that was asked for"
+        raise InputError(f"There is nothing to count: {why}.")
+    return counted, uncounted
 
 
 def _say_next(path: Path, bundles: tuple[Path, ...]) -> None:
@@ -189,11 +200,7 @@ def _count(
     from harness.report.tables import instructions_table
     from udacisense.base.progress import progress
     from udacisense.base.records import Outcome, to_json
-    from udacisense.errors import InputError
 
-    if not wanted:
-        why = "; ".join(uncounted) or "the bundles hold no .ptl, .onnx or .ort that was asked for"
-        raise InputError(f"There is nothing to count: {why}.")
     made = []
     with progress("counting", len(wanted)) as advance:
         for found in count_variants(plan.bundles, wanted):

@@ -85,7 +85,7 @@ def command(
     After each step its size, parameters, latency and accuracy are measured. Finished steps are kept: the same command
     goes on after Ctrl-C or a crash. The requirement table says what was reached; 'gate' turns it into an exit code.
     """
-    from udacisense.cli.loading import load_data
+    from udacisense.cli.loading import load_data, say_answers
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions, find_pipeline, plan_pipeline
     from udacisense.pipeline.plan import choose_student, estimate_pipeline
@@ -98,6 +98,8 @@ def command(
     recipe = find_pipeline(pipeline, preset=settings)
     kept, baseline_model = load_artifact(baseline, allow_factory=allow_factory)
     dataset = load_data(data, size_px=kept.signature.size_px)
+    if ":" in kept.model.architecture:
+        say_answers(baseline_model, dataset.size_px)
     spec = choose_student(recipe, kept, student=student, resolution_px=resolution_px, options=model_options)
     supervision = replace(supervision, allow_factory=allow_factory)
     options = PipelineOptions(student=spec, supervision=supervision, allow_factory=allow_factory, **asked)

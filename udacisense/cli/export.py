@@ -127,7 +127,7 @@ def _source(
 def _show(manifest: Manifest, places: str) -> None:
     from harness.report.tables import variants_table
 
-    show(variants_table(manifest.variants))
+    show(variants_table(manifest))
     say(f"\nThe bundle is {places}.")
 
 

@@ -47,8 +47,12 @@ def _print(manifest: Manifest) -> None:
     signature = manifest.signature
     say(f"input {signature.input_name} {signature.input_shape} → {signature.output_name} {signature.output_shape}")
     say(f"labels: {', '.join(signature.labels[:12])}{' …' if len(signature.labels) > 12 else ''}")
+    for member in manifest.members or ():
+        rule = "answers what is left" if member.threshold is None else f"answers from a margin of {member.threshold:g}"
+        fit = member.confidence
+        say(f"{member.name} {rule}, at temperature {fit.temperature:.3g}; none of these below {fit.unsure_below:.3g}")
     say()
-    show(variants_table(manifest.variants))
+    show(variants_table(manifest))
     varying = [v.id for v in manifest.variants if v.outcome is Outcome.PASSED and not v.deterministic]
     if varying:
         say(

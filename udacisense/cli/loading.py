@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from udacisense.cli.output import say_cost
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from udacisense.base.records import ModelSpec, Scalar
     from udacisense.data.images import DataSet
 
@@ -63,6 +65,20 @@ def say_the_worst(data: str, dataset: DataSet, *, is_read: bool) -> None:
         files = "1 file" if dataset.n_skipped == 1 else f"{dataset.n_skipped:,} files"
         verb = "is" if dataset.n_skipped == 1 else "are"
         say_cost(f"{files} of {data} {verb} not read: 'udacisense data check {data}' says why.")
+
+
+def say_answers(model: nn.Module, size_px: int) -> None:
+    """Say on standard error where a network of the user's own code does not answer logits, as noise shows."""
+    import torch
+
+    from udacisense.measure.confidence import not_logits
+    from udacisense.measure.metrics import inference
+
+    noise = torch.randn(8, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+    with inference(model):
+        answers = model(noise)
+    if answers.ndim == 2 and (told := not_logits(answers.numpy())):  # other shapes are refused further on
+        say_cost(told)
 
 
 def say_interpolation(spec: ModelSpec, init: str) -> None:

@@ -106,13 +106,17 @@ def _announce(
     spec: ModelSpec, dataset: DataSet, output: Path, *, config: TrainConfig, batch_size: int, supervision: Supervision
 ) -> None:
     """Say what the run costs, behind everything that can be refused."""
+    from udacisense.cli.loading import say_answers
     from udacisense.data.batches import Batches
+    from udacisense.models.build import build_model
     from udacisense.training.run import estimate_training, images_an_epoch
 
     Batches(dataset.train, batch_size=batch_size)
     n_images = images_an_epoch(dataset, supervision)
     cost = estimate_training(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
     announce(cost, output)
+    if ":" in spec.architecture:
+        say_answers(build_model(spec), dataset.size_px)
 
 
 def _show(artifact: Artifact, dataset: DataSet, data: str, output: Path) -> None:

@@ -31,6 +31,7 @@ from udacisense.cli.output import (
 
 if TYPE_CHECKING:
     from exporters.bundle.open import Bundle
+    from harness.records import MeasurementSet
     from harness.verify.locate.job import Found
     from harness.verify.options import VerifyOptions
 
@@ -115,7 +116,7 @@ def command(
         path = output or record_beside(bundle, "verify")
         announce(estimate_verification(source, options), path)
         if not dry_run:
-            _verify(source, options, path, as_json=as_json)
+            _verify(source, options, path, images=["--data", data] if data else [], as_json=as_json)
 
 
 def _locate(
@@ -131,7 +132,7 @@ def _locate(
     raise click.exceptions.Exit(0 if found.rung is None else 1)
 
 
-def _verify(source: Bundle, options: VerifyOptions, path: Path, *, as_json: bool) -> None:
+def _verify(source: Bundle, options: VerifyOptions, path: Path, *, images: list[str], as_json: bool) -> None:
     from harness.report.tables import beyond_table, certainty_table, verification_table
     from harness.verify.run import exit_code, verify_bundle
     from udacisense.base.files import locked
@@ -151,9 +152,22 @@ def _verify(source: Bundle, options: VerifyOptions, path: Path, *, as_json: bool
                 say()
                 show(made)
         say(f"\nKept in {path}.")
-        next_command("udacisense", "bench", source.given, *allowing(options.allow_factory))
+        _say_next(source, measured, images, allowing(options.allow_factory))
     if code := exit_code(measured):
         raise click.exceptions.Exit(code)
+
+
+def _say_next(source: Bundle, measured: MeasurementSet, images: list[str], allowed: list[str]) -> None:
+    """Lead on to the times; where a file failed, to the layer at which it broke."""
+    from udacisense.base.records import Outcome
+
+    found = {outcome: [m.spec for m in measured.measurements if m.outcome is outcome] for outcome in Outcome}
+    known = {variant.id for variant in source.manifest.variants}  # a cascade's ways have no layers of their own
+    if broken := [spec for spec in found[Outcome.FAILED] if spec.variant_id in known]:
+        place = ("--locate", broken[0].variant_id, "--runner", broken[0].runner)
+        next_command("udacisense", "verify", source.given, *place, *images, *allowed)
+    elif found[Outcome.PASSED] and not found[Outcome.FAILED]:
+        next_command("udacisense", "bench", source.given, *allowed)
 
 
 def _print_ladder(found: Found) -> None:

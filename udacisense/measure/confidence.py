@@ -31,6 +31,30 @@ def margins(values: NDArray[np.floating]) -> FloatArray:
     return result
 
 
+def not_logits(answers: NDArray[np.floating]) -> str | None:
+    """Return what a model answers instead of logits, in a sentence; None: nothing shows that they are none.
+
+    Args:
+        answers: (n, C), to n images of all kinds.
+    """
+    wide, seen = answers.astype(np.float64), f"for each of {len(answers)} images"
+    if wide.min() >= 0 and wide.max() <= 1:
+        are_shares = np.allclose(wide.sum(axis=1), 1, atol=1e-3)
+        sums = " and sum to one" if are_shares else ""
+        return (
+            f"The model answers no logits: its answers lie between 0 and 1{sums} {seen}, as behind a "
+            f"{'softmax' if are_shares else 'sigmoid'}. Training, temperature, confidence and --softmax take them for "
+            "logits and would be wrong; let forward return what comes before it."
+        )
+    if wide.max() <= 0 and np.allclose(np.exp(wide).sum(axis=1), 1, atol=1e-3):
+        return (
+            f"The model answers logarithms of probabilities, whose exponentials sum to one {seen}, as behind a "
+            "log_softmax: confidence is that of its logits, and a file's answers are to be exponentiated, not fed to "
+            "a second log_softmax."
+        )
+    return None
+
+
 def negative_log_likelihood(found: FloatArray, labels: IntArray) -> float:
     """Return the mean of -log p(true class); a probability of 0 counts as the smallest float64 above it."""
     own = found[np.arange(len(labels)), labels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from udacisense.errors import InputError, LoadError
 from udacisense.measure.cascade import (
     Answers,
     Cascade,
+    Figure,
     Member,
     Wish,
     choose,
@@ -117,7 +119,7 @@ def make_cascade(
         curve=curve,
         chosen=chosen,
         test=try_thresholds(reported_on, chosen.thresholds, times),
-        notes=tuple(_notes(members, chosen_on, reported_on)),
+        notes=(*told_order(members, times), *_notes(members, chosen_on, reported_on)),
     )
 
 
@@ -129,6 +131,17 @@ def _logits(members: Sequence[Candidate], images: Images, signature: Signature) 
 def _answers(logits: Sequence[np.ndarray], labels: IntArray, fitted: Sequence[Confidence]) -> Answers:
     found = [probabilities(one, own.temperature) for one, own in zip(logits, fitted, strict=True)]
     return Answers(probabilities=found, labels=labels)
+
+
+def told_order(members: Sequence[Candidate], times: Sequence[Figure]) -> list[str]:
+    """Say which member takes longer than the one that it is to spare."""
+    rows = list(zip(members, times, strict=True))
+    return [
+        f"{one.name} takes {own.value:.3g} ms and {other.name} {spared.value:.3g} ms; give {other.name} first, since a "
+        "cascade asks the fast one first"
+        for (one, own), (other, spared) in itertools.pairwise(rows)
+        if own.low > spared.high
+    ]
 
 
 def _notes(members: Sequence[Candidate], chosen_on: Answers, reported_on: Answers) -> list[str]:

@@ -119,7 +119,10 @@ def start_pipeline(
     signature = baseline.signature
     images, held_back = training_split(dataset)
     given = sources or load_supervision(Supervision(), signature, is_taught=True)
-    mixture = f" batch_size={options.batch_size}{given.identity}"
+
+    def mixed(labelled: str) -> str:
+        return f"{labelled} batch_size={options.batch_size}{given.identity}"
+
     return OptimizationPipeline(
         name,
         baseline.model,
@@ -131,6 +134,6 @@ def start_pipeline(
         spec=baseline.spec,
         signature=signature,
         seed=options.seed,
-        data_fingerprint=lambda: f"{dataset.fingerprint}{mixture}",
-        training_fingerprint=lambda: f"{dataset.training_fingerprint}{mixture}",
+        data_fingerprint=lambda: mixed(dataset.fingerprint),
+        training_fingerprint=lambda: mixed(dataset.training_fingerprint),
     )

@@ -17,9 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
 from udacisense.base.records import ModelSpec, Scalar
@@ -65,6 +69,37 @@ def copy_of(model: nn.Module) -> nn.Module:
         raise InputError(
             f"{type(model).__name__} cannot be copied ({cause(exc)}); leave what is no weight out of the module."
         ) from exc
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """Return a copy as :func:`make_plain` leaves it."""
+    return make_plain(copy_of(model))
+
+
+def make_plain(model: nn.Module) -> nn.Module:
+    """Let a model's layers be plain ones, which every quantiser knows, in place; return it.
+
+    What ``weight_norm``, ``spectral_norm``, ``prune`` and parametrisations compute becomes the layer's own weight, and
+    an encoder layer of a transformer leaves the fast path, which reads the float32 weights of its linear layers.
+    """
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            # PyTorch's own way would take the property off the class that a copy shares with its original.
+            computed = {
+                name: getattr(module, name).detach().clone() for name in cast("nn.ModuleDict", module.parametrizations)
+            }
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, value in computed.items():
+                module.register_parameter(name, nn.Parameter(value))
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm | SpectralNorm):
+                (remove_weight_norm if isinstance(hook, WeightNorm) else remove_spectral_norm)(module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)

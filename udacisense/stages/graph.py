@@ -178,7 +178,8 @@ def _trace(source: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
     _lay_out(source, torch.channels_last)
     try:
         return trace()
-    except RuntimeError:  # such as a view() behind a convolution, which only the plain layout has
+    # Such as a view() behind a convolution, which only the plain layout has; the model's own code may check it.
+    except Exception:
         _lay_out(source, torch.contiguous_format)
         return trace()
 

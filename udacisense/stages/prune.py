@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from udacisense.base.records import Scalar, record
-from udacisense.errors import InputError, TrainingError
+from udacisense.errors import InputError, TrainingError, cause
 from udacisense.measure.counts import count_macs, count_parameters
 from udacisense.stages.contract import StepContext, StepResult, copy_of
 from udacisense.training import train
@@ -87,6 +87,12 @@ def apply_magnitude_pruning(
     names = _weighted(pruned)
     if not names:
         raise InputError("The model has no convolution and no linear layer to prune.")
+    computed = [name for name in names if not isinstance(pruned.get_submodule(name)._parameters.get("weight"), Tensor)]
+    if computed:
+        raise InputError(
+            f"The weight of {computed[0]} is computed from others (weight_norm, spectral_norm, prune or a "
+            "parametrisation), so that its zeros would not stay; remove that from the model first."
+        )
     if epochs:
         pruned = _gradually(pruned, model, context, amount, _settings(config, context, epochs, learning_rate))
     else:
@@ -126,7 +132,7 @@ def apply_structured_pruning(
         raise InputError(f"The pruning amount is {amount}; allowed is more than 0 and less than 1.")
     if epochs < 0:
         raise InputError(f"Fine-tuning for {epochs} epochs: allowed is 0 or more.")
-    smaller = _narrowed(model, context.example, amount)
+    smaller, macs = _narrowed(model, context, amount)
     if count_parameters(smaller) == count_parameters(model):
         raise TrainingError(
             f"Structured pruning removed nothing: {count_parameters(model):,} parameters before and after. The layers "
@@ -138,14 +144,26 @@ def apply_structured_pruning(
     notes: dict[str, Scalar] = {
         "amount": amount,
         "epochs": epochs,
-        "macs_kept_fraction": count_macs(smaller, context.input_shape) / count_macs(model, context.input_shape),
+        "macs_kept_fraction": macs / count_macs(model, context.input_shape),
         "parameters_kept_fraction": count_parameters(smaller) / count_parameters(model),
     }
     return StepResult(model=smaller, notes=notes)
 
 
-def _narrowed(model: nn.Module, example: Tensor, amount: float) -> nn.Module:
-    """Return a copy without the channels of least group magnitude."""
+def _narrowed(model: nn.Module, context: StepContext, amount: float) -> tuple[nn.Module, int]:
+    """Return a copy without the channels of least group magnitude, and its multiply-accumulates."""
+    try:
+        smaller = _without_channels(model, context.example, amount)
+        return smaller, count_macs(smaller, context.input_shape)
+    # torch-pruning follows tensors through the user's code and stumbles as it happens; the code may count its channels.
+    except Exception as exc:
+        raise TrainingError(
+            f"Structured pruning cannot narrow this network ({cause(exc).rstrip('.')}); prune by magnitude, or distil "
+            "a narrower student."
+        ) from exc
+
+
+def _without_channels(model: nn.Module, example: Tensor, amount: float) -> nn.Module:
     import torch_pruning
 
     smaller = copy_of(model).eval()

@@ -32,7 +32,7 @@ from udacisense.base.records import Scalar
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
 from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult, copy_of
+from udacisense.stages.contract import StepContext, StepResult, plain_copy
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import choose_float_modules, first_images, quiet, traceable
 from udacisense.training import train
@@ -101,7 +101,7 @@ def _settle(model: nn.Module, *, fixed: bool) -> None:
 def _prepare(model: nn.Module, engine: str, images: torch.Tensor, kept: tuple[str, ...]) -> nn.Module:
     """Return the network with fake quantisation, its ranges filled on images, ready to train."""
     with traceable():
-        prepared: nn.Module = prepare_qat_fx(copy_of(model).train(), _mapping(engine, kept), (images[:1],))
+        prepared: nn.Module = prepare_qat_fx(plain_copy(model).train(), _mapping(engine, kept), (images[:1],))
     with torch.no_grad():
         prepared.apply(enable_observer)
         for batch in torch.split(images, _CALIBRATION_BATCH):

@@ -12,7 +12,7 @@ from torch import nn
 
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, did_you_mean
-from udacisense.stages.contract import StepContext, StepResult, copy_of
+from udacisense.stages.contract import StepContext, StepResult, plain_copy
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def dynamic_int8(model: nn.Module, *, engine: str) -> nn.Module:
     Raises:
         InputError: this host lacks the engine, or the model has no ``nn.Linear`` left to quantise.
     """
-    source = copy_of(model).eval()
+    source = plain_copy(model).eval()
     if not any(type(m) is nn.Linear for m in source.modules()):
         raise InputError("Dynamic quantisation needs an eager float32 model with an nn.Linear; this one has none.")
     with quantized_engine(engine), warnings.catch_warnings():

@@ -16,7 +16,6 @@ from torch.ao.nn.intrinsic.modules.fused import _FusedModule
 from torch.ao.quantization import FixedQParamsObserver
 from torch.nn.utils.parametrize import register_parametrization
 
-from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import replace_modules
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import prepare_with, quiet
@@ -79,7 +78,7 @@ def rounding_network(
     # Fused with what follows it, a layer is the first child of what stands in its place.
     fused = {name for name, m in prepared.named_modules() if isinstance(m, _FusedModule)}
     own = (parent if (parent := name.rpartition(".")[0]) in fused else name for name in int8)
-    return resize_by_products(prepared).eval(), frozenset(own)
+    return prepared.eval(), frozenset(own)
 
 
 def recipe_sha256(activations: Mapping[str, Tensor]) -> str:

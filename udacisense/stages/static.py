@@ -28,7 +28,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult, copy_of, replace_modules
+from udacisense.stages.contract import StepContext, StepResult, plain_copy, replace_modules
 from udacisense.stages.quantize import quantized_engine
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
@@ -41,7 +41,7 @@ _CALIBRATION_BATCH = 16
 
 
 class NotTraceableError(StageError):
-    """A model's forward cannot be traced by FX, which PyTorch's static int8 is built on."""
+    """A model's forward cannot be traced or observed by FX, which PyTorch's static int8 is built on."""
 
 
 def calibrate(
@@ -62,7 +62,7 @@ def calibrate(
         InputError: there is no batch.
     """
     prepared: fx.GraphModule | None = None
-    with quiet(), torch.no_grad(), quantized_engine(engine):
+    with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
         for batch in batches:
             if prepared is None:
                 prepared = _prepare(model, engine, batch[:1], float_modules)
@@ -89,7 +89,7 @@ def static_int8(model: nn.Module, engine: str, *, example: Tensor, activations: 
     Raises:
         InputError: the engine is not in this PyTorch, or ``activations`` are another model's.
     """
-    with quiet(), torch.no_grad(), quantized_engine(engine):
+    with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
         prepared = prepare_with(model, engine, example=example, activations=activations)
         return resize_by_products(convert_fx(prepared))
 
@@ -261,7 +261,7 @@ def _answers(model: nn.Module, engine: str, images: Tensor, float_modules: Seque
     """Return what the int8 model, calibrated on ``images``, answers to ``asked``."""
     found = calibrate(model, engine, torch.split(images, _CALIBRATION_BATCH), float_modules=float_modules)
     packed = static_int8(model, engine, example=images[:1], activations=found)
-    with torch.no_grad(), quantized_engine(engine):
+    with torch.no_grad(), quantized_engine(engine), traceable():
         return torch.cat([packed(batch) for batch in torch.split(asked, _CALIBRATION_BATCH)])
 
 
@@ -291,15 +291,25 @@ def _layers(module: nn.Module) -> int:
 
 def _prepare(model: nn.Module, engine: str, example: Tensor, float_modules: Sequence[str]) -> fx.GraphModule:
     with traceable():
-        return prepare_fx(copy_of(model), _qconfig_mapping(engine, float_modules), (example,))
+        return _reshaping(prepare_fx(plain_copy(model), _qconfig_mapping(engine, float_modules), (example,)))
+
+
+def _reshaping(graph: fx.GraphModule) -> fx.GraphModule:
+    """Let a graph reshape where the model asks for a view, in place; return it: int8 maps lie with channels last."""
+    for node in graph.graph.nodes:
+        asks_for_dtype = any(isinstance(given, torch.dtype) for given in (*node.args, *node.kwargs.values()))
+        if node.op == "call_method" and node.target == "view" and not asks_for_dtype:
+            node.target = "reshape"
+    graph.recompile()
+    return graph
 
 
 @contextmanager
 def traceable() -> Iterator[None]:
-    """Let what FX raises on a model that it cannot trace be one sentence.
+    """Let what FX and its observers raise on a model that is not for them be one sentence.
 
     Raises:
-        NotTraceableError: FX raised something.
+        NotTraceableError: they raised something.
     """
     try:
         yield
@@ -308,8 +318,8 @@ def traceable() -> Iterator[None]:
     # FX runs the model's own code on stand-ins for tensors, so anything may come.
     except Exception as exc:
         raise NotTraceableError(
-            f"PyTorch's int8 needs a forward that torch.fx can trace, and this one's cannot be ({cause(exc)}); take "
-            "static int8 as ONNX or ExecuTorch, which need no FX."
+            f"PyTorch's int8 needs a forward that torch.fx can trace and observe, and this one's cannot be "
+            f"({cause(exc).rstrip('.')}); take static int8 as ONNX or ExecuTorch, which need no FX."
         ) from exc
 
 

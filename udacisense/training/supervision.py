@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +80,7 @@ class Sources:
     folders: tuple[str, ...]  # name of the folder of each transfer image
     policy: Policy  # of augmentation
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """What training depends on beyond the labelled images and the teacher; empty where nothing was asked."""
         asked = self.asked

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +60,25 @@ def folder_classes(labels: Tensor, class_names: Sequence[str], folders: Sequence
         )
     numbers = {name: number for number, name in enumerate(names)}
     return torch.cat([labels, torch.tensor([numbers[name] for name in folders])]), len(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Together(Photos):
+    """Labelled and transfer images, one after the other; none is read before pixels are asked for."""
+
+    labelled: Images
+    transfer: Images
+
+    @cached_property
+    def are_many(self) -> bool:
+        """They come into memory."""
+        return False
+
+    @cached_property
+    def squares(self) -> tuple[Tensor, None]:
+        """All of them: uint8 (n, 3, size_px, size_px)."""
+        with torch.inference_mode(mode=False):
+            return torch.cat([self.labelled.pixels, self.transfer.pixels]), None
 
 
 _VIEWS = (8, 2)  # of a labelled image, of a transfer image
@@ -129,9 +150,9 @@ class TransferBatches(Batches):
         self.n_views, self.mix = n_views, mix
         self.n_rows = None if views == "fresh" else n_views[0] * self.n_labelled + n_views[1] * self.n_transfer
         self.folders, self.n_folders = folders if folders is not None else (None, 0)
-        together = Images(torch.cat([labelled.pixels, transfer.pixels]), torch.cat([labelled.labels, transfer.labels]))
+        both = _Together(files=(), size_px=labelled.shape[-1], description="", labelled=labelled, transfer=transfer)
         super().__init__(
-            together,
+            Images(both, torch.cat([labelled.labels, transfer.labels])),
             batch_size=batch_size,
             shuffle=True,
             augment=True,

@@ -31,6 +31,10 @@ def _records(evidence: Evidence) -> Table:
         (str(path), f"seed {artifact.seed}, git {artifact.git_commit or 'none'}", artifact.sha256[:16])
         for path, artifact in evidence.artifacts
     ]
+    rows += [
+        (str(path), f"thresholds from {made.n_held_back} held-back images of {made.data}", sha256_file(path)[:16])
+        for path, made in evidence.cascades
+    ]
     rows += [(str(path), f"made {m.created_utc}", m.artifact_sha256[:16]) for path, m in evidence.bundles]
     return Table(title="Records", columns=("record", "made with", "sha256"), rows=tuple(rows))
 
@@ -104,7 +108,9 @@ def _commands(evidence: Evidence) -> tuple[str, ...]:
         data = "" if made.inputs.startswith("golden pack") else " --data DATA"
         lines.append(f"udacisense verify {quote(made.bundle)}{data} -o {quote(str(path))}  # {made.inputs}")
     for path, sweep in evidence.benches:
-        bundles = " ".join(quote(bundle.path) for bundle in sweep.bundles)
+        members = {member.bundle for cascade in sweep.cascades for member in cascade.members}
+        places = [str(Path(one.path).parent) if one.name in members else one.path for one in sweep.bundles]
+        bundles = " ".join(quote(place) for place in dict.fromkeys(places))
         budget = f" --{sweep.budget.name}" if sweep.budget.name in ("quick", "thorough") else ""
         lines.append(f"udacisense bench {bundles}{budget} --seed {sweep.seed} -o {quote(str(path))}")
     return tuple(line.replace("\n", " ") for line in lines)

@@ -39,7 +39,7 @@ def variants_chapter(evidence: Evidence, dataset: DataSet | None) -> Chapter:
 
 def _bundle_part(evidence: Evidence, path: Path, manifest: Manifest, dataset: DataSet | None) -> Part:
     verified = evidence.verifications_of(path)
-    blocks: list[Block] = [variants_table(manifest.variants, title="Files")]
+    blocks: list[Block] = [variants_table(manifest, title="Files")]
     pictures = [size_picture(manifest.variants)]
     pictures += [agreement_picture(made) for made in verified]
     blocks += gallery(pictures)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from exporters.bundle.manifest import BundleMember, Variant
 from harness.records import Asked, Comparison, Measurement
+from harness.verify.answers import Answers
 from harness.verify.beyond.certainty import Believed, believe, certainty
 from harness.verify.beyond.inputs import BEYOND
 from harness.verify.beyond.judge import judge_beyond, told_beyond
 from harness.verify.compare import FloatArray, compare
-from harness.verify.judge import Answers
 from harness.verify.limits import Limit, out_of_limits
 from harness.verify.plan import CellJob
 from udacisense.base.records import Outcome

@@ -300,4 +300,7 @@ def trace_file(format_name: str, path: Path, images: Tensor) -> Trace:
         return trace_mil(path, images)
     if format_name == "tflite":
         return trace_tflite(path, images)
+    if format_name == "executorch":
+        # ExecuTorch's debug buffer holds what goes into a delegate and what comes out (1.5.1).
+        raise CannotJudgeError("XNNPACK computes a .pte in one piece and keeps no value between its layers")
     raise CannotJudgeError(f"layers inside {format_name} files cannot be looked at")

@@ -98,3 +98,32 @@ def test_static_int8_of_onnx_leaves_an_lstm_in_float32(tmp_path: Path, their: Ca
     reason = made["torchscript-int8-static-qnnpack"].reason
     assert "torch.fx can trace" in reason
     assert "take static int8 as ONNX" in reason
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_a_file_counts_what_its_source_counts(tmp_path: Path, their: Callable[[str], str], batch: int | None) -> None:
+    """Rows whose number follows from computed shapes, a transposed convolution, a batch: each once an image."""
+    code = """
+        class Patches(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.patches, self.up = nn.Conv2d(3, 8, 4, 4), nn.ConvTranspose2d(8, 4, 2, 2)
+                self.encoder = nn.TransformerEncoderLayer(4, 2, 16, batch_first=True)
+                self.fc = nn.Linear(4, 10)
+            def forward(self, x):
+                return self.fc(self.encoder(self.up(self.patches(x)).flatten(2).transpose(1, 2)).mean(1))
+        build = Patches
+    """
+    images = Images(drawn_images(16, 8).pixels, torch.arange(16) % 10)
+    source = source_from_factory(their(code), (1, 3, 8, 8), DataSet("drawn", HOUSEHOLD_CLASSES, images, images))
+    options = ExportOptions(formats=("onnx",), precisions=("int8-dynamic", "int8-static"), batch=batch, float_blocks=0)
+    made = {v.id: v for v in export_bundle(source, tmp_path / "bundle", options).variants}
+    macs = {layer.name: layer.macs for layer in layers(source.model, torch.zeros(1, 3, 8, 8))}
+    products = 2 * 16 * 16 * 4  # of rows with each other, in float32 everywhere
+    every, linear = sum(macs.values()), sum(macs.values()) - macs["patches"] - macs["up"]
+    assert macs["up"] == 8 * 2 * 2 * 4 * 4
+    for name, int8 in (("onnx-int8-dynamic", linear), ("onnx-int8-static", every)):
+        found = made[name].coverage
+        assert found is not None, made[name].reason
+        assert found.macs_int8_fraction == pytest.approx((int8 - products) / every)
+        assert found.modules_int8 <= found.modules_total == 7

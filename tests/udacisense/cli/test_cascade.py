@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import check_files, opened
 from harness.gate.run import GateReport
 from harness.records import MeasurementSet
@@ -241,6 +242,17 @@ def test_a_threshold_of_one_asks_the_last_member_of_every_image(place: Path, shi
     assert together.top1_fraction == second.top1_fraction
 
 
+@pytest.mark.slow
+def test_inspect_says_who_is_asked_when(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", f"{shipped}/ship"]) == 0
+    told = capsys.readouterr().out
+    first, last = read_json(Manifest, shipped / "ship" / "manifest.json").members or ()
+    assert (
+        f"tiny answers from a margin of {first.threshold:g}, at temperature {first.confidence.temperature:.3g}" in told
+    )
+    assert f"tiny-2 answers what is left, at temperature {last.confidence.temperature:.3g}" in told
+
+
 def test_members_that_do_not_fit_the_manifest_are_refused(
     shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,6 +288,7 @@ def test_the_report_draws_the_curve_with_the_chosen_point(place: Path, shipped: 
     page = (tmp_path / "report.html").read_text()
     assert "Accuracy and mean time of cascade" in page
     assert "chosen, held-back images" in page
+    assert "thresholds from 20 held-back images of " in page
 
 
 @pytest.mark.slow

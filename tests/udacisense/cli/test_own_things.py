@@ -397,3 +397,30 @@ def test_what_a_factory_raises_is_one_sentence_with_its_cause(
     (line,) = capsys.readouterr().err.splitlines()
     assert cause in line
     assert not (folder_of_code / "b").exists()
+
+
+@pytest.mark.parametrize("tolerance", ["0", "0.1"])
+def test_the_next_step_after_a_failure_finds_where_it_broke(
+    stage: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path, tolerance: str
+) -> None:
+    bundle = str(stage("onnx"))
+    line = ["verify", bundle, "--variant", "onnx-fp32", "--runner", "onnxruntime", "-o", str(tmp_path / "record.json")]
+    fails = tolerance == "0"
+    assert run([*line, "--rtol", tolerance, "--atol", tolerance]) == int(fails)
+    place = ["--locate", "onnx-fp32", "--runner", "onnxruntime"]
+    assert next_of(capsys.readouterr().out) == (["verify", bundle, *place] if fails else ["bench", bundle])
+
+
+@pytest.mark.parametrize("ends", ["nn.Softmax(1)", "nn.Identity()"])
+def test_training_a_network_that_answers_probabilities_says_so(
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_dataset(tmp_path / "photos", train_per_class=4, test_per_class=1, seed=0)
+    name = f"ends_{ends[3:8].lower()}"
+    layers = f"nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10), {ends}"
+    (tmp_path / f"{name}.py").write_text(f"from torch import nn\n\ndef build():\n    return nn.Sequential({layers})\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = ["train", "--data", "photos", "--model", f"{name}:build", "-o", "run", "--dry-run"]
+    assert run(line) == 0
+    assert ("as behind a softmax" in capsys.readouterr().err) is ("Softmax" in ends)

@@ -10,6 +10,7 @@ from training_cases import dataset
 
 from udacisense.base.records import Artifact, ModelSpec, StageRecord
 from udacisense.data.images import make_signature
+from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model, preset
@@ -17,6 +18,7 @@ from udacisense.pipeline.plan import choose_student, plan_pipeline
 from udacisense.pipeline.recipes import find_pipeline
 from udacisense.pipeline.start import PipelineOptions
 from udacisense.stages.distill import select_weights
+from udacisense.training.supervision import Supervision
 
 NAME = "torchvision/shufflenet_v2_x0_5"
 
@@ -91,3 +93,13 @@ def test_p1_of_a_users_own_network_prunes_it_and_leaves_an_artifact(
     kept, model = load_artifact(tmp_path / "p1" / "artifact", allow_factory="their_network:build")
     assert count_parameters(model) == kept.stages[0].parameters < count_parameters(build_model(spec))
     planned.run(output_dir=tmp_path / "p1")  # and goes on after what is finished
+
+
+def test_planning_opens_no_transfer_image(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.jpg").write_text("no image")
+    spec = preset("p1-slim", num_classes=3, size_px=16, resolution_px=32)
+    options = PipelineOptions(supervision=Supervision(transfer=tmp_path / "photos"))
+    planned = plan_pipeline("p2", baseline=(build_model(spec), spec), dataset=dataset(), options=options)
+    with pytest.raises(InputError, match=r"broken\.jpg cannot be read"):
+        planned.run(output_dir=tmp_path / "run")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
 from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
 
 from udacisense.base.tensors import supported_engines
 from udacisense.pipeline.step import Step, perform
-from udacisense.stages.contract import Kind, Stage, StepContext, StepResult, kind_of
+from udacisense.stages.contract import Kind, Stage, StepContext, StepResult, kind_of, plain_copy
 from udacisense.stages.graph import trace_and_freeze
 from udacisense.stages.quantize import dynamic_int8
+from udacisense.stages.static import calibrate, static_int8
 from udacisense.stages.table import STAGES
 from udacisense.training.checkpoint import state_sha256
 
@@ -92,3 +96,44 @@ def test_a_row_is_complete(row: Stage) -> None:
     assert [p.name for p in parameters[:2]] == ["model", "context"]
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not p.empty for p in parameters[2:])
     assert inspect.getdoc(row.function)
+
+
+def computed(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        wrap(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), wrap(nn.Linear(8, 10))
+    )
+
+
+WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "weight_norm": nn.utils.weight_norm,
+    "spectral_norm": nn.utils.spectral_norm,
+    "prune": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
+    "weight_norm, a parametrisation": parametrizations.weight_norm,
+    "spectral_norm, a parametrisation": parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_a_weight_that_is_computed_becomes_int8_as_any_other(way: str) -> None:
+    model, images = computed(WAYS[way]).eval(), torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    engine = supported_engines()[0]
+    with torch.no_grad():
+        expected = model(images)
+        assert torch.allclose(plain_copy(model)(images), expected, atol=1e-6)
+        packed = static_int8(model, engine, example=images[:1], activations=calibrate(model, engine, [images]))
+        for quantized in (packed, dynamic_int8(model, engine=engine)):
+            assert kind_of(quantized) is Kind.EAGER_INT8
+            assert torch.allclose(quantized(images), expected, atol=0.1 * expected.abs().max().item())
+        assert torch.equal(model(images), expected), "the model itself stays as it is"
+    assert [kind_of(part) for part in packed.children()].count(Kind.EAGER_INT8) == 2
+
+
+def test_the_encoder_of_a_transformer_is_quantised_dynamically() -> None:
+    """Its fast path would read the float32 weights of layers that are int8."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model, rows = nn.TransformerEncoder(layer, 1).eval(), torch.randn(1, 4, 16)
+    with torch.inference_mode():
+        answered = dynamic_int8(model, engine=supported_engines()[0])(rows)
+        assert torch.allclose(answered, model(rows), atol=0.1)

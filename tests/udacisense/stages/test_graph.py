@@ -120,6 +120,19 @@ def test_a_model_that_needs_the_plain_layout_is_frozen_in_it() -> None:
         assert torch.allclose(frozen(images), model(images), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_model_that_checks_its_layout_is_frozen_in_the_plain_one() -> None:
+    class Checks(LeNetStyle):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            maps = self.conv(images)
+            assert maps.stride()[1] == maps.shape[2] * maps.shape[3]
+            return self.fc(maps.flatten(1))
+
+    model, images = Checks().eval(), torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(trace_and_freeze(model, images[:1])(images), model(images), atol=1e-5)
+
+
 class Keeps(nn.Module):
     """Keeps its last map, as tools for heat maps do, and has a weight that is computed anew by each forward."""
 

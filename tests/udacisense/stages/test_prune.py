@@ -79,6 +79,26 @@ def test_a_network_that_loses_no_channel_is_no_result() -> None:
     assert caught.value.exit_code == 1
 
 
+class Rows(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.fc = torch.nn.LSTM(3 * SIZE_PX, 16, batch_first=True), torch.nn.Linear(16, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.lstm(images.permute(0, 2, 1, 3).flatten(2))[0][:, -1])
+
+
+def test_a_network_that_cannot_be_followed_is_one_sentence() -> None:
+    with pytest.raises(TrainingError, match=r"cannot narrow this network \(.+\); prune by magnitude"):
+        apply_structured_pruning(Rows(), CONTEXT, amount=0.3, epochs=0)
+
+
+def test_zeros_that_would_not_stay_are_refused() -> None:
+    computed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(3, 8, 3))
+    with pytest.raises(InputError, match="weight of 1 is computed from others"):
+        apply_magnitude_pruning(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), computed), CONTEXT, amount=0.3)
+
+
 @pytest.mark.parametrize("stage", [apply_magnitude_pruning, apply_structured_pruning])
 @pytest.mark.parametrize("options", [{"amount": 1.0}, {"amount": 0.0}, {"amount": float("nan")}, {"epochs": -1}])
 def test_settings_without_meaning_are_refused(stage, options: dict[str, float]) -> None:

@@ -13,6 +13,7 @@ from udacisense.measure.recording import is_quantized
 from udacisense.stages import static
 from udacisense.stages.contract import StepContext
 from udacisense.stages.static import (
+    NotTraceableError,
     apply_static_quantization,
     calibrate,
     choose_float_modules,
@@ -97,6 +98,41 @@ def test_nothing_is_kept_where_decisions_stay() -> None:
     model = trained_like(tiny_spec())
     assert choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_sqnr_db=-100.0) == ()
     assert choose_float_modules(model, ENGINE, IMAGES, most=0) == ()
+
+
+class Views(torch.nn.Module):
+    """Weighs the places of a map by a softmax over them, through view()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Linear(8, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(images)
+        n, channels, height, width = maps.shape
+        shares = maps.view(n, channels, height * width).softmax(-1).view(n, channels, height, width)
+        return self.fc((maps * shares).sum((2, 3)))
+
+
+def test_int8_maps_with_channels_last_are_viewed_as_the_model_wants_them() -> None:
+    torch.manual_seed(0)
+    model = Views().eval()
+    packed = static_int8(model, ENGINE, example=IMAGES[:1], activations=calibrate(model, ENGINE, [IMAGES]))
+    with torch.inference_mode():
+        assert torch.allclose(packed(IMAGES), model(IMAGES), atol=0.2)
+
+
+def test_whole_numbers_in_a_network_are_a_sentence() -> None:
+    class Words(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.fc = torch.nn.Embedding(4, 8), torch.nn.Linear(8, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.words(images.mean(1).flatten(1).long().clamp(0, 3)).mean(1))
+
+    with pytest.raises(NotTraceableError, match="take static int8 as ONNX"):
+        calibrate(Words().eval(), ENGINE, [IMAGES])
 
 
 @pytest.mark.parametrize("options", [{"calibration": 0}, {"max_float_blocks": -1}, {"engine": "nonsense"}])

@@ -16,7 +16,8 @@ data class Manifest(
     val variants: List<Variant>,
     val files: List<FileRecord>,
     val confidence: Confidence? = null,
-    val members: List<Member>? = null
+    val members: List<Member>? = null,
+    val notes: List<String> = emptyList()
 ) {
     /** The variants that [formats] covers, in the manifest's order. */
     fun runnable(formats: Set<Format>): List<Variant> = variants.filter { it.outcome == Outcome.PASSED && it.format in formats }
