@@ -38,7 +38,8 @@ _VARIANT_S = {"coreml": 4.0, "executorch": 4.0}
 _OTHER_VARIANT_S = 1.0
 _FILE_BYTES = 60_000
 _PARAMETER_BYTES = {"fp16": 2.0, "int8-static": 1.0, "int8-weights": 1.0, "palette6": 0.8, "palette4": 0.5}
-_PASSES = 8  # of static int8 over the calibration images, in calls of the float32 model: observers take twice as long
+# Of static int8 over the calibration images, in calls of the float32 model: observers take twice as long.
+_PASSES = {"histogram": 8, "fitted": 40}
 MAX_BATCH = 1024
 OPSETS = (13, 20)  # 13: per-channel quantisation; 20: the newest that torch 2.7 writes by tracing
 
@@ -336,7 +337,9 @@ def estimate_export(options: ExportOptions, *, parameters: int, cores: int, imag
         image_s: seconds that the model takes for an image; static int8 asks it many, and more where blocks have to
             stay in float32.
     """
-    calibrated_s = _PASSES * options.calibration * image_s
+    own = dict.fromkeys(options.formats, _PASSES["histogram"])  # calibrations by other tools
+    passes = own | dict.fromkeys(("torchscript", "ptl"), _PASSES[options.int8_method])
+    pass_s = options.calibration * image_s
     plans = {name: FORMATS[name].plans(options) for name in options.formats if FORMATS[name].unavailable() is None}
     size = sum(
         _PARAMETER_BYTES.get(plan.precision, 4.0) * parameters + _FILE_BYTES for made in plans.values() for plan in made
@@ -344,7 +347,9 @@ def estimate_export(options: ExportOptions, *, parameters: int, cores: int, imag
     busy_s = [
         _PROCESS_S
         + len(made) * _VARIANT_S.get(name, _OTHER_VARIANT_S)
-        + calibrated_s * len({plan.engine for plan in made if plan.precision == "int8-static"})
+        + passes.get(name, _PASSES["histogram"])
+        * pass_s
+        * len({plan.engine for plan in made if plan.precision == "int8-static"})
         for name, made in plans.items()
         if made
     ] or [0.0]

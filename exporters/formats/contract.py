@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from exporters.bundle.manifest import Coverage, Format, Precision
-from udacisense.base.records import Scalar, record
+from udacisense.base.records import Int8Method, Scalar, record
 from udacisense.errors import UdacisenseError
 
 PHONE_ENGINE = "qnnpack"  # the only quantised engine in PyTorch's Android and iOS libraries
@@ -38,6 +38,7 @@ class ExportOptions:
     opset: int = 17  # ONNX
     calibration: int = 128  # images for static int8
     float_blocks: int = 3  # that static int8 may leave in float32 where int8 would change decisions
+    int8_method: Int8Method = "fitted"  # how PyTorch calibrates; other tools have their own ways
     minimum_deployment_target: DeploymentTarget = "iOS16"  # Core ML; compressed weights need iOS 16
     normalize: bool = False  # mean and std inside the graph: the app feeds 0-255 RGB
     softmax: bool = False  # probabilities instead of logits

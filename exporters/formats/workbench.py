@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from exporters.bundle.metadata import Metadata
 from exporters.bundle.precision import deployed, eager_model
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan
-from udacisense.base.records import Signature
+from udacisense.base.records import Int8Method, Signature
 from udacisense.data.batches import normalise
 from udacisense.stages.recipe import recipe_sha256, rounding_network
 from udacisense.stages.static import NotTraceableError, calibrate, choose_float_modules, stays_float
@@ -77,21 +77,21 @@ class Workbench:
             else:
                 yield normalise(pixels, mean=self.signature.mean, std=self.signature.std)
 
-    def float_modules(self, engine: str) -> tuple[str, ...]:
+    def float_modules(self, engine: str, method: Int8Method) -> tuple[str, ...]:
         """Return the blocks that static int8 leaves in float32; QNNPACK has the full range and needs fewer of them."""
         if self.given_recipe() is not None:
             return stays_float(self.activations(engine))
 
         def make() -> tuple[str, ...]:
             images = torch.cat(list(self.calibration_batches(as_fed=False)))[:_CHOICE_IMAGES]
-            return choose_float_modules(self.model, engine, images, most=self.options.float_blocks)
+            return choose_float_modules(self.model, engine, images, most=self.options.float_blocks, method=method)
 
-        return self.once(f"float modules {engine}", make)
+        return self.once(f"float modules {engine} {method}", make)
 
     def traceable_float_modules(self, engine: str) -> tuple[str, ...]:
-        """Return the same; none for a model that FX, which finds them, cannot trace."""
+        """Return those of a tool with its own calibration; none for a model that FX cannot trace."""
         try:
-            return self.float_modules(engine)
+            return self.float_modules(engine, "histogram")
         except NotTraceableError:
             return ()
 
@@ -99,8 +99,10 @@ class Workbench:
         """Return the calibrated activations of static int8 for an engine."""
 
         def make() -> dict[str, Tensor]:
+            method = self.options.int8_method
+            kept = self.float_modules(engine, method)
             batches = self.calibration_batches(as_fed=False)
-            return calibrate(self.model, engine, batches, float_modules=self.float_modules(engine))
+            return calibrate(self.model, engine, batches, float_modules=kept, method=method)
 
         return self.once(f"activations {engine}", make)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Scalar = str | int | float | bool | None
+Int8Method = Literal["fitted", "histogram"]  # how static int8 is calibrated
 Count = Annotated[int, Ge(0), Lt(2**63)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of, search_working_folder
-from udacisense.cli.output import announce, dry_run_option, emit_json, json_option, next_command, say, show
+from udacisense.cli.output import Choice, announce, dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
     from exporters.bundle.manifest import Manifest
@@ -52,6 +52,7 @@ _MOST_TIMES = 20.0  # that a variant may take what the whole export was estimate
 @click.option("--batch", default="dynamic", show_default=True, help="'dynamic' or a number.")
 @click.option("--calibration", type=int, help="How many images calibrate static int8.")
 @click.option("--float-blocks", type=int, help="Blocks that static int8 may leave in float32 to keep decisions (3).")
+@click.option("--int8-method", type=Choice(["fitted", "histogram"]), help="How PyTorch calibrates int8 (fitted).")
 @click.option("--minimum-deployment-target", help="Of Core ML: iOS16, iOS17 or iOS18.")
 @click.option("--normalize/--no-normalize", default=False, help="Put mean and std into the graph: feed 0-255 pixels.")
 @click.option("--softmax/--no-softmax", default=False, help="Answer probabilities instead of logits.")

@@ -76,7 +76,7 @@ def apply_quantization_aware_training(
     config = replace(config, epochs=epochs, learning_rate=learning_rate, compute=context.compute, seed=context.seed)
     images = first_images(context, _CALIBRATION_IMAGES)
     with quiet(), quantized_engine(chosen):
-        kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks)
+        kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks, method="histogram")
         trained = train(
             _prepare(model, chosen, images, kept),
             cast("SizedBatches", context.train),

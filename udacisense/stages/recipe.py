@@ -1,7 +1,8 @@
 """A recipe of static int8 as a float32 network that rounds, from which other runtimes' files get the same numbers.
 
 The recipe is what :func:`udacisense.stages.static.calibrate` returned: a scale and a zero point an activation, and the
-blocks that stay float32. The scales of weights follow from it: by channel, symmetric about zero.
+blocks that stay float32; where weights are not rounded to the nearest value, how they are. The scales of weights follow
+from it: by channel, symmetric about zero.
 """
 
 from __future__ import annotations
@@ -18,20 +19,8 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from udacisense.stages.contract import replace_modules
 from udacisense.stages.quantize import quantized_engine
+from udacisense.stages.rounding import RoundedActivation
 from udacisense.stages.static import prepare_with, quiet
-
-
-class RoundedActivation(nn.Module):
-    """Rounds values to ``scale · (q - zero_point)``, q a whole number within the observer's range."""
-
-    def __init__(self, observer: Any) -> None:
-        super().__init__()
-        scale, zero_point = observer.calculate_qparams()
-        self.numbers = float(scale), int(zero_point), int(observer.quant_min), int(observer.quant_max)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Return the rounded values, of the same shape."""
-        return torch.fake_quantize_per_tensor_affine(values, *self.numbers)
 
 
 class RoundedWeight(nn.Module):
@@ -83,5 +72,12 @@ def rounding_network(
 
 def recipe_sha256(activations: Mapping[str, Tensor]) -> str:
     """Return the first 16 hex digits of a recipe's SHA-256, which all files that were made from it share."""
-    whole = [f"{name} {activations[name].double().tolist()}" for name in sorted(activations)]
+    whole = [f"{name} {_text(activations[name])}" for name in sorted(activations)]
     return hashlib.sha256("\n".join(whole).encode()).hexdigest()[:16]
+
+
+def _text(values: Tensor) -> str:
+    """Return a pair of numbers, and a larger tensor's SHA-256."""
+    if values.numel() <= 2:
+        return str(values.double().tolist())
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()

@@ -3,8 +3,11 @@
 Post-training quantisation in FX graph mode: BatchNorm is folded, activations are observed on calibration images
 (histogram observers, Migacz 2017's idea with an L2 search), and convolutions and linear layers are replaced by int8
 ones (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference"). What calibration found is kept as one (scale, zero point) pair an observer, so that the very same int8
-network is rebuilt elsewhere without the images.
+Inference"). What calibration found is kept as one (scale, zero point) pair an observer, and how weights are rounded,
+so that the very same int8 network is rebuilt elsewhere without the images.
+
+fbgemm and x86 add two products in 16 bits where a processor has no VNNI. PyTorch gives activations 7 bits there; here
+weights have them, whose rounding can be fitted.
 
 Layers do not suffer alike. The blocks that cost the most are found one by one and may stay float32.
 """
@@ -15,24 +18,36 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.ao.quantization import FixedQParamsObserver, QConfigMapping, get_default_qconfig, get_default_qconfig_mapping
+from torch.ao.quantization import (
+    FixedQParamsObserver,
+    HistogramObserver,
+    QConfigMapping,
+    default_weight_observer,
+    get_default_qconfig,
+    get_default_qconfig_mapping,
+)
 from torch.ao.quantization.observer import ObserverBase, PerChannelMinMaxObserver
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
+from udacisense.base.records import Int8Method, Scalar
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult, plain_copy, replace_modules
-from udacisense.stages.quantize import quantized_engine
+from udacisense.stages.quantize import quantized_engine, reshaping
+from udacisense.stages.ranges import fitted_ranges
+from udacisense.stages.rounding import BIAS, STEPS, fitted_rounding, round_weights
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
 _STAYS_FLOAT = "float32:"
+_WEIGHT_BITS = "weight_bits"  # int64 (1,), where it is not 8
+_SATURATING = {"fbgemm": 7, "x86": 7}  # bits of a weight
 _WANTED_UNITS = 10
 _SENSITIVITY_IMAGES = 32
 _MIXED_IMAGES = 64
@@ -45,36 +60,51 @@ class NotTraceableError(StageError):
 
 
 def calibrate(
-    model: nn.Module, engine: str, batches: Iterable[Tensor], *, float_modules: Sequence[str] = ()
+    model: nn.Module,
+    engine: str,
+    batches: Iterable[Tensor],
+    *,
+    float_modules: Sequence[str] = (),
+    method: Int8Method = "fitted",
 ) -> dict[str, Tensor]:
-    """Observe every activation on calibration images.
+    """Observe every activation on calibration images; fit ranges and the rounding of weights to the answers.
 
     Args:
         model: the float32 classifier, in evaluation mode.
         engine: quantised engine; its kernels decide on the range of values that is safe.
         batches: float32 (n, 3, H, W) each, normalised.
         float_modules: names of modules that stay float32.
+        method: ``histogram`` takes the ranges of histograms and the nearest int8 weights; ``fitted`` betters both.
 
     Returns:
-        ``<observer>`` → float64 (2,): scale and zero point; and an empty tensor for each module that stays float32.
+        ``<observer>`` → float64 (2,): scale and zero point; an empty tensor for each module that stays float32; the
+        bits of a weight where they are not 8; and what :func:`udacisense.stages.rounding.fitted_rounding` returned.
 
     Raises:
-        InputError: there is no batch.
+        InputError: there is no batch, or no such method.
     """
-    prepared: fx.GraphModule | None = None
+    if method not in get_args(Int8Method):
+        raise InputError(f"The method is {method!r}; allowed are {' and '.join(get_args(Int8Method))}.")
+    given = list(batches)
+    if not given:
+        raise InputError("Static int8 needs calibration images; give a data set.")
+    found = {_STAYS_FLOAT + name: torch.zeros(0, dtype=torch.float64) for name in float_modules}
+    if engine in _SATURATING:
+        found[_WEIGHT_BITS] = torch.tensor([_SATURATING[engine]])
     with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
-        for batch in batches:
-            if prepared is None:
-                prepared = _prepare(model, engine, batch[:1], float_modules)
+        prepared = _prepare(model, engine, given[0][:1], found)
+        for batch in given:
             prepared(batch)
-        if prepared is None:
-            raise InputError("Static int8 needs calibration images; give a data set.")
-        pairs = {name: cast("Any", observer).calculate_qparams() for name, observer in _observers(prepared).items()}
-    found = {
-        name: torch.stack([scale.double().flatten()[0], zero.double().flatten()[0]])
-        for name, (scale, zero) in pairs.items()
-    }
-    return found | {_STAYS_FLOAT + name: torch.zeros(0, dtype=torch.float64) for name in float_modules}
+        observers = _observers(prepared)
+        for name, observer in observers.items():
+            scale, zero = cast("Any", observer).calculate_qparams()
+            found[name] = torch.stack([scale.double().flatten()[0], zero.double().flatten()[0]])
+        if method == "fitted":
+            images = torch.cat(given)
+            free = [key for key, found_by in observers.items() if not isinstance(found_by, FixedQParamsObserver)]
+            found |= fitted_ranges(prepare_with(model, engine, example=images[:1], activations=found), images, free)
+            found |= fitted_rounding(prepare_with(model, engine, example=images[:1], activations=found), images)
+    return found
 
 
 def static_int8(model: nn.Module, engine: str, *, example: Tensor, activations: Mapping[str, Tensor]) -> fx.GraphModule:
@@ -101,8 +131,9 @@ def prepare_with(
 
     The arguments are :func:`static_int8`'s, and so is what it raises.
     """
-    pairs = {name: value for name, value in activations.items() if not name.startswith(_STAYS_FLOAT)}
-    prepared = _prepare(model, engine, example, stays_float(activations))
+    others = (_STAYS_FLOAT, _WEIGHT_BITS, STEPS, BIAS)
+    pairs = {name: value for name, value in activations.items() if not name.startswith(others)}
+    prepared = _prepare(model, engine, example, activations)
     observers = _observers(prepared)
     if observers.keys() != pairs.keys():
         odd = sorted(observers.keys() ^ pairs.keys())[0]
@@ -118,6 +149,7 @@ def prepare_with(
             quant_max=observer.quant_max,
         )
     replace_modules(prepared, fixed)
+    round_weights(prepared, activations)
     return prepared
 
 
@@ -148,13 +180,19 @@ def sensitivities(model: nn.Module, engine: str, images: Tensor) -> tuple[Sensit
     found = []
     for unit in units:
         others = [other for other in units if other != unit]
-        answered = _answers(model, engine, images, others, asked=images)
+        answered = _answers(model, engine, images, others, asked=images, method="histogram")
         found.append(Sensitivity(module=unit, sqnr_db=_sqnr_db(expected, answered)))
     return tuple(sorted(found, key=lambda s: s.sqnr_db))
 
 
 def choose_float_modules(
-    model: nn.Module, engine: str, images: Tensor, *, most: int, wanted_sqnr_db: float = 20.0
+    model: nn.Module,
+    engine: str,
+    images: Tensor,
+    *,
+    most: int,
+    wanted_sqnr_db: float = 20.0,
+    method: Int8Method = "fitted",
 ) -> tuple[str, ...]:
     """Return the fewest blocks, at most ``most``, that have to stay float32 for the decisions to stay the same.
 
@@ -172,6 +210,7 @@ def choose_float_modules(
         images: float32 (n, 3, H, W), normalised; their labels are not needed.
         most: 0 or more; 0 keeps nothing float32, and costs nothing.
         wanted_sqnr_db: signal to quantisation noise of the logits.
+        method: see :func:`calibrate`.
     """
     if most == 0:
         return ()
@@ -184,7 +223,7 @@ def choose_float_modules(
         if count == 1:  # only now: most models need no second look
             ranked = [s.module for s in sensitivities(model, engine, images[:_SENSITIVITY_IMAGES])]
         chosen = tuple(ranked[:count])
-        sqnr_db = _sqnr_db(expected, _answers(model, engine, images, chosen, asked=mixed))
+        sqnr_db = _sqnr_db(expected, _answers(model, engine, images, chosen, asked=mixed, method=method))
         best = max(best, (sqnr_db, chosen), key=lambda found: found[0])
         if sqnr_db >= wanted_sqnr_db or count == len(_units(model)) - 1:
             break
@@ -212,6 +251,7 @@ def apply_static_quantization(
     engine: str | None = None,
     calibration: int = 128,
     max_float_blocks: int = 3,
+    method: Int8Method = "fitted",
 ) -> StepResult:
     """Pipeline step: static int8 of convolutions and linear layers; see :func:`calibrate`.
 
@@ -221,6 +261,7 @@ def apply_static_quantization(
         engine: ``None`` takes the one PyTorch prefers on this host.
         calibration: images to observe.
         max_float_blocks: how many blocks may stay float32 where int8 changes decisions.
+        method: see :func:`calibrate`.
 
     Raises:
         InputError: a number is out of range, or this host lacks the engine.
@@ -233,13 +274,13 @@ def apply_static_quantization(
     chosen = engine if engine is not None else next(iter(supported_engines()), "none")
     images = first_images(context, calibration)
     with quantized_engine(chosen):
-        kept = choose_float_modules(model, chosen, images, most=max_float_blocks)
-        found = calibrate(model, chosen, torch.split(images, _CALIBRATION_BATCH), float_modules=kept)
+        kept = choose_float_modules(model, chosen, images, most=max_float_blocks, method=method)
+        batches = torch.split(images, _CALIBRATION_BATCH)
+        found = calibrate(model, chosen, batches, float_modules=kept, method=method)
         packed = static_int8(model, chosen, example=images[:1], activations=found)
-    return StepResult(
-        model=packed,
-        notes={"engine": chosen, "calibration_images": len(images), "float32_blocks": " ".join(kept) or "none"},
-    )
+    notes: dict[str, Scalar] = {"engine": chosen, "calibration_images": len(images), "method": method}
+    notes["float32_blocks"] = " ".join(kept) or "none"
+    return StepResult(model=packed, notes=notes)
 
 
 def first_images(context: StepContext, count: int) -> Tensor:
@@ -257,9 +298,12 @@ def first_images(context: StepContext, count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
-def _answers(model: nn.Module, engine: str, images: Tensor, float_modules: Sequence[str], *, asked: Tensor) -> Tensor:
+def _answers(
+    model: nn.Module, engine: str, images: Tensor, float_modules: Sequence[str], *, asked: Tensor, method: Int8Method
+) -> Tensor:
     """Return what the int8 model, calibrated on ``images``, answers to ``asked``."""
-    found = calibrate(model, engine, torch.split(images, _CALIBRATION_BATCH), float_modules=float_modules)
+    batches = torch.split(images, _CALIBRATION_BATCH)
+    found = calibrate(model, engine, batches, float_modules=float_modules, method=method)
     packed = static_int8(model, engine, example=images[:1], activations=found)
     with torch.no_grad(), quantized_engine(engine), traceable():
         return torch.cat([packed(batch) for batch in torch.split(asked, _CALIBRATION_BATCH)])
@@ -289,19 +333,9 @@ def _layers(module: nn.Module) -> int:
     return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in module.modules())
 
 
-def _prepare(model: nn.Module, engine: str, example: Tensor, float_modules: Sequence[str]) -> fx.GraphModule:
+def _prepare(model: nn.Module, engine: str, example: Tensor, recipe: Mapping[str, Tensor]) -> fx.GraphModule:
     with traceable():
-        return _reshaping(prepare_fx(plain_copy(model), _qconfig_mapping(engine, float_modules), (example,)))
-
-
-def _reshaping(graph: fx.GraphModule) -> fx.GraphModule:
-    """Let a graph reshape where the model asks for a view, in place; return it: int8 maps lie with channels last."""
-    for node in graph.graph.nodes:
-        asks_for_dtype = any(isinstance(given, torch.dtype) for given in (*node.args, *node.kwargs.values()))
-        if node.op == "call_method" and node.target == "view" and not asks_for_dtype:
-            node.target = "reshape"
-    graph.recompile()
-    return graph
+        return reshaping(prepare_fx(plain_copy(model), _qconfig_mapping(engine, recipe), (example,)))
 
 
 @contextmanager
@@ -323,15 +357,21 @@ def traceable() -> Iterator[None]:
         ) from exc
 
 
-def _qconfig_mapping(engine: str, float_modules: Sequence[str]) -> QConfigMapping:
-    mapping = get_default_qconfig_mapping(engine)
-    if engine == "qnnpack":
+def _qconfig_mapping(engine: str, recipe: Mapping[str, Tensor]) -> QConfigMapping:
+    mapping, config = get_default_qconfig_mapping(engine), cast("Any", QConfig)
+    activation, ends = cast("Any", get_default_qconfig)(engine).activation, {}
+    if _WEIGHT_BITS in recipe:
+        half = 2 ** (int(recipe[_WEIGHT_BITS]) - 1)
+        activation, ends = HistogramObserver.with_args(reduce_range=False), {"quant_min": -half, "quant_max": half - 1}
+        one_scale = default_weight_observer.with_args(**ends)
+        for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
+            mapping.set_object_type(kind, config(activation=activation, weight=one_scale))
+    if engine == "qnnpack" or ends:
         # QNNPACK's kernels take one weight scale a channel, which depthwise convolutions need, but its default
         # configuration asks for one a tensor.
-        weight = PerChannelMinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_channel_symmetric)
-        activation = cast("Any", get_default_qconfig)(engine).activation
-        mapping.set_global(cast("Any", QConfig)(activation=activation, weight=weight))
-    for name in float_modules:
+        weight = PerChannelMinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_channel_symmetric, **ends)
+        mapping.set_global(config(activation=activation, weight=weight))
+    for name in stays_float(recipe):
         mapping.set_module_name(name, None)
     # Resizing 8-bit input again would quantise every pixel before the network has seen it.
     return mapping.set_object_type(F.interpolate, None).set_object_type(nn.Upsample, None)

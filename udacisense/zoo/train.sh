@@ -58,4 +58,5 @@ for made in baseline:baseline p1:p1 "tiny:p2-${seeds[0]}"; do
     sed -i "s/^\( *\"name\": \)\"p2\"/\1\"tiny\"/" "$kept"/*.json
 done
 
+DATA="$DATA" "$(dirname "$0")/recipes.sh" "$out"/zoo/{baseline,p1,tiny}
 udacisense cascade "$out/zoo/tiny" "$out/zoo/p1" --data "$DATA" -o "$out/zoo/cascade"

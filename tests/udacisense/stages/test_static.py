@@ -63,9 +63,15 @@ def test_noise_is_measured_on_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_of: list[torch.Tensor] = []
 
     def sure_of_images_alone(
-        model: torch.nn.Module, engine: str, images: torch.Tensor, kept: Sequence[str], *, asked: torch.Tensor
+        model: torch.nn.Module,
+        engine: str,
+        images: torch.Tensor,
+        kept: Sequence[str],
+        *,
+        asked: torch.Tensor,
+        method: str,
     ) -> torch.Tensor:
-        del engine
+        del engine, method
         asked_of.append(asked)
         answers = model(asked)
         return answers if kept or torch.equal(asked, images) else -answers
