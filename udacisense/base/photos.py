@@ -62,7 +62,7 @@ def read_square(path: Path, size_px: int) -> NDArray[np.uint8]:
 
 def why_unreadable(exc: Exception) -> str:
     """Return why Pillow could not read a file, as half a sentence."""
-    known = "it is no image that Pillow knows" if isinstance(exc, UnidentifiedImageError) else str(exc)
+    known = "it is no image that Pillow knows" if isinstance(exc, UnidentifiedImageError) else str(exc).rstrip(".")
     return known or type(exc).__name__
 
 

@@ -196,6 +196,24 @@ def save_cascade(folder: Path, cascade: Cascade, members: Sequence[Candidate]) -
         write_record(partial / Cascade.FILE_NAME, cascade)
 
 
+def read_cascade(root: Path) -> Cascade:
+    """Read the record of a cascade's folder.
+
+    Raises:
+        InputError: it is none, or its members contradict each other.
+    """
+    path = root / Cascade.FILE_NAME
+    cascade = read_json(Cascade, path)
+    members, names = cascade.members, {member.name for member in cascade.members}
+    if not 2 <= len(members) <= _MOST_MEMBERS or len(names) < len(members):
+        raise InputError(
+            f"{path} has {len(members)} members; a cascade has 2 to {_MOST_MEMBERS}, each of another name."
+        )
+    if any((member.threshold is None) != (member is members[-1]) for member in members):
+        raise InputError(f"{path} is not valid: every member but the last has a threshold.")
+    return cascade
+
+
 def is_cascade(folder: Path) -> bool:
     """Tell whether a folder, or a name of what ships, is a cascade."""
     return (resolve_artifact(folder) / Cascade.FILE_NAME).is_file()
@@ -210,7 +228,7 @@ def model_folders(folder: Path) -> tuple[Path, ...]:
     root = resolve_artifact(folder)
     if not is_cascade(folder):
         return (root,)
-    return tuple(_place(root, member) for member in read_json(Cascade, root / Cascade.FILE_NAME).members)
+    return tuple(_place(root, member) for member in read_cascade(root).members)
 
 
 def _place(root: Path, member: Member) -> Path:
@@ -235,7 +253,7 @@ def load_cascade(folder: Path, *, allow_factory: str | None = None) -> tuple[Cas
         LoadError: a member's weights are not those that the cascade records.
     """
     root = resolve_artifact(folder)
-    cascade = read_json(Cascade, root / Cascade.FILE_NAME)
+    cascade = read_cascade(root)
     places = []
     for member in cascade.members:
         place = _place(root, member)

@@ -17,6 +17,7 @@ from udacisense.data.images import MEAN, STD
 from udacisense.errors import InputError, LoadError
 from udacisense.models.artifact import load_artifact
 from udacisense.training.types import Teacher
+from udacisense.zoo.table import ZOO, resolve_artifact
 
 
 def load_teacher(
@@ -30,8 +31,8 @@ def load_teacher(
     """Load a teacher that answers normalised images, float32 (b, 3, H, W), with logits, float32 (b, C).
 
     Args:
-        path: an artifact's folder, or an ``.onnx`` file that takes RGB pixels 0..255, float32 (b, 3, H, W), with its
-            own resize and normalisation inside.
+        path: an artifact's folder, the name of a model that ships, or an ``.onnx`` file that takes RGB pixels 0..255,
+            float32 (b, 3, H, W), with its own resize and normalisation inside.
         num_classes: C that the student has; None: any.
         mean: with which the batches are normalised (of RGB scaled to 0..1).
         std: likewise.
@@ -41,7 +42,7 @@ def load_teacher(
         InputError: the path is neither, or the teacher answers another number of classes.
         LoadError: the file cannot be read.
     """
-    if path.is_dir():
+    if resolve_artifact(path).is_dir():
         artifact, model = load_artifact(path, allow_factory=allow_factory)
         classes: object = len(artifact.signature.labels)
         teacher: Teacher = model
@@ -49,7 +50,10 @@ def load_teacher(
         teacher = OnnxTeacher(path, mean=mean, std=std)
         classes = teacher.num_classes
     else:
-        raise InputError(f"{path} is no teacher; give an artifact's folder, or an .onnx file that takes pixels 0-255.")
+        raise InputError(
+            f"{path} is no teacher; give an artifact's folder, a model that ships ({', '.join(ZOO)}), or an .onnx file "
+            "that takes pixels 0-255."
+        )
     if num_classes is not None and isinstance(classes, int) and classes != num_classes:
         raise InputError(f"The teacher {path} answers {classes} classes and the data has {num_classes}.")
     return teacher

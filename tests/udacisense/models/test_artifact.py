@@ -1,6 +1,7 @@
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,11 @@ from torch import nn
 from udacisense.base.records import ModelSpec, StageRecord
 from udacisense.data.images import HOUSEHOLD_CLASSES, make_signature
 from udacisense.errors import InputError, LoadError
+from udacisense.measure.cascade import Cascade
 from udacisense.models.artifact import load_artifact, save_artifact
 from udacisense.models.build import build_model, preset
+from udacisense.models.cascade import load_cascade
+from udacisense.zoo.table import resolve_artifact
 
 SPEC = preset("tiny", resolution_px=64)
 RECORD = StageRecord(
@@ -177,3 +181,20 @@ def test_foreign_code_is_run_where_it_is_allowed(factory):
     _, model = load_artifact(factory / "theirs", allow_factory="their_networks:make")
     assert (factory / "ran").exists()
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("fault", ["none", "one", "many", "one name", "first without", "last with"])
+def test_a_cascade_whose_members_contradict_each_other_is_refused(tmp_path: Path, fault: str) -> None:
+    record = json.loads((resolve_artifact(Path("cascade")) / Cascade.FILE_NAME).read_text())
+    first, last = record["members"]
+    record["members"] = {
+        "none": [],
+        "one": [last],
+        "many": [{**first, "name": f"tiny-{i}"} for i in range(50)] + [last],
+        "one name": [first, {**last, "name": first["name"]}],
+        "first without": [{**first, "threshold": None}, last],
+        "last with": [first, {**last, "threshold": 0.5}],
+    }[fault]
+    (tmp_path / Cascade.FILE_NAME).write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"has \d+ members|but the last has a threshold"):
+        load_cascade(tmp_path)

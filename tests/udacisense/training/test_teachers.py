@@ -38,6 +38,11 @@ def test_an_onnx_teacher_gets_pixels(tmp_path: Path) -> None:
     torch.testing.assert_close(answered, pixels.float().mean((2, 3)), rtol=1e-5, atol=1e-3)
 
 
+def test_a_model_that_ships_teaches_by_its_name() -> None:
+    teacher = load_teacher(Path("tiny"), num_classes=10)
+    assert teacher(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
 def test_teachers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="answers 3 classes and the data has 10"):
         load_teacher(channel_means(tmp_path / "t.onnx"), num_classes=10)

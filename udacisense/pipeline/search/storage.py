@@ -15,7 +15,7 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 
-from udacisense.errors import InputError, first_line
+from udacisense.errors import InputError, cause, first_line
 
 log = logging.getLogger("udacisense")
 
@@ -39,8 +39,7 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
     """
     where = study or str(folder / JOURNAL_NAME)
     if "://" not in where:
-        Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
-        return _waiting(JournalStorage(JournalFileBackend(where)), where, wait_s)
+        return _waiting(_open_journal(where), where, wait_s)
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
     from sqlalchemy.pool import NullPool
@@ -69,6 +68,18 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
         ) from exc
     except (SQLAlchemyError, StorageInternalError, RuntimeError) as exc:
         raise InputError(f"The study's storage {shown} cannot be opened ({_why(exc)}); check the URL.") from exc
+
+
+def _open_journal(where: str) -> JournalStorage:
+    Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return JournalStorage(JournalFileBackend(where))
+    # Optuna takes each line as it is: one that is cut or foreign is any of these.
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
+        raise InputError(
+            f"The study's journal {where} is damaged or no journal ({cause(exc).rstrip('.')}); give another --study, "
+            "or put it aside to begin anew."
+        ) from exc
 
 
 def _open(address: str, more: dict[str, Any]) -> RDBStorage:

@@ -17,6 +17,7 @@ from udacisense.models.blocks import parse_blocks
 from udacisense.models.build import PRESETS, build_model, preset
 from udacisense.pipeline.search.cost import FACTORS, PARTS, Cost, Limits, cost_of, work_by_part
 from udacisense.pipeline.search.space import FAMILIES, Family, Task, student_options
+from udacisense.pipeline.search.storage import open_storage
 
 TASK = Task(num_classes=3, size_px=32)
 
@@ -84,3 +85,10 @@ def test_a_line_of_blocks_is_a_preset() -> None:
     assert (spec.options["blocks"], spec.options["resolution_px"]) == ("c16 i20x4s2 p64", 24)
     with pytest.raises(InputError, match="no preset and no line of blocks: the block 'z9' cannot be read"):
         preset("c16 z9")
+
+
+@pytest.mark.parametrize("text", ["{\n{}\n", "no journal\nat all\n", "[]\n[]\n", '{"op_code": 0}\n{"op_code": 1}\n'])
+def test_a_damaged_journal_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.journal").write_text(text)
+    with pytest.raises(InputError, match=r"study\.journal is damaged or no journal"):
+        open_storage(None, tmp_path, wait_s=0.0)
