@@ -15,9 +15,9 @@ from exporters.formats.coverage import coverage, int8_modules
 from exporters.formats.workbench import Workbench, versions
 from udacisense.base.tensors import torchscript_bytes
 from udacisense.stages.graph import trace_and_freeze
+from udacisense.stages.int8.rounding import method_of
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.recipe import recipe_sha256
-from udacisense.stages.rounding import method_of
 from udacisense.stages.static import stays_float
 
 Rewrite = Callable[[nn.Module, Tensor], nn.Module]

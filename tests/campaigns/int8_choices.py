@@ -28,8 +28,8 @@ from udacisense.data.images import Images, load_dataset, stratified_draw
 from udacisense.models.artifact import load_artifact
 from udacisense.stages import rounding, static
 from udacisense.stages.contract import replace_modules
+from udacisense.stages.int8.ranges import fitted_ranges
 from udacisense.stages.quantize import quantized_engine
-from udacisense.stages.ranges import fitted_ranges
 from udacisense.training.run import training_split
 
 HERE = Path(__file__).resolve().parent

@@ -18,8 +18,8 @@ from torch.ao.quantization import FixedQParamsObserver
 from torch.nn.utils.parametrize import register_parametrization
 
 from udacisense.stages.contract import replace_modules
+from udacisense.stages.int8.rounding import RoundedActivation
 from udacisense.stages.quantize import quantized_engine
-from udacisense.stages.rounding import RoundedActivation
 from udacisense.stages.static import prepare_with, quiet
 
 

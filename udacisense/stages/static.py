@@ -39,10 +39,10 @@ from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import StepContext, StepResult, plain_copy, replace_modules
+from udacisense.stages.int8.ranges import fitted_ranges
+from udacisense.stages.int8.rounding import BIAS, STEPS, fitted_rounding, round_weights
+from udacisense.stages.int8.sensitivity import sensitivities, sqnr_db, units
 from udacisense.stages.quantize import quantized_engine, reshaping
-from udacisense.stages.ranges import fitted_ranges
-from udacisense.stages.rounding import BIAS, STEPS, fitted_rounding, round_weights
-from udacisense.stages.sensitivity import sensitivities, sqnr_db, units
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
 _STAYS_FLOAT = "float32:"
@@ -77,7 +77,8 @@ def calibrate(
 
     Returns:
         ``<observer>`` → float64 (2,): scale and zero point; an empty tensor for each module that stays float32; the
-        bits of a weight where they are not 8; and what :func:`udacisense.stages.rounding.fitted_rounding` returned.
+        bits of a weight where they are not 8; and what
+        :func:`udacisense.stages.int8.rounding.fitted_rounding` returned.
 
     Raises:
         InputError: there is no batch, or no such method.
@@ -168,8 +169,9 @@ def choose_float_modules(
 ) -> tuple[str, ...]:
     """Return the fewest blocks, at most ``most``, that have to stay float32 for the decisions to stay the same.
 
-    Blocks are added in the order of :func:`udacisense.stages.sensitivity.sensitivities`, until the int8 model's logits
-    of :func:`mixtures` are ``wanted_sqnr_db`` above their noise. Where that is never reached, the best set is taken.
+    Blocks are added in the order of :func:`udacisense.stages.int8.sensitivity.sensitivities`, until the int8 model's
+    logits of :func:`mixtures` are ``wanted_sqnr_db`` above their noise. Where that is never reached, the best set is
+    taken.
 
     A network is sure of the images that it was trained on: int8 that changed 5 % of the decisions on unseen
     photographs changed none there. Between two classes it shows, and signal to noise needs fewer images than a count
@@ -194,7 +196,7 @@ def choose_float_modules(
     for count in range(most + 1):
         if count == 1:  # only now: most models need no second look
             few = images[:_SENSITIVITY_IMAGES]
-            found = calibrate(model, engine, few.split(_CALIBRATION_BATCH), method="histogram")
+            found = calibrate(model, engine, torch.split(few, _CALIBRATION_BATCH), method="histogram")
             prepared = prepare_with(model, engine, example=few[:1], activations=found)
             ranked = [sensitive.module for sensitive in sensitivities(model, prepared, few)]
         chosen = tuple(ranked[:count])

@@ -12,9 +12,9 @@ from exporters.source import drawn_images
 from udacisense.data.batches import normalise
 from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
+from udacisense.stages.int8.rounding import RoundedActivation
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.recipe import recipe_sha256, rounding_network
-from udacisense.stages.rounding import RoundedActivation
 from udacisense.stages.static import static_int8
 from udacisense.zoo.table import zoo_folder
 

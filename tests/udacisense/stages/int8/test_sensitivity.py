@@ -9,7 +9,7 @@ from training_cases import coloured, mobilenet_spec, tiny_spec, trained_like
 from udacisense.base.records import ModelSpec
 from udacisense.base.tensors import supported_engines
 from udacisense.data.batches import normalise
-from udacisense.stages.sensitivity import Rehearsal, sensitivities, sqnr_db, units
+from udacisense.stages.int8.sensitivity import Rehearsal, sensitivities, sqnr_db, units
 from udacisense.stages.static import calibrate, prepare_with, static_int8
 
 ENGINE = supported_engines()[0]

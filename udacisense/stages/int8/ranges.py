@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.ao.quantization import FixedQParamsObserver
 
 from udacisense.stages.contract import copy_of, replace_modules
-from udacisense.stages.rounding import RoundedActivation
+from udacisense.stages.int8.rounding import RoundedActivation
 
 _MOST = 8  # activations, each of which makes
 _SHARE = 0.03  # of all noise or more

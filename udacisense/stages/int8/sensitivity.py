@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.ao.quantization import FixedQParamsObserver
 
 from udacisense.stages.contract import copy_of
-from udacisense.stages.rounding import RoundedActivation
+from udacisense.stages.int8.rounding import RoundedActivation
 
 _WANTED_UNITS = 10
 _IMAGES_AT_ONCE = 16
@@ -50,7 +50,7 @@ class Rehearsal(fx.Interpreter):
     def answers(self, images: Tensor, float_modules: Collection[str]) -> Tensor:
         """Return the logits, float32 (n, C), with everything in int8 but the blocks that are named."""
         self._float = tuple(float_modules)
-        return torch.cat([self.run(batch) for batch in images.split(_IMAGES_AT_ONCE)])
+        return torch.cat([self.run(batch) for batch in torch.split(images, _IMAGES_AT_ONCE)])
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node; an activation is rounded where it stands before or behind an int8 operation."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from udacisense.stages.int8.ranges import fitted_ranges
 from udacisense.stages.quantize import quantized_engine
-from udacisense.stages.ranges import fitted_ranges
 from udacisense.stages.static import calibrate, prepare_with, static_int8
 
 IMAGES = torch.rand(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))

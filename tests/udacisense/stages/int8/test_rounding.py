@@ -12,9 +12,9 @@ from exporters.source import drawn_images
 from udacisense.data.batches import normalise
 from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
+from udacisense.stages.int8.rounding import BIAS, STEPS, fitted_rounding, method_of
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.recipe import recipe_sha256, rounding_network
-from udacisense.stages.rounding import BIAS, STEPS, fitted_rounding, method_of
 from udacisense.stages.static import calibrate, prepare_with, static_int8
 
 IMAGES = normalise(drawn_images(48, 32).pixels)
@@ -95,7 +95,7 @@ def test_of_large_images_the_first_are_taken(monkeypatch: pytest.MonkeyPatch) ->
     with torch.no_grad(), quantized_engine("qnnpack"):
         prepared = prepare_with(model, "qnnpack", example=SEEN[:1], activations=found)
         few = fitted_rounding(prepared, SEEN[:2])
-        monkeypatch.setattr("udacisense.stages.rounding._MOST_BYTES", 2 * 64 * 32 * 32 * 4)
+        monkeypatch.setattr("udacisense.stages.int8.rounding._MOST_BYTES", 2 * 64 * 32 * 32 * 4)
         limited = fitted_rounding(prepared, SEEN)
     assert all(torch.equal(limited[name], few[name]) for name in few)
 
