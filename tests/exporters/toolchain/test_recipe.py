@@ -43,7 +43,8 @@ def test_the_file_holds_each_scale_of_the_recipe(bundle: Bundle, suffix: str) ->
     assert variant.coverage.modules_int8 == variant.coverage.modules_total == 20
     data = bundle.path(str(variant.path)).read_bytes()
     recipe = load_file(zoo_folder("tiny") / f"static-int8-{ENGINE}.safetensors")
-    lost = {name for name, pair in recipe.items() if struct.pack("<f", float(pair[0])) not in data}
+    pairs = {name: pair for name, pair in recipe.items() if name.startswith("activation_")}
+    lost = {name for name, pair in pairs.items() if struct.pack("<f", float(pair[0])) not in data}
     # The mean is rounded twice running, of which LiteRT keeps the first.
     assert lost == ({"activation_post_process_27"} if suffix == ".tflite" else set())
 
