@@ -206,7 +206,10 @@ def _fit(layer: Any, seen: _Seen) -> tuple[Tensor, Tensor]:
     wanted = weight @ seen.across
     whole = nearest
     if bool(torch.isfinite(wanted).all() and torch.isfinite(seen.among).all()):
-        fitted = _column_by_column(weight, wanted, seen.among, by_channel, ends)
+        try:
+            fitted = _column_by_column(weight, wanted, seen.among, by_channel, ends)
+        except torch.linalg.LinAlgError:  # an input that hardly varies: its covariance is rounding noise
+            fitted = nearest
 
         def error(values: Tensor) -> Tensor:
             """Of each channel, but for what no rounding changes."""

@@ -103,3 +103,13 @@ def test_of_large_images_the_first_are_taken(monkeypatch: pytest.MonkeyPatch) ->
 def test_another_method_is_refused() -> None:
     with pytest.raises(InputError, match=r"'up'; allowed are fitted and histogram"):
         calibrate(Odd().eval(), "qnnpack", [SEEN], method="up")  # type: ignore[arg-type]
+
+
+def test_inputs_that_hardly_vary_are_calibrated_on_as_well() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2)).eval()
+    alike = 500 + 1e-3 * torch.randn(8, 3, 3, 3)
+    found = calibrate(model, "fbgemm", [alike])
+    with torch.no_grad():
+        answered = static_int8(model, "fbgemm", example=alike[:1], activations=found)(alike)
+        assert noise(model(alike), answered) < 0.01
