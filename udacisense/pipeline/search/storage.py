@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 import warnings
@@ -37,6 +38,8 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
     Raises:
         InputError: it cannot be opened.
     """
+    if study is not None and not study.strip():
+        raise InputError("The study's place is empty; give a file's path or a URL, or leave --study out.")
     where = study or str(folder / JOURNAL_NAME)
     if "://" not in where:
         return _waiting(_open_journal(where), where, wait_s)
@@ -73,6 +76,9 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
 def _open_journal(where: str) -> JournalStorage:
     Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
+        # Optuna forgives the last line, which another worker may be writing, and trips over a foreign one later.
+        if last := Path(where).read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2] if Path(where).is_file() else b"":
+            json.loads(last)
         return JournalStorage(JournalFileBackend(where))
     # Optuna takes each line as it is: one that is cut or foreign is any of these.
     except (ValueError, LookupError, TypeError, AttributeError) as exc:

@@ -208,7 +208,7 @@ def _fit(layer: Any, seen: _Seen) -> tuple[Tensor, Tensor]:
     if bool(torch.isfinite(wanted).all() and torch.isfinite(seen.among).all()):
         try:
             fitted = _column_by_column(weight, wanted, seen.among, by_channel, ends)
-        except torch.linalg.LinAlgError:  # an input that hardly varies: its covariance is rounding noise
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # an input that hardly varies: its covariance is rounding noise
             fitted = nearest
 
         def error(values: Tensor) -> Tensor:

@@ -87,7 +87,14 @@ def test_a_line_of_blocks_is_a_preset() -> None:
         preset("c16 z9")
 
 
-@pytest.mark.parametrize("text", ["{\n{}\n", "no journal\nat all\n", "[]\n[]\n", '{"op_code": 0}\n{"op_code": 1}\n'])
+def test_a_study_without_a_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="place is empty"):
+        open_storage(" ", tmp_path, wait_s=0)
+
+
+@pytest.mark.parametrize(
+    "text", ["{\n{}\n", "no journal\n", "no journal\nat all\n", "[]\n[]\n", '{"op_code": 0}\n{"op_code": 1}\n']
+)
 def test_a_damaged_journal_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "study.journal").write_text(text)
     with pytest.raises(InputError, match=r"study\.journal is damaged or no journal"):
