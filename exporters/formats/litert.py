@@ -67,7 +67,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         precision_note=NOTES[plan.precision] + (_RECIPE_NOTE if recipe is not None else ""),
         options={
             "input_layout": "NHWC",
-            "recipe": recipe,
+            **bench.recipe_options(recipe),
             "calibration_images": len(bench.calibration) if is_static and bench.calibration is not None else None,
             "float_blocks": ", ".join(bench.traceable_float_modules(XNNPACK_RANGE)) or None if is_static else None,
         },

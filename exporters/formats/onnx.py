@@ -78,7 +78,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         precision_note=_note(plan),
         options={
             "opset": bench.options.opset,
-            "recipe": bench.given_recipe() if plan.precision == "int8-static" else None,
+            **bench.recipe_options(bench.given_recipe() if plan.precision == "int8-static" else None),
             "calibration_images": (
                 len(bench.calibration) if plan.precision == "int8-static" and bench.calibration is not None else None
             ),

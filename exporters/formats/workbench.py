@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from exporters.bundle.metadata import Metadata
 from exporters.bundle.precision import deployed, eager_model
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan
-from udacisense.base.records import Int8Method, Signature
+from udacisense.base.records import Int8Method, Scalar, Signature
 from udacisense.data.batches import normalise
+from udacisense.stages.int8.rounding import method_of
 from udacisense.stages.recipe import recipe_sha256, rounding_network
 from udacisense.stages.static import NotTraceableError, calibrate, choose_float_modules, stays_float
 
@@ -119,6 +120,11 @@ class Workbench:
         """Return the recipe that a model came with; None where there are images, on which each tool calibrates."""
         is_given = self.calibration is None and f"activations {XNNPACK_RANGE}" in self.memo
         return self.recipe(XNNPACK_RANGE) if is_given else None
+
+    def recipe_options(self, recipe: str | None) -> dict[str, Scalar]:
+        """Return what a file's ``options`` say of :meth:`given_recipe`."""
+        method = None if recipe is None else method_of(self.activations(XNNPACK_RANGE))
+        return {"recipe": recipe, "method": method}
 
     def recipe(self, engine: str) -> str:
         """Return what all files of one recipe share, in their ``options``."""
