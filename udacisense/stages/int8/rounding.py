@@ -26,6 +26,7 @@ from torch.ao.quantization.observer import ObserverBase
 from torch.ao.quantization.qconfig import QConfig
 
 from udacisense.base.records import Int8Method
+from udacisense.errors import InputError
 from udacisense.stages.contract import copy_of, replace_modules
 
 # Of a layer, in a recipe: by how many steps each weight is off the nearest value, and what its bias gains.
@@ -74,11 +75,23 @@ class _Seen:
 
 
 def round_weights(prepared: fx.GraphModule, recipe: Mapping[str, Tensor]) -> None:
-    """Give a prepared network's layers the weights and biases that a recipe says, where it does: in place."""
+    """Give a prepared network's layers the weights and biases that a recipe says, where it does: in place.
+
+    Raises:
+        InputError: the recipe is of other layers.
+    """
+    modules = dict(prepared.named_modules())
     for key, steps in recipe.items():
         if key.startswith(STEPS):
             name = key.removeprefix(STEPS)
-            _set(prepared.get_submodule(name), steps, recipe[BIAS + name])
+            layer, bias = _layer(modules.get(name)), recipe.get(BIAS + name)
+            is_its_own = _can_be_fitted(layer) and layer.weight.shape == steps.shape
+            if not is_its_own or bias is None or bias.shape != steps.shape[:1]:
+                raise InputError(
+                    f"The calibrated activations belong to another model: they round the weights of {name!r}, and it "
+                    "has no such int8 layer."
+                )
+            _set(modules[name], steps, bias)
 
 
 def method_of(recipe: Mapping[str, Tensor]) -> Int8Method:
@@ -135,7 +148,7 @@ def _most_images(run: fx.Interpreter, image: Tensor) -> int:
     return max(1, _MOST_BYTES // max(sizes))
 
 
-def _layer(module: nn.Module) -> Any:
+def _layer(module: nn.Module | None) -> Any:
     return next(module.children()) if isinstance(module, _FusedModule) else module
 
 
