@@ -361,17 +361,23 @@ def _of_batch(path: Path, batch: int) -> onnx.GraphProto:
     return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
 
 
+def _maps(graph: onnx.GraphProto, *, unknown: int) -> dict[str, list[int]]:
+    return {
+        value.name: [d.dim_value or unknown for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.input, *graph.output)
+    }
+
+
 def _layer_costs(bench: Workbench) -> dict[str, tuple[int, int]]:
     """Return weight name → (weights, multiply-accumulates of one image) of every layer with constant weights."""
 
     def make() -> dict[str, tuple[int, int]]:
         batch = bench.memo[_BATCH] or 1
-        graph = _of_batch(_preprocessed(bench.memo["onnx fp32"], bench), batch)
+        path = _preprocessed(bench.memo["onnx fp32"], bench)
+        graph = _of_batch(path, batch)
         shapes = {w.name: tuple(w.dims) for w in graph.initializer}
-        maps = {
-            value.name: [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
-            for value in (*graph.value_info, *graph.input, *graph.output)
-        }
+        # Inference for one batch stops where a shape is computed; there, what the file says of itself counts.
+        maps = _maps(_graph(path), unknown=batch) | {k: v for k, v in _maps(graph, unknown=0).items() if all(v)}
         costs: dict[str, tuple[int, int]] = {}
         for node in graph.node:
             if node.name.startswith(RESIZING) or node.op_type not in LAYERS:
