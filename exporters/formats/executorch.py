@@ -34,11 +34,9 @@ def export(plan: Plan, bench: Workbench) -> Product:
     # The shapes of a .pte are planned ahead of time: one batch size a file.
     batch = bench.options.batch or 1
     example = bench.example(batch=batch)
-    model: nn.Module = bench.deployed(bench.model)
     is_int8 = plan.precision == "int8-static"
-    recipe = bench.given_recipe() if is_int8 else None
-    if is_int8:
-        model = (_calibrated if recipe is None else _of_recipe)(example, bench)
+    recipe = bench.recipe_engine() if is_int8 else None
+    model = (_calibrated if recipe is None else _of_recipe)(example, bench) if is_int8 else bench.deployed(bench.model)
     exported = torch.export.export(model, (example,), strict=True)
     program: Any = to_edge_transform_and_lower(
         exported,

@@ -49,7 +49,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
     # The shapes of a file are planned ahead of time: one batch size a file.
     batch = bench.options.batch or 1
     is_static = plan.precision == "int8-static"
-    recipe = bench.given_recipe() if is_static else None
+    recipe = bench.recipe_engine() if is_static else None
     if recipe is not None:
         made = _of_recipe(bench, batch)
     else:

@@ -78,7 +78,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         precision_note=_note(plan),
         options={
             "opset": bench.options.opset,
-            **bench.recipe_options(bench.given_recipe() if plan.precision == "int8-static" else None),
+            **bench.recipe_options(bench.recipe_engine() if plan.precision == "int8-static" else None),
             "calibration_images": (
                 len(bench.calibration) if plan.precision == "int8-static" and bench.calibration is not None else None
             ),
@@ -203,7 +203,7 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
     """Calibrate by onnxruntime, or write the numbers of the recipe that a model came with where there are no images."""
     import onnx
 
-    if bench.given_recipe() is None:
+    if bench.recipe_engine() is None:
         _calibrated_by_onnxruntime(base, path, bench)
         return
     network, _ = bench.rounding(XNNPACK_RANGE)
@@ -334,7 +334,7 @@ def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
     """Count the layers of the float32 graph whose weights are int8 in the quantised one."""
     if precision not in {"int8-dynamic", "int8-static"}:
         return None
-    if precision == "int8-static" and bench.given_recipe() is not None:
+    if precision == "int8-static" and bench.recipe_engine() is not None:
         return coverage(bench.model, bench.golden_inputs[:1], bench.rounding(XNNPACK_RANGE)[1])
     quantized = {w.name for w in _graph(bench.memo[f"onnx {precision}"]).initializer}
     costs = _layer_costs(bench)

@@ -15,9 +15,7 @@ from exporters.formats.coverage import coverage, int8_modules
 from exporters.formats.workbench import Workbench, versions
 from udacisense.base.tensors import torchscript_bytes
 from udacisense.stages.graph import trace_and_freeze
-from udacisense.stages.int8.rounding import method_of
 from udacisense.stages.quantize import quantized_engine
-from udacisense.stages.recipe import recipe_sha256
 from udacisense.stages.static import stays_float
 
 Rewrite = Callable[[nn.Module, Tensor], nn.Module]
@@ -97,7 +95,7 @@ def takes_batch(scripted: nn.Module, model: nn.Module, example: Tensor) -> bool:
 
 def describe(plan: Plan, bench: Workbench, *, batch: int | None) -> Product:
     """Return what there is to say about a PyTorch variant."""
-    recipe = bench.activations(plan.engine) if plan.engine and plan.precision == "int8-static" else None
+    engine = plan.engine if plan.precision == "int8-static" else None
     return Product(
         input_kind=bench.input_kind,
         output_kind=bench.output_kind,
@@ -106,9 +104,8 @@ def describe(plan: Plan, bench: Workbench, *, batch: int | None) -> Product:
         precision_note=NOTES[plan.precision],
         options={
             "calibration_images": _calibration_count(plan, bench),
-            "float32_blocks": (" ".join(stays_float(recipe)) or None) if recipe else None,
-            "method": method_of(recipe) if recipe else None,
-            "recipe": recipe_sha256(recipe) if recipe else None,
+            "float32_blocks": (" ".join(stays_float(bench.activations(engine))) or None) if engine else None,
+            **bench.recipe_options(engine),
         },
         toolchain=versions("torch"),
         deterministic=True,

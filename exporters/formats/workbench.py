@@ -80,7 +80,7 @@ class Workbench:
 
     def float_modules(self, engine: str, method: Int8Method) -> tuple[str, ...]:
         """Return the blocks that static int8 leaves in float32; QNNPACK has the full range and needs fewer of them."""
-        if self.given_recipe() is not None:
+        if self.recipe_engine() is not None:
             return stays_float(self.activations(engine))
 
         def make() -> tuple[str, ...]:
@@ -116,19 +116,17 @@ class Workbench:
 
         return self.once(f"rounding {engine}", make)
 
-    def given_recipe(self) -> str | None:
-        """Return the recipe that a model came with; None where there are images, on which each tool calibrates."""
+    def recipe_engine(self) -> str | None:
+        """Return the engine of the recipe that a model came with; None where images are there: each tool calibrates."""
         is_given = self.calibration is None and f"activations {XNNPACK_RANGE}" in self.memo
-        return self.recipe(XNNPACK_RANGE) if is_given else None
+        return XNNPACK_RANGE if is_given else None
 
-    def recipe_options(self, recipe: str | None) -> dict[str, Scalar]:
-        """Return what a file's ``options`` say of :meth:`given_recipe`."""
-        method = None if recipe is None else method_of(self.activations(XNNPACK_RANGE))
-        return {"recipe": recipe, "method": method}
-
-    def recipe(self, engine: str) -> str:
-        """Return what all files of one recipe share, in their ``options``."""
-        return recipe_sha256(self.activations(engine))
+    def recipe_options(self, engine: str | None) -> dict[str, Scalar]:
+        """Return what the ``options`` of all files of an engine's recipe share; None: they are of none."""
+        if engine is None:
+            return {"recipe": None, "method": None}
+        found = self.activations(engine)
+        return {"recipe": recipe_sha256(found), "method": method_of(found)}
 
     def classifier(self, plan: Plan) -> nn.Module:
         """Return the eager network of a plan's precision: normalised images to logits."""

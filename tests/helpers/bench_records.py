@@ -202,15 +202,15 @@ def set_of(plan: Plan, runs: Iterable[BenchRun]) -> BenchSet:
     )
 
 
-def counted(bundle: str, variant_id: str, instructions: float) -> VariantInstructions:
-    """A count of a file of a million multiply-adds."""
+def counted(bundle: str, variant_id: str, instructions: float, *, macs: int = 1_000_000) -> VariantInstructions:
+    """A count of a file, of so many multiply-adds."""
     return VariantInstructions(
         bundle=bundle,
         variant_id=variant_id,
         runtime="android-arm64",
         threads=1,
         batch_size=1,
-        macs=1_000_000,
+        macs=macs,
         instructions_per_call=instructions,
         spread_fraction=0.01,
         runs=3,

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from bench_records import make_source, make_variant, plan_of, runs_of, set_of
+from bench_records import counted, make_source, make_variant, plan_of, runs_of, set_of
 
 from exporters.bundle.manifest import Coverage, Golden, GoldenImage, Manifest
 from exporters.bundle.open import bundle_sha256
@@ -22,7 +22,6 @@ from harness.records import (
     Measurement,
     MeasurementSet,
     RunSpec,
-    VariantInstructions,
 )
 from udacisense.base.records import Outcome, StageRecord, write_record
 from udacisense.measure.metrics import Evaluation
@@ -240,8 +239,9 @@ def bench_set(bundle: Path, manifest: Manifest, *, host: Host | None = None, fac
     made = set_of(plan, runs_of(plan, times))
     if host is None:
         made = with_states(made)
-        counts = {"onnx-fp32": 80.0, "ptl-int8-dynamic-qnnpack": 50.0}
-        return dataclasses.replace(made, instructions=tuple(counted(manifest.name, *entry) for entry in counts.items()))
+        counts = {"onnx-fp32": 80e6, "ptl-int8-dynamic-qnnpack": 50e6}
+        files = (counted(manifest.name, *entry, macs=50_000_000) for entry in counts.items())
+        return dataclasses.replace(made, instructions=tuple(files))
     made = with_phone_states(made)
     return dataclasses.replace(made, host=host, reference="", ceilings=())  # no eager model runs on a phone
 
@@ -263,24 +263,6 @@ def with_phone_states(made: BenchSet) -> BenchSet:
     battery = {"battery_percent_before": 80, "battery_percent_after": 79}
     runs = [dataclasses.replace(run, before=hidden, after=hidden, actual=heat | battery) for run in made.runs]
     return dataclasses.replace(made, runs=tuple(runs))
-
-
-def counted(bundle: str, variant_id: str, millions: float) -> VariantInstructions:
-    return VariantInstructions(
-        bundle=bundle,
-        variant_id=variant_id,
-        runtime="android-arm64",
-        threads=1,
-        batch_size=1,
-        macs=50_000_000,
-        instructions_per_call=millions * 1e6,
-        spread_fraction=0.001,
-        runs=3,
-        library="a library",
-        cpu="cortex-a76",
-        outcome=Outcome.PASSED,
-        reason=None,
-    )
 
 
 def phone_host() -> Host:

@@ -18,27 +18,9 @@ from torch.ao.quantization import FixedQParamsObserver
 from torch.nn.utils.parametrize import register_parametrization
 
 from udacisense.stages.contract import replace_modules
-from udacisense.stages.int8.rounding import RoundedActivation
+from udacisense.stages.int8.rounding import RoundedActivation, RoundedWeight
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import prepare_with, quiet
-
-
-class RoundedWeight(nn.Module):
-    """Rounds a weight (out, …) to int8 by output channel: a parametrisation."""
-
-    scale: Tensor
-    zero_point: Tensor
-
-    def __init__(self, observer: Any, weight: Tensor) -> None:
-        super().__init__()
-        observer(weight)
-        scale, zero_point = observer.calculate_qparams()
-        self.register_buffer("scale", scale.float())
-        self.register_buffer("zero_point", zero_point.to(torch.int32))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the rounded weight."""
-        return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero_point, 0, -128, 127)
 
 
 def rounding_network(

@@ -3,7 +3,7 @@
 #
 #   DATA=household udacisense/zoo/recipes.sh udacisense/zoo/{baseline,p1,tiny} [--int8-method histogram]
 #
-# The same command goes on where it was stopped by writing all of them again: some minutes a model on one core.
+# It takes some minutes a model on one core. One that was stopped is started again, and writes all of them.
 set -euo pipefail
 folders=()
 while [ $# -gt 0 ] && [ -d "$1" ]; do

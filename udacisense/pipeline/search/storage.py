@@ -76,9 +76,7 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
 def _open_journal(where: str) -> JournalStorage:
     Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Optuna forgives the last line, which another worker may be writing, and trips over a foreign one later.
-        if last := Path(where).read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2] if Path(where).is_file() else b"":
-            json.loads(last)
+        _check_last_line(Path(where))
         return JournalStorage(JournalFileBackend(where))
     # Optuna takes each line as it is: one that is cut or foreign is any of these.
     except (ValueError, LookupError, TypeError, AttributeError) as exc:
@@ -86,6 +84,17 @@ def _open_journal(where: str) -> JournalStorage:
             f"The study's journal {where} is damaged or no journal ({cause(exc).rstrip('.')}); give another --study, "
             "or put it aside to begin anew."
         ) from exc
+
+
+def _check_last_line(journal: Path) -> None:
+    """Read the last whole line: Optuna forgives a foreign one, as if another worker wrote it, and trips over it later.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    whole = journal.read_bytes().rpartition(b"\n")[0] if journal.is_file() else b""
+    if last := whole.rpartition(b"\n")[2]:
+        json.loads(last)
 
 
 def _open(address: str, more: dict[str, Any]) -> RDBStorage:

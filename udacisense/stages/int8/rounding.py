@@ -50,6 +50,26 @@ class RoundedActivation(nn.Module):
         return torch.fake_quantize_per_tensor_affine(values, *self.numbers)
 
 
+class RoundedWeight(nn.Module):
+    """Rounds a weight (out, …) to int8, by channel or as one: a parametrisation."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, observer: Any, weight: Tensor) -> None:
+        super().__init__()
+        observer(weight)
+        scale, zero_point = observer.calculate_qparams()
+        self.axis = getattr(observer, "ch_axis", 0)
+        channels = weight.shape[self.axis]
+        self.register_buffer("scale", scale.float().expand(channels).contiguous())
+        self.register_buffer("zero_point", zero_point.to(torch.int32).expand(channels).contiguous())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the rounded weight: within int8, as kernels clamp; an observer's narrower range gives scales alone."""
+        return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero_point, self.axis, -128, 127)
+
+
 class _KeptScale(ObserverBase):
     """Stands for the observer of a weight whose values are already multiples of its scales."""
 
@@ -165,13 +185,21 @@ def _scale(layer: Any) -> tuple[Tensor, Any]:
     return observer.calculate_qparams()[0].float(), observer
 
 
+def _by_channel(layer: Any, scale: Tensor) -> Tensor:
+    return scale.view(-1, *(1,) * (layer.weight.dim() - 1))
+
+
+def _nearest(layer: Any, scale: Tensor) -> Tensor:
+    """Return the whole number of steps that is nearest to each weight, in float32: what a recipe counts from."""
+    return cast("Tensor", layer.weight.detach() / _by_channel(layer, scale)).round()
+
+
 def _set(module: nn.Module, steps: Tensor, bias: Tensor) -> None:
     """Round a layer's weight to the nearest value plus ``steps``, and add ``bias``, in place."""
     layer = _layer(module)
     scale, observer = _scale(layer)
-    by_channel = scale.view(-1, *(1,) * (layer.weight.dim() - 1))
-    whole = ((layer.weight / by_channel).round() + steps).clamp(observer.quant_min, observer.quant_max)
-    layer.weight = nn.Parameter(whole * by_channel, requires_grad=False)
+    whole = (_nearest(layer, scale) + steps).clamp(observer.quant_min, observer.quant_max)
+    layer.weight = nn.Parameter(whole * _by_channel(layer, scale), requires_grad=False)
     layer.bias = nn.Parameter(bias if layer.bias is None else layer.bias + bias, requires_grad=False)
     kept = cast("Any", QConfig)(activation=layer.qconfig.activation, weight=partial(_KeptScale, scale, observer))
     layer.qconfig = cast("Any", module).qconfig = kept
@@ -213,9 +241,7 @@ def _fit(layer: Any, seen: _Seen) -> tuple[Tensor, Tensor]:
     weight = layer.weight.detach().double().view(groups, -1, inputs)
     by_channel = scale.double().view(groups, -1, 1)
     ends = observer.quant_min, observer.quant_max
-    # As _set rounds, in float32: a step counts from there.
-    nearest = (layer.weight.detach() / scale.view(-1, *(1,) * (layer.weight.dim() - 1))).round().clamp(*ends)
-    nearest = nearest.double().view(groups, -1, inputs)
+    nearest = _nearest(layer, scale).clamp(*ends).double().view(groups, -1, inputs)
     wanted = weight @ seen.across
     whole = nearest
     if bool(torch.isfinite(wanted).all() and torch.isfinite(seen.among).all()):

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.ao.quantization import FixedQParamsObserver
 
 from udacisense.stages.contract import copy_of
-from udacisense.stages.int8.rounding import RoundedActivation
+from udacisense.stages.int8.rounding import RoundedActivation, RoundedWeight
 
 _WANTED_UNITS = 10
 _IMAGES_AT_ONCE = 16
@@ -115,15 +115,6 @@ def _with_int8_weight(module: nn.Module) -> nn.Module:
     for layer in copied.modules():
         weight = getattr(layer, "weight", None)
         if isinstance(weight, Tensor):
-            observer = cast("Any", module).qconfig.weight()
-            observer(weight)
-            scale, zero = observer.calculate_qparams()
-            ends = -128, 127  # of the type, as PyTorch's kernels clamp; the observer's range gives the scale alone
-            if scale.numel() == 1:
-                rounded = torch.fake_quantize_per_tensor_affine(weight, float(scale), int(zero), *ends)
-            else:
-                rounded = torch.fake_quantize_per_channel_affine(
-                    weight, scale.float(), zero.to(torch.int32), observer.ch_axis, *ends
-                )
+            rounded = RoundedWeight(cast("Any", module).qconfig.weight(), weight)(weight)
             cast("Any", layer).weight = nn.Parameter(rounded, requires_grad=False)
     return copied
