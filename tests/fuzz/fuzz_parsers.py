@@ -215,6 +215,14 @@ SETTINGS = (
         read.gate_config,
         examples=200,
     ),
+    row(
+        "journal of a study",
+        "udacisense.pipeline.search.storage",
+        lambda _: whole.journal(),
+        damaged,
+        read.alone("a.journal", read.study),
+        examples=200,
+    ),
     row("limits", "harness.verify.limits", lambda _: read.LIMITS, toml_texts, read.limits, examples=100),
 )
 

@@ -141,7 +141,7 @@ def listen(data: bytes, bundle: Bundle, place: Place) -> None:
         lambda: phone.free_bytes("/sdcard"),
         lambda: result_names(phone),
         lambda: remote_manifest_sha256(phone),
-        lambda: _compare(phone, bundle, "partial"),
+        lambda: _compare(phone, bundle, "partial", {}),
         lambda: install_apk(phone, apk, on_bytes=lambda _: None),
         lambda: pull_results(
             phone, bundle, place=lambda name, kind: home / f"one.{name}.{kind}.json", stop=threading.Event()

@@ -34,6 +34,7 @@ from udacisense.cli.options import _variants
 from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model
 from udacisense.models.weights import initialise, load_state
+from udacisense.pipeline.search.storage import open_storage, open_study
 from udacisense.pipeline.store import STEP_FILE, KeptStep, StepStore
 from udacisense.training.checkpoint import CHECKPOINT_NAME
 
@@ -213,6 +214,13 @@ def _gate(place: Place, *, config: GateConfig | None = None, past: Past | None =
     bundle = place.seeds.records / "p1" / "bundle"
     verified = read_json(MeasurementSet, bundle.with_name("bundle.verify.json"))
     gate_bundle(bundle, verification=verified, config=config, baseline=past)
+
+
+def study(path: Path) -> None:
+    """Join the study that lies there, and look through its trials."""
+    storage = open_storage(str(path), path.parent, wait_s=0.1)
+    for trial in open_study(storage, "search", {"seed": 0}).trials:
+        assert trial.state.is_finished() == (trial.datetime_complete is not None)
 
 
 def limits(place: Place, data: bytes) -> None:

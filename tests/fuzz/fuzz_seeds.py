@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import enum
 import io
+import tempfile
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from udacisense.base.records import ModelSpec, StageRecord, read_json, to_json, 
 from udacisense.data.images import make_signature
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
+from udacisense.pipeline.search.storage import open_storage, open_study
 from udacisense.training import train
 from udacisense.training.types import Keep, TrainConfig
 
@@ -124,6 +126,20 @@ def train_on_colours(folder: Path, *, resume: bool) -> None:
 def spec() -> ModelSpec:
     """The network of the artifact and of the bundle."""
     return preset("tiny", num_classes=len(LABELS), resolution_px=32)
+
+
+def journal() -> bytes:
+    """A study of two trials, as a search keeps it."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "a.journal"
+        study = open_study(open_storage(str(place), place.parent, wait_s=0.1), "search", {"seed": 0})
+        for loss in (0.5, 0.4):
+            trial = study.ask()
+            trial.suggest_int("width", 8, 32)
+            trial.set_user_attr("parameters", 1_000)
+            trial.report(loss, 1)
+            study.tell(trial, loss)
+        return place.read_bytes()
 
 
 def saved(values: NDArray[Any]) -> bytes:

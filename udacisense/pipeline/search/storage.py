@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from udacisense.errors import InputError, cause, first_line
 
@@ -77,24 +78,42 @@ def _open_journal(where: str) -> JournalStorage:
     Path(where).absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
         _check_last_line(Path(where))
-        return JournalStorage(JournalFileBackend(where))
+        return JournalStorage(_Journal(str(Path(where).absolute())))
     # Optuna takes each line as it is: one that is cut or foreign is any of these.
-    except (ValueError, LookupError, TypeError, AttributeError) as exc:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as exc:
         raise InputError(
             f"The study's journal {where} is damaged or no journal ({cause(exc).rstrip('.')}); give another --study, "
             "or put it aside to begin anew."
         ) from exc
 
 
+class _Journal(JournalFileBackend):
+    """A journal file, whose path is absolute: Optuna's lock links to it, and waits for a dead link without end."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Take off what a worker left of a line as it died or its disk was full: the next would be written behind it."""
+        lock, journal = JournalFileSymlinkLock(self._file_path), Path(self._file_path)
+        lock.acquire()
+        try:
+            content = journal.read_bytes()
+            os.truncate(journal, len(content) - len(content.rpartition(b"\n")[2]))
+        finally:
+            lock.release()
+        super().append_logs(logs)
+
+
 def _check_last_line(journal: Path) -> None:
     """Read the last whole line: Optuna forgives a foreign one, as if another worker wrote it, and trips over it later.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, or there is no whole line.
     """
-    whole = journal.read_bytes().rpartition(b"\n")[0] if journal.is_file() else b""
-    if last := whole.rpartition(b"\n")[2]:
-        json.loads(last)
+    content = journal.read_bytes() if journal.is_file() else b""
+    if content:
+        whole, end, _ = content.rpartition(b"\n")
+        if not end:
+            raise ValueError("it has no whole line")
+        json.loads(whole.rpartition(b"\n")[2])
 
 
 def _open(address: str, more: dict[str, Any]) -> RDBStorage:

@@ -17,7 +17,7 @@ from udacisense.models.blocks import parse_blocks
 from udacisense.models.build import PRESETS, build_model, preset
 from udacisense.pipeline.search.cost import FACTORS, PARTS, Cost, Limits, cost_of, work_by_part
 from udacisense.pipeline.search.space import FAMILIES, Family, Task, student_options
-from udacisense.pipeline.search.storage import open_storage
+from udacisense.pipeline.search.storage import open_storage, open_study
 
 TASK = Task(num_classes=3, size_px=32)
 
@@ -93,9 +93,25 @@ def test_a_study_without_a_place_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{\n{}\n", "no journal\n", "no journal\nat all\n", "[]\n[]\n", '{"op_code": 0}\n{"op_code": 1}\n']
+    "text",
+    ["{\n{}\n", "a note", "no journal\n", "no journal\nat all\n", "[]\n[]\n", '{"op_code": 0}\n{"op_code": 1}\n'],
 )
 def test_a_damaged_journal_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "study.journal").write_text(text)
     with pytest.raises(InputError, match=r"study\.journal is damaged or no journal"):
         open_storage(None, tmp_path, wait_s=0.0)
+
+
+def test_a_line_that_a_dead_worker_left_half_written_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = Path("runs") / "a.journal"
+    first = open_study(open_storage(str(place), tmp_path, wait_s=0.0), "search", {"seed": 0})
+    first.tell(first.ask(), 0.5)
+    with place.open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    second = open_study(open_storage(str(place), tmp_path, wait_s=0.0), "search", {"seed": 0})
+    second.tell(second.ask(), 0.4)
+    third = open_study(open_storage(str(place), tmp_path, wait_s=0.0), "search", {"seed": 0})
+    assert [trial.value for trial in third.trials] == [0.5, 0.4]
