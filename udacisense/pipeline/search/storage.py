@@ -91,7 +91,7 @@ class _Journal(JournalFileBackend):
     """A journal file, whose path is absolute: Optuna's lock links to it, and waits for a dead link without end."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Take off what a worker left of a line as it died or its disk was full: the next would be written behind it."""
+        """Take off the half line of a worker that died, or whose disk was full: the next would be written behind it."""
         lock, journal = JournalFileSymlinkLock(self._file_path), Path(self._file_path)
         lock.acquire()
         try:
