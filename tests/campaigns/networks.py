@@ -3,8 +3,9 @@
 Run it from the repository's root: ``.venv/bin/python tests/campaigns/networks.py``. Each network of ``networks.txt``
 has random weights and its library's own resolution, and goes through ``udacisense export`` and ``udacisense verify``.
 ``networks.json`` beside this file keeps each answer as it is found: a network that is in it is not run again, and
-``--again NAME`` runs one anew. The table goes into ``docs/networks.md``; ``--table`` writes it and runs nothing.
-``--prefix`` is put before each command, such as ``nice -n 5``.
+``--again NAME`` runs one anew; one that has not answered in time, as on a loaded machine, is not kept. The table goes
+into ``docs/networks.md``; ``--table`` writes it and runs nothing.
+``--jobs 2`` tries two at once; ``--prefix`` is put before each command, such as ``nice -n 5``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +31,20 @@ RECORD = HERE / "networks.json"
 PAGE = HERE.parents[1] / "docs" / "networks.md"
 BEGIN, END = "<!-- networks: begin -->", "<!-- networks: end -->"
 FORMATS = {"ptl": "lite", "onnx": "onnxruntime", "coreml": "mil"}  # and what answers for each on every host
-LIMIT_S = 900.0
+LIMIT_S = 1800.0
 NETWORKS = (HERE / "networks.txt").read_text().split()
 Answers = dict[str, dict[str, Any]]
 
 
 def command(prefix: str, *words: str) -> tuple[int, dict[str, Any] | None, str]:
-    """Run ``udacisense``; return its exit code, its JSON, and what else it said last."""
+    """Run ``udacisense``; return its exit code, its JSON, and what else it said last.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not answered in time.
+    """
     program = str(Path(sys.executable).with_name("udacisense"))
     line = [*shlex.split(prefix), program, "-q", *words, "--json"]
-    try:
-        ran = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return -1, None, f"no answer within {LIMIT_S:g} s"
+    ran = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     said = (ran.stderr.strip().splitlines() or [""])[-1].removeprefix("error: ")
     return ran.returncode, json.loads(ran.stdout) if ran.stdout.strip() else None, said
 
@@ -93,16 +96,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Export and verify small networks of torchvision and timm.")
     parser.add_argument("--most", type=int, default=len(NETWORKS), help="how many to try now")
     parser.add_argument("--again", action="append", default=[], help="network to run anew")
+    parser.add_argument("--jobs", type=int, default=1, help="how many to try at once")
     parser.add_argument("--prefix", default="", help="put before each command, e.g. 'nice -n 5'")
     parser.add_argument("--table", action="store_true", help="write the table, run nothing")
     given = parser.parse_args()
     answers: Answers = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
     left = [name for name in NETWORKS if name not in answers or name in given.again]
-    for name in [] if given.table else left[: given.most]:
-        answers[name] = {**facts(name), **tried(name, given.prefix)}
-        write_text(RECORD, json.dumps(answers, indent=1, sort_keys=True) + "\n")
-        sys.stdout.write(f"{name}: {answers[name]['formats']}\n")
-        sys.stdout.flush()
+    with ThreadPoolExecutor(given.jobs) as pool:
+        running = {pool.submit(tried, name, given.prefix): name for name in left[: 0 if given.table else given.most]}
+        for found in as_completed(running):
+            name = running[found]
+            try:
+                answers[name] = {**facts(name), **found.result()}
+            except subprocess.TimeoutExpired:
+                sys.stdout.write(f"{name}: no answer within {LIMIT_S:g} s, not kept\n")
+                continue
+            write_text(RECORD, json.dumps(answers, indent=1, sort_keys=True) + "\n")
+            sys.stdout.write(f"{name}: {answers[name]['formats']}\n")
+            sys.stdout.flush()
     text = PAGE.read_text()
     head, rest = text.split(BEGIN)
     write_text(PAGE, f"{head}{BEGIN}\n{table(answers)}\n{END}{rest.split(END)[1]}")
