@@ -16,7 +16,7 @@ from exporters.bundle.open import LABELS, write_zip
 from exporters.bundle.reference import ARTIFACT, REFERENCE, WEIGHTS, Reference, activations_path
 from exporters.formats.contract import ExportOptions, Plan
 from exporters.formats.table import FORMATS
-from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, Job, VariantResult, result_path, started_path
+from exporters.job import GOLDEN, IMAGES, MODEL, Job, VariantResult, result_path, started_path
 from exporters.toolchain.setup import python_of
 from udacisense.base.child import child_pool, run_child, warm_children
 from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
@@ -190,12 +190,21 @@ def _write_common(source: ExportSource, options: ExportOptions, partial: Path) -
     tensors = {"golden_inputs": torch.from_numpy(inputs)}
     if calibration is not None:
         tensors["calibration"] = calibration.pixels.contiguous()
-    elif source.artifact_folder is not None:
-        # Without images, static int8 is made from the scales that a shipped model was calibrated to.
-        for kept in source.artifact_folder.glob(f"{CALIBRATED}*.safetensors"):
-            shutil.copy(kept, shared / kept.name)
+    if source.artifact_folder is not None:
+        _copy_recipes(source.artifact_folder, shared, has_images=calibration is not None)
     save_tensors(shared / IMAGES, tensors)
     return golden
+
+
+def _copy_recipes(artifact: Path, shared: Path, *, has_images: bool) -> None:
+    """Copy the recipes of static int8 that a model came with; with images those alone that its weights learned by."""
+    from exporters.bundle.precision import load_activations
+    from udacisense.models.artifact import RECIPES
+    from udacisense.stages.int8.rounding import method_of
+
+    for kept in artifact.glob(f"{RECIPES}*.safetensors"):
+        if not has_images or method_of(load_activations(kept)) == "qat":
+            shutil.copy(kept, shared / kept.name)
 
 
 @dataclass

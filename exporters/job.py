@@ -10,7 +10,6 @@ from udacisense.base.records import ModelSpec, Outcome, Signature, record
 
 MODEL = "model.safetensors"
 IMAGES = "images.safetensors"  # golden_inputs float32, and calibration uint8 where there is a data set
-CALIBRATED = "static-int8-"  # and an engine: calibrated activations that came with the model
 GOLDEN = "golden"
 REFERENCE = "reference"
 

@@ -13,10 +13,11 @@ from exporters.bundle.precision import load_activations, save_activations
 from exporters.formats.contract import NotPossibleError, Plan, Product
 from exporters.formats.table import FORMATS
 from exporters.formats.workbench import Workbench
-from exporters.job import CALIBRATED, GOLDEN, IMAGES, MODEL, REFERENCE, Job, VariantResult, result_path, started_path
+from exporters.job import GOLDEN, IMAGES, MODEL, REFERENCE, Job, VariantResult, result_path, started_path
 from udacisense.base.files import remove
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.errors import cause
+from udacisense.models.artifact import RECIPES
 from udacisense.models.build import build_model
 from udacisense.models.weights import load_state
 from udacisense.stages.contract import make_plain
@@ -53,9 +54,9 @@ def _workbench(job: Job, folder: Path) -> Workbench:
         golden_inputs=images["golden_inputs"],
         folder=folder / "files",
         scratch=folder / "scratch",
-        memo={
-            f"activations {kept.stem.removeprefix(CALIBRATED)}": load_activations(kept)
-            for kept in shared.glob(f"{CALIBRATED}*.safetensors")
+        recipes={
+            kept.stem.removeprefix(RECIPES): load_activations(kept)
+            for kept in sorted(shared.glob(f"{RECIPES}*.safetensors"))
         },
     )
 

@@ -57,7 +57,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
             "delegated": _words(found.delegated),
             **bench.recipe_options(recipe),
             "not_delegated": _words(found.left) or None,
-            "calibration_images": len(bench.calibration) if is_int8 and bench.calibration is not None else None,
+            "calibration_images": bench.calibration_count(recipe) if is_int8 else None,
             "float_blocks": ", ".join(bench.traceable_float_modules(XNNPACK_RANGE)) or None if is_int8 else None,
         },
         toolchain=versions("torch", "executorch", "torchao"),

@@ -68,7 +68,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         options={
             "input_layout": "NHWC",
             **bench.recipe_options(recipe),
-            "calibration_images": len(bench.calibration) if is_static and bench.calibration is not None else None,
+            "calibration_images": bench.calibration_count(recipe) if is_static else None,
             "float_blocks": ", ".join(bench.traceable_float_modules(XNNPACK_RANGE)) or None if is_static else None,
         },
         toolchain=versions("torch", "litert-torch", "ai-edge-quantizer"),

@@ -70,6 +70,8 @@ def export(plan: Plan, bench: Workbench) -> Product:
         tagged = bench.scratch / f"{plan.id}.onnx"
         tagged.write_bytes(_serialized(model))
         _optimize_offline(tagged, target, plan.precision)
+    is_static = plan.precision == "int8-static"
+    recipe = bench.recipe_engine() if is_static else None
     return Product(
         input_kind=bench.input_kind,
         output_kind=bench.output_kind,
@@ -78,10 +80,8 @@ def export(plan: Plan, bench: Workbench) -> Product:
         precision_note=_note(plan),
         options={
             "opset": bench.options.opset,
-            **bench.recipe_options(bench.recipe_engine() if plan.precision == "int8-static" else None),
-            "calibration_images": (
-                len(bench.calibration) if plan.precision == "int8-static" and bench.calibration is not None else None
-            ),
+            **bench.recipe_options(recipe),
+            "calibration_images": bench.calibration_count(recipe) if is_static else None,
         },
         toolchain=versions("torch", "onnx", "onnxruntime"),
         deterministic=plan.format == "onnx",  # onnxruntime writes parts of .ort files in any order
@@ -200,7 +200,7 @@ def _resizing_products(graph: onnx.GraphProto) -> list[str]:
 
 
 def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
-    """Calibrate by onnxruntime, or write the numbers of the recipe that a model came with where there are no images."""
+    """Calibrate by onnxruntime, or write the numbers of the recipe that a model came with."""
     import onnx
 
     if bench.recipe_engine() is None:

@@ -103,7 +103,7 @@ def describe(plan: Plan, bench: Workbench, *, batch: int | None) -> Product:
         coverage=_coverage(plan, bench),
         precision_note=NOTES[plan.precision],
         options={
-            "calibration_images": _calibration_count(plan, bench),
+            "calibration_images": bench.calibration_count(engine) if engine else None,
             "float32_blocks": (" ".join(stays_float(bench.activations(engine))) or None) if engine else None,
             **bench.recipe_options(engine),
         },
@@ -116,7 +116,3 @@ def _coverage(plan: Plan, bench: Workbench) -> Coverage | None:
     if plan.engine is None:
         return None
     return coverage(bench.model, bench.golden_inputs[:1], int8_modules(bench.classifier(plan)))
-
-
-def _calibration_count(plan: Plan, bench: Workbench) -> int | None:
-    return len(bench.calibration) if plan.precision == "int8-static" and bench.calibration is not None else None

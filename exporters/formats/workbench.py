@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -18,7 +18,7 @@ from udacisense.base.records import Int8Method, Scalar, Signature
 from udacisense.data.batches import normalise
 from udacisense.stages.int8.rounding import method_of
 from udacisense.stages.recipe import recipe_sha256, rounding_network
-from udacisense.stages.static import NotTraceableError, calibrate, choose_float_modules, stays_float
+from udacisense.stages.static import SATURATING, NotTraceableError, calibrate, choose_float_modules, stays_float
 
 T = TypeVar("T")
 CALIBRATION_BATCH = 16
@@ -40,6 +40,7 @@ class Workbench:
     golden_inputs: Tensor  # float32 (n, 3, H, W), normalised
     folder: Path  # finished files
     scratch: Path  # intermediate files
+    recipes: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)  # that the model came with, by their engine
     memo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -80,8 +81,8 @@ class Workbench:
 
     def float_modules(self, engine: str, method: Int8Method) -> tuple[str, ...]:
         """Return the blocks that static int8 leaves in float32; QNNPACK has the full range and needs fewer of them."""
-        if self.recipe_engine() is not None:
-            return stays_float(self.activations(engine))
+        if (given := self.given(engine)) is not None:
+            return stays_float(given)
 
         def make() -> tuple[str, ...]:
             images = torch.cat(list(self.calibration_batches(as_fed=False)))[:_CHOICE_IMAGES]
@@ -97,7 +98,9 @@ class Workbench:
             return ()
 
     def activations(self, engine: str) -> dict[str, Tensor]:
-        """Return the calibrated activations of static int8 for an engine."""
+        """Return the recipe of static int8 for an engine: the one that the model came with, else calibrated."""
+        if (given := self.given(engine)) is not None:
+            return given
 
         def make() -> dict[str, Tensor]:
             method = self.options.int8_method
@@ -116,10 +119,19 @@ class Workbench:
 
         return self.once(f"rounding {engine}", make)
 
+    def given(self, engine: str) -> dict[str, Tensor] | None:
+        """Return the recipe that the model came with, if an engine can run it: its own, or one that saves bits."""
+        saving = (self.recipes[other] for other in SATURATING if other in self.recipes)
+        return self.recipes.get(engine, next(saving, None))
+
     def recipe_engine(self) -> str | None:
-        """Return the engine of the recipe that a model came with; None where images are there: each tool calibrates."""
-        is_given = self.calibration is None and f"activations {XNNPACK_RANGE}" in self.memo
-        return XNNPACK_RANGE if is_given else None
+        """Return the engine of the recipe that the model came with; None where each tool calibrates."""
+        return XNNPACK_RANGE if self.given(XNNPACK_RANGE) is not None else None
+
+    def calibration_count(self, engine: str | None) -> int | None:
+        """Return how many images a file was calibrated on, of an engine's recipe or (None) by its format's tool."""
+        is_given = engine is not None and self.given(engine) is not None
+        return None if is_given or self.calibration is None else len(self.calibration)
 
     def recipe_options(self, engine: str | None) -> dict[str, Scalar]:
         """Return what the ``options`` of all files of an engine's recipe share; None: they are of none."""

@@ -326,11 +326,14 @@ def _describe(name: str, bundle: Bundle, *, allow_factory: str | None) -> Benche
 
 
 def _master_top1(artifact: Artifact) -> float | None:
-    """Return the float32 weights' accuracy: of the last stage before int8 or a graph; None after a user's own stage."""
+    """Return the float32 weights' accuracy: of the last stage before int8 or a graph.
+
+    None after a user's own stage; and after quantisation-aware training, of which int8 alone was measured.
+    """
     top1: float | None = artifact.baseline.top1_fraction
     for stage in artifact.stages:
         row = STAGES.get(stage.stage)
-        if row is None:
+        if row is None or row.name == "qat":
             return None
         if row.produces is not Kind.EAGER_FLOAT:
             break

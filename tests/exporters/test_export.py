@@ -15,8 +15,10 @@ import onnx
 import onnxruntime
 import psutil
 import pytest
+import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file
+from training_cases import CLASSES, SIZE_PX, batches, dataset, tiny_spec, trained_like
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import check_bundle, open_bundle
@@ -28,6 +30,8 @@ from udacisense.base.files import sha256_path
 from udacisense.base.records import Outcome
 from udacisense.cli.main import run
 from udacisense.errors import InputError
+from udacisense.pipeline import OptimizationPipeline
+from udacisense.stages import apply_quantization_aware_training
 from udacisense.zoo.table import zoo_folder
 
 FACTORIES = """
@@ -255,3 +259,33 @@ def test_without_photos_onnx_int8_has_the_numbers_of_the_recipe_that_came_with_t
     (logits,) = session.run(None, {session.get_inputs()[0].name: bundle.golden_inputs()})
     own = bundle.golden_logits(bundle.variant("torchscript-int8-static-qnnpack"))
     assert (logits.argmax(axis=1) == own.argmax(axis=1)).mean() > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fbgemm", "qnnpack"])
+def test_every_file_of_a_network_that_learned_with_rounding_has_its_numbers(engine: str, tmp_path: Path) -> None:
+    model, images = trained_like(tiny_spec()), dataset()
+    pipeline = OptimizationPipeline(
+        "mine", model, batches(), batches(), CLASSES, SIZE_PX, spec=tiny_spec(), data_fingerprint="colours"
+    )
+    pipeline.add_step(
+        step_name="qat", step_function=apply_quantization_aware_training, engine=engine, epochs=1, max_float_blocks=0
+    ).run(output_dir=tmp_path)
+    options = ExportOptions(formats=("torchscript", "onnx"), precisions=("int8-static",), engines=("qnnpack",))
+    made = export_bundle(source_from_artifact(tmp_path / "artifact", images), tmp_path / "bundle", options)
+    told = [(v.outcome, v.options["method"], v.options["calibration_images"]) for v in made.variants]
+    assert told == [(Outcome.PASSED, "qat", None)] * 3  # .ort too
+    assert len({v.options["recipe"] for v in made.variants}) == 1
+    graph = torch.jit.load(tmp_path / "bundle/model-torchscript-int8-static-qnnpack.pt").graph
+    int8 = [n for n in graph.nodes() if n.kind().startswith("quantized::") or n.kind() == "aten::quantize_per_tensor"]
+    given = {str(v.debugName()): v.toIValue() for node in int8 for v in node.inputs()}
+    in_torch = {round(float(v), 9) for v in given.values() if isinstance(v, float | torch.Tensor) and float(v) < 1}
+    held = onnx.load(tmp_path / "bundle/model-onnx-int8-static.onnx").graph.initializer
+    numbers = [numpy_helper.to_array(tensor) for tensor in held]
+    in_onnx = {round(float(v), 9) for v in numbers if v.dtype == np.float32 and v.ndim == 0}
+    recipe = load_file(tmp_path / f"artifact/static-int8-{engine}.safetensors")
+    kept = {round(float(pair[0]), 9) for name, pair in recipe.items() if name.startswith("activation")}
+    assert in_torch < in_onnx == kept
+    assert len(kept - in_torch) == 1  # PyTorch's mean keeps the scale of what it is taken of
+    by_channel = {tuple(v.tolist()) for v in numbers if v.dtype == np.float32 and v.ndim == 1}
+    assert {tuple(v.tolist()) for name, v in recipe.items() if name.startswith("scales:")} <= by_channel

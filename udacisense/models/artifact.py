@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-from torch import nn
+from torch import Tensor, nn
 
 from udacisense.base.files import atomic_path, sha256_file
 from udacisense.base.records import Artifact, Confidence, ModelSpec, Signature, StageRecord, read_json, write_record
@@ -18,6 +20,7 @@ from udacisense.models.weights import load_state, plain_state
 from udacisense.zoo.table import ZOO, resolve_artifact
 
 WEIGHTS_NAME = "model.safetensors"
+RECIPES = "static-int8-"  # and an engine: how the names of recipes of static int8 begin, which may lie beside them
 
 
 def save_artifact(
@@ -31,6 +34,7 @@ def save_artifact(
     stages: tuple[StageRecord, ...],
     seed: int,
     confidence: Confidence | None = None,
+    recipes: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
 ) -> Artifact:
     """Write a model and its record as one folder, which appears whole or not at all.
 
@@ -46,6 +50,7 @@ def save_artifact(
         stages: figures after each stage, in order; empty for a baseline.
         seed: of the run that made it.
         confidence: fitted on images that were held back; None where there were none.
+        recipes: of static int8 that was made of these weights, by the name of its file.
 
     Raises:
         InputError: the model has weights that are no tensors (a quantised one), or the folder holds other files.
@@ -54,7 +59,8 @@ def save_artifact(
     state = plain_state(model)
     with atomic_path(folder) as partial:
         partial.mkdir()
-        save_tensors(partial / WEIGHTS_NAME, state)
+        for file_name, tensors in {**recipes, WEIGHTS_NAME: state}.items():
+            save_tensors(partial / file_name, tensors)
         artifact = Artifact(
             schema_version=1,
             name=name,
@@ -124,7 +130,8 @@ def _checked_weights(folder: Path, artifact: Artifact) -> Path:
 
 def _refuse_foreign_folder(folder: Path) -> None:
     if folder.is_dir():
-        foreign = sorted(p.name for p in folder.iterdir() if p.name not in {Artifact.FILE_NAME, WEIGHTS_NAME})
+        others = (p.name for p in folder.iterdir() if not p.match(f"{RECIPES}*.safetensors"))
+        foreign = sorted(name for name in others if name not in {Artifact.FILE_NAME, WEIGHTS_NAME})
         if foreign:
             raise InputError(f"{folder} holds {foreign[0]!r}, which is no part of an artifact; give another folder.")
     elif folder.exists():

@@ -26,7 +26,7 @@ from udacisense.measure.recording import latencies_by_turns, record_stage
 from udacisense.measure.stats import Interval, ratio
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model
-from udacisense.pipeline.link import Link, described, shared
+from udacisense.pipeline.link import Link, described, floats_of, model_of, shared
 from udacisense.pipeline.requirements import Requirement, check_requirements
 from udacisense.pipeline.step import Step, failure, perform
 from udacisense.pipeline.store import KeptStep, StepStore, fingerprint_step, has_architecture, write_torchscript
@@ -286,16 +286,10 @@ class OptimizationPipeline:
         return store.restate(index, step.name, replace(kept, record=figures, data=self.data_fingerprint))
 
     def _model(self, links: list[Link], index: int, store: StepStore | None) -> nn.Module:
-        """Return the model of a finished step: from memory, from disk, or packed again from the step before."""
-        link = links[index]
-        if link.model is None:
-            assert store and link.kept and link.step, "it was kept, or it would be loaded"  # noqa: PT018
-            if link.kept.weights is not None:
-                link.model = store.load(index, link.step.name, link.kept)
-            else:
-                context = self._context(Compute(), link.fingerprint, store, resume=True)
-                link.model = perform(link.step, self._model(links, index - 1, store), context).model
-        return link.model
+        return model_of(links, index, store, lambda link: self._again(link, store))
+
+    def _again(self, link: Link, store: StepStore | None) -> StepContext:
+        return self._context(Compute(), link.fingerprint, store, resume=True)
 
     def _context(self, compute: Compute, fingerprint: str, store: StepStore | None, *, resume: bool) -> StepContext:
         return StepContext(
@@ -379,9 +373,9 @@ class OptimizationPipeline:
         return artifact
 
     def _keep_artifact(self, links: list[Link], figures: RunRecord, store: StepStore, folder: Path) -> Artifact | None:
-        """Keep the float32 weights that every exporter starts from: those of the last step that left any."""
-        index = max(i for i, link in enumerate(links) if link.kind is Kind.EAGER_FLOAT)
-        spec, master = links[index].spec, self._model(links, index, store)
+        """Keep the float32 weights that exporters start from, of the last step that left any, and their recipe."""
+        index = max(i for i, link in enumerate(links) if link.has_floats)
+        spec, master = links[index].spec, floats_of(links, index, store, lambda link: self._again(link, store))
         if spec is None or not has_architecture(master, build_model(spec)):
             log.warning("no artifact is written: give the pipeline (or its last training step) a ModelSpec.")
             return None
@@ -395,4 +389,9 @@ class OptimizationPipeline:
             stages=figures.stages,
             seed=self.seed,
             confidence=None if self.validation_loader is None else confidence_of(master, self.validation_loader),
+            recipes={
+                link.kept.recipe: store.recipe(i, link.step.name, link.kept)
+                for i, link in enumerate(links)
+                if i >= index and link.step is not None and link.kept is not None and link.kept.recipe is not None
+            },
         )

@@ -3,7 +3,8 @@
 ::
 
     output_dir/steps/01-distill/     step.json (a KeptStep), model.safetensors, history.json
-    output_dir/steps/02-int8/        step.json alone: int8 packing is repeated from the float weights, in milliseconds
+    output_dir/steps/02-int8/        step.json, and of static int8 static-int8-<engine>.safetensors: int8 packing is
+                                     repeated from the float weights, in milliseconds; learned ones lie beside it
     output_dir/steps/03-graph/       step.json, model.pt (TorchScript)
     output_dir/work/<fingerprint>/   checkpoints of a step that has not finished
 
@@ -22,15 +23,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from udacisense.base.files import atomic_path, sha256_file
 from udacisense.base.records import ModelSpec, StageRecord, read_json, record, write_record
 from udacisense.base.tensors import save_tensors, torchscript_bytes
 from udacisense.errors import InputError
+from udacisense.models.artifact import RECIPES
 from udacisense.models.build import build_model
-from udacisense.models.weights import load_state, plain_state
+from udacisense.models.weights import load_state, plain_state, read_state
 from udacisense.stages.contract import Kind, StepResult, kind_of
+from udacisense.stages.static import static_int8
 from udacisense.training.checkpoint import state_sha256
 
 log = logging.getLogger("udacisense")
@@ -49,10 +52,12 @@ class KeptStep:
     fingerprint: str
     kind: Kind
     spec: ModelSpec | None  # None: the architecture of the pipeline's own model
-    weights: str | None  # file name; None where the model is made again from the step before
+    weights: str | None  # file name; of int8 those that it is packed from; None: of the step before
     weights_sha256: str | None
     record: StageRecord
     data: str | None = None  # which the record is of, where the step's fingerprint does not depend on the test images
+    recipe: str | None = None  # file name; of static int8
+    recipe_sha256: str | None = None
 
 
 def fingerprint_step(name: str, function: Callable[..., object], options: Mapping[str, object], *, inputs: str) -> str:
@@ -124,10 +129,10 @@ class StepStore:
             return None
         if kept.fingerprint not in fingerprints:
             return None
-        if kept.weights is None:
-            return kept if kept.kind is Kind.EAGER_INT8 else None
-        path = folder / kept.weights
-        is_whole = path.is_file() and sha256_file(path) == kept.weights_sha256
+        files = {name: sha for name, sha in _files(kept).items() if name is not None}
+        if kept.weights is None and kept.kind is not Kind.EAGER_INT8:
+            return None
+        is_whole = all((folder / name).is_file() and sha256_file(folder / name) == sha for name, sha in files.items())
         return kept if is_whole else None
 
     def keep(
@@ -145,11 +150,17 @@ class StepStore:
         A float32 model of an architecture that its spec does not build has its figures kept, and is made again by
         a rerun.
         """
-        kind = kind_of(result.model)
+        kind, source, recipe = kind_of(result.model), result.source, None
+        master = result.model if source is None or source.learned is None else source.learned
         with atomic_path(self.folder(index, name)) as partial:
             partial.mkdir()
-            is_loadable = kind is not Kind.EAGER_FLOAT or has_architecture(result.model, self._template(result.spec))
-            weights = _write_weights(result.model, kind, partial) if is_loadable else None
+            is_loadable = kind_of(master) is not Kind.EAGER_FLOAT or has_architecture(
+                master, self._template(result.spec)
+            )
+            weights = _write_weights(master, partial) if is_loadable else None
+            if source is not None and is_loadable:
+                recipe = partial / f"{RECIPES}{source.engine}.safetensors"
+                save_tensors(recipe, source.recipe)
             for title, document in result.documents.items():
                 write_record(partial / f"{title}.json", document)
             kept = KeptStep(
@@ -161,6 +172,8 @@ class StepStore:
                 weights_sha256=sha256_file(weights) if weights is not None else None,
                 record=figures,
                 data=data,
+                recipe=recipe.name if recipe is not None else None,
+                recipe_sha256=sha256_file(recipe) if recipe is not None else None,
             )
             write_record(partial / STEP_FILE, kept)
         return kept
@@ -171,7 +184,7 @@ class StepStore:
         return kept
 
     def load(self, index: int, name: str, kept: KeptStep) -> nn.Module:
-        """Return the model of a kept step that has weights, in eval mode on the CPU."""
+        """Return the model of a kept step that has weights, in eval mode on the CPU: of an int8 one in float32."""
         assert kept.weights is not None
         path = self.folder(index, name) / kept.weights
         if kept.kind is Kind.TORCHSCRIPT:
@@ -180,6 +193,16 @@ class StepStore:
         model = self._template(kept.spec)
         load_state(model, path)
         return model.eval()
+
+    def recipe(self, index: int, name: str, kept: KeptStep) -> dict[str, Tensor]:
+        """Return the recipe of a kept step that has one."""
+        assert kept.recipe is not None
+        return read_state(self.folder(index, name) / kept.recipe)
+
+    def packed(self, index: int, name: str, kept: KeptStep, master: nn.Module, *, example: Tensor) -> nn.Module:
+        """Return the static int8 model of a kept step that has a recipe, packed anew from its float32 one."""
+        engine = Path(str(kept.recipe)).stem.removeprefix(RECIPES)
+        return static_int8(master, engine, example=example, activations=self.recipe(index, name, kept))
 
     def _template(self, spec: ModelSpec | None) -> nn.Module:
         return copy.deepcopy(self._baseline) if spec is None else build_model(spec)
@@ -200,7 +223,12 @@ def _shapes(model: nn.Module) -> dict[str, object]:
     return {key: getattr(value, "shape", None) for key, value in model.state_dict().items()}
 
 
-def _write_weights(model: nn.Module, kind: Kind, folder: Path) -> Path | None:
+def _files(kept: KeptStep) -> dict[str | None, str | None]:
+    return {kept.weights: kept.weights_sha256, kept.recipe: kept.recipe_sha256}
+
+
+def _write_weights(model: nn.Module, folder: Path) -> Path | None:
+    kind = kind_of(model)
     if kind is Kind.TORCHSCRIPT:
         return write_torchscript(model, folder / "model.pt")
     if kind is Kind.EAGER_INT8:

@@ -131,6 +131,15 @@ class StepContext:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Int8Source:
+    """What a static int8 model is made from by :func:`udacisense.stages.static.static_int8`."""
+
+    engine: str
+    recipe: Mapping[str, Tensor]
+    learned: nn.Module | None = None  # its float32 weights; None: those that the step was given
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepResult:
     """What a step returns."""
 
@@ -138,6 +147,7 @@ class StepResult:
     notes: Mapping[str, Scalar] = field(default_factory=dict)  # kept in the StageRecord's config
     spec: ModelSpec | None = None  # how to build the model again where the step changed its architecture
     documents: Mapping[str, object] = field(default_factory=dict)  # records, kept beside the model as <name>.json
+    source: Int8Source | None = None  # of static int8
 
 
 StepFunction = Callable[..., StepResult]

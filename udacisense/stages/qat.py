@@ -20,21 +20,22 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, nn
 from torch.ao.nn.intrinsic.qat import freeze_bn_stats
 from torch.ao.quantization import QConfigMapping, disable_observer, enable_observer, get_default_qat_qconfig
 from torch.ao.quantization.fake_quantize import default_per_channel_weight_fake_quant
 from torch.ao.quantization.qconfig import QConfig
 from torch.ao.quantization.qconfig_mapping import get_default_qat_qconfig_mapping
-from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
+from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
 from udacisense.base.records import Scalar
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
-from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult, plain_copy
+from udacisense.models.weights import put_state
+from udacisense.stages.contract import Int8Source, StepContext, StepResult, plain_copy
+from udacisense.stages.int8.rounding import SCALES
 from udacisense.stages.quantize import quantized_engine
-from udacisense.stages.static import choose_float_modules, first_images, quiet, traceable
+from udacisense.stages.static import STAYS_FLOAT, choose_float_modules, first_images, quiet, static_int8, traceable
 from udacisense.training import train
 from udacisense.training.types import Distillation, SizedBatches, TrainConfig
 
@@ -74,11 +75,12 @@ def apply_quantization_aware_training(
         )
     chosen = engine if engine is not None else next(iter(supported_engines()), "none")
     config = replace(config, epochs=epochs, learning_rate=learning_rate, compute=context.compute, seed=context.seed)
-    images = first_images(context, _CALIBRATION_IMAGES)
+    images, plain = first_images(context, _CALIBRATION_IMAGES), plain_copy(model)
     with quiet(), quantized_engine(chosen):
         kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks, method="histogram")
+        prepared = _prepare(plain, chosen, images, kept)
         trained = train(
-            _prepare(model, chosen, images, kept),
+            prepared,
             cast("SizedBatches", context.train),
             config=config,
             validation=context.validation,
@@ -86,10 +88,13 @@ def apply_quantization_aware_training(
             keep=context.keep,
             before_epoch=lambda training, epoch: _settle(training, fixed=epoch >= epochs // 2),
         )
-        packed = resize_by_products(convert_fx(cast("fx.GraphModule", trained.model.eval())))
+        found, state = _recipe(trained.model, kept), trained.model.state_dict()
+        put_state(plain, {name: state[placed] for name, placed in _places(plain, prepared).items()})
+        packed = static_int8(plain.eval(), chosen, example=images[:1], activations=found)
     notes: dict[str, Scalar] = {"engine": chosen, "epochs": epochs, "learning_rate": learning_rate}
     notes |= {"float32_blocks": " ".join(kept) or "none", "best_epoch": trained.history.best_epoch}
-    return StepResult(model=packed, notes=notes, documents={"history": trained.history})
+    source = Int8Source(engine=chosen, recipe=found, learned=plain)
+    return StepResult(model=packed, notes=notes, documents={"history": trained.history}, source=source)
 
 
 def _settle(model: nn.Module, *, fixed: bool) -> None:
@@ -98,15 +103,34 @@ def _settle(model: nn.Module, *, fixed: bool) -> None:
         model.apply(disable_observer)
 
 
-def _prepare(model: nn.Module, engine: str, images: torch.Tensor, kept: tuple[str, ...]) -> nn.Module:
-    """Return the network with fake quantisation, its ranges filled on images, ready to train."""
+def _prepare(plain: nn.Module, engine: str, images: Tensor, kept: tuple[str, ...]) -> nn.Module:
+    """Return the network with fake quantisation, its ranges filled on images, ready to train; it shares the weights."""
     with traceable():
-        prepared: nn.Module = prepare_qat_fx(plain_copy(model).train(), _mapping(engine, kept), (images[:1],))
+        prepared: nn.Module = prepare_qat_fx(plain.train(), _mapping(engine, kept), (images[:1],))
     with torch.no_grad():
         prepared.apply(enable_observer)
         for batch in torch.split(images, _CALIBRATION_BATCH):
             prepared.eval()(batch)
     return prepared.train()
+
+
+def _places(plain: nn.Module, prepared: nn.Module) -> dict[str, str]:
+    """Return the name of each tensor of a model's state in the network that was prepared from it."""
+    names = {id(tensor): name for name, tensor in prepared.state_dict(keep_vars=True).items()}
+    own = plain.state_dict(keep_vars=True)
+    return {name: names[id(tensor)] for name, tensor in own.items() if id(tensor) in names}
+
+
+def _recipe(trained: nn.Module, kept: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return what training left: see :func:`udacisense.stages.static.calibrate`, and the scales of weights."""
+    found = {STAYS_FLOAT + name: torch.zeros(0, dtype=torch.float64) for name in kept}
+    for name, module in trained.named_modules():
+        if name.startswith("activation_post_process_") and "." not in name:
+            scale, zero = cast("Any", module).calculate_qparams()
+            found[name] = torch.stack([scale.double().flatten()[0], zero.double().flatten()[0]])
+        elif hasattr(module, "weight_fake_quant"):
+            found[SCALES + name] = cast("Any", module).weight_fake_quant.calculate_qparams()[0].float()
+    return found
 
 
 def _mapping(engine: str, kept: tuple[str, ...]) -> QConfigMapping:

@@ -38,16 +38,16 @@ from udacisense.base.records import Int8Method, Scalar
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
-from udacisense.stages.contract import StepContext, StepResult, plain_copy, replace_modules
+from udacisense.stages.contract import Int8Source, StepContext, StepResult, plain_copy, replace_modules
 from udacisense.stages.int8.ranges import fitted_ranges
-from udacisense.stages.int8.rounding import BIAS, STEPS, fitted_rounding, round_weights
+from udacisense.stages.int8.rounding import BIAS, SCALES, STEPS, fitted_rounding, round_weights
 from udacisense.stages.int8.sensitivity import sensitivities, sqnr_db, units
 from udacisense.stages.quantize import quantized_engine, reshaping
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
-_STAYS_FLOAT = "float32:"
+STAYS_FLOAT = "float32:"
 _WEIGHT_BITS = "weight_bits"  # int64 (1,), where it is not 8
-_SATURATING = {"fbgemm": 7, "x86": 7}  # bits of a weight
+SATURATING = {"fbgemm": 7, "x86": 7}  # bits of a weight
 _SENSITIVITY_IMAGES = 32
 _MIXED_IMAGES = 64
 _MIXED_WITH = 3  # other images, each
@@ -88,9 +88,9 @@ def calibrate(
     given = list(batches)
     if not given:
         raise InputError("Static int8 needs calibration images; give a data set.")
-    found = {_STAYS_FLOAT + name: torch.zeros(0, dtype=torch.float64) for name in float_modules}
-    if engine in _SATURATING:
-        found[_WEIGHT_BITS] = torch.tensor([_SATURATING[engine]])
+    found = {STAYS_FLOAT + name: torch.zeros(0, dtype=torch.float64) for name in float_modules}
+    if engine in SATURATING:
+        found[_WEIGHT_BITS] = torch.tensor([SATURATING[engine]])
     with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
         prepared = _prepare(model, engine, given[0][:1], found)
         for batch in given:
@@ -131,7 +131,7 @@ def prepare_with(
 
     The arguments are :func:`static_int8`'s, and so is what it raises.
     """
-    others = (_STAYS_FLOAT, _WEIGHT_BITS, STEPS, BIAS)
+    others = (STAYS_FLOAT, _WEIGHT_BITS, STEPS, BIAS, SCALES)
     pairs = {name: value for name, value in activations.items() if not name.startswith(others)}
     prepared = _prepare(model, engine, example, activations)
     observers = _observers(prepared)
@@ -155,7 +155,7 @@ def prepare_with(
 
 def stays_float(activations: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return the names of the modules that a calibration leaves in float32."""
-    return tuple(name.removeprefix(_STAYS_FLOAT) for name in activations if name.startswith(_STAYS_FLOAT))
+    return tuple(name.removeprefix(STAYS_FLOAT) for name in activations if name.startswith(STAYS_FLOAT))
 
 
 def choose_float_modules(
@@ -258,7 +258,7 @@ def apply_static_quantization(
         packed = static_int8(model, chosen, example=images[:1], activations=found)
     notes: dict[str, Scalar] = {"engine": chosen, "calibration_images": len(images), "method": method}
     notes["float32_blocks"] = " ".join(kept) or "none"
-    return StepResult(model=packed, notes=notes)
+    return StepResult(model=packed, notes=notes, source=Int8Source(engine=chosen, recipe=found))
 
 
 def first_images(context: StepContext, count: int) -> Tensor:

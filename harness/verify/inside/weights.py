@@ -36,8 +36,8 @@ def compare_weights(expected: Weights, got: Weights, *, fitted: bool = False) ->
     Args:
         expected: of the reference, BatchNorm folded, in execution order.
         got: of the file, widened to float, in the same order.
-        fitted: whether the file's weights were fitted to the answers of their layers, which moves slopes a little
-            (:mod:`udacisense.stages.int8.rounding`).
+        fitted: whether the file's weights were fitted to the answers of their layers, or rounded at scales that the
+            network learned with, which moves slopes a little (:mod:`udacisense.stages.int8.rounding`).
 
     Raises:
         CannotJudgeError: their counts differ, as where a network calls layers in another way than as modules.

@@ -68,7 +68,7 @@ def checks(source: Source, variant: Variant) -> Iterator[tuple[str, Check]]:
         yield "its zero points", lambda: zero_point_problems(path)
     if variant.format == "onnx" and variant.precision == "fp16":
         yield "the range of float16", lambda: filter(None, [source.beyond_half])
-    fitted = variant.options.get("method") == "fitted"
+    fitted = variant.options.get("method") in {"fitted", "qat"}
     yield "its weights", lambda: compare_weights(source.weights, file_weights(variant.format, path), fitted=fitted)
 
 

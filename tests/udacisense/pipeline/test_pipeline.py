@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from training_cases import CLASSES, SIZE_PX, batches, build, coloured, dataset, held_back, mobilenet_spec, tiny_spec
 
@@ -35,7 +36,11 @@ from udacisense.stages import (
     apply_dynamic_quantization,
     apply_graph_optimization,
     apply_knowledge_distillation,
+    apply_quantization_aware_training,
+    qat,
 )
+from udacisense.stages.quantize import quantized_engine
+from udacisense.stages.static import static_int8
 from udacisense.training import Compute, Supervision, TrainConfig
 
 SPEC = tiny_spec()
@@ -243,6 +248,31 @@ def test_a_run_that_ended_before_the_graph_packs_int8_again_and_goes_on(tmp_path
     images = next(iter(held_back()))[0]
     with torch.inference_mode():
         assert torch.equal(resumed.model(images), fresh.model(images))
+
+
+def test_int8_that_was_trained_is_kept_with_its_weights_and_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made() -> OptimizationPipeline:
+        learning = pipeline().add_step(
+            step_name="qat", step_function=apply_quantization_aware_training, epochs=1, max_float_blocks=0
+        )
+        return learning.add_step(step_name="graph", step_function=apply_graph_optimization)
+
+    first = made().run(output_dir=tmp_path)
+    shutil.rmtree(tmp_path / "steps" / "02-graph")
+    monkeypatch.setattr(qat, "train", lambda *_, **__: pytest.fail("it is trained again"))
+    again = made().run(output_dir=tmp_path)
+    images = next(iter(held_back()))[0]
+    with torch.inference_mode():
+        assert torch.equal(again.model(images), first.model(images))
+    _, master = load_artifact(tmp_path / "artifact")
+    assert not torch.equal(master.classifier[1].bias, build(SPEC).classifier[1].bias)
+    (recipe,) = (tmp_path / "artifact").glob("static-int8-*.safetensors")
+    engine = recipe.stem.removeprefix("static-int8-")
+    packed = static_int8(master, engine, example=images[:1], activations=load_file(recipe))
+    with torch.inference_mode(), quantized_engine(engine):
+        assert torch.equal(packed(images), first.model(images))
 
 
 def test_a_distillation_interrupted_in_an_epoch_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,9 @@ from udacisense.base.records import Int8Method
 from udacisense.errors import InputError
 from udacisense.stages.contract import copy_of, replace_modules
 
-# Of a layer, in a recipe: by how many steps each weight is off the nearest value, and what its bias gains.
-STEPS, BIAS = "rounding:", "bias:"
+# Of a layer, in a recipe: by how many steps each weight is off the nearest value, and what its bias gains; or the
+# scales of its channels as training with rounding left them, which do not follow from its weights.
+STEPS, BIAS, SCALES = "rounding:", "bias:", "scales:"
 _PULL = 0.1  # to the trained weights, in mean squares of an input
 _DAMPING = 0.01  # of the inverse, likewise
 _MOST_BYTES = 128_000_000  # of one activation, of all images together
@@ -71,7 +72,7 @@ class RoundedWeight(nn.Module):
 
 
 class _KeptScale(ObserverBase):
-    """Stands for the observer of a weight whose values are already multiples of its scales."""
+    """Stands for the observer of a weight whose scales are known."""
 
     def __init__(self, scale: Tensor, observer: Any) -> None:
         super().__init__(torch.qint8)
@@ -95,27 +96,37 @@ class _Seen:
 
 
 def round_weights(prepared: fx.GraphModule, recipe: Mapping[str, Tensor]) -> None:
-    """Give a prepared network's layers the weights and biases that a recipe says, where it does: in place.
+    """Give a prepared network's layers the weights, biases and scales that a recipe says, where it does: in place.
 
     Raises:
         InputError: the recipe is of other layers.
     """
     modules = dict(prepared.named_modules())
-    for key, steps in recipe.items():
-        if key.startswith(STEPS):
-            name = key.removeprefix(STEPS)
-            layer, bias = _layer(modules.get(name)), recipe.get(BIAS + name)
-            is_its_own = _can_be_fitted(layer) and layer.weight.shape == steps.shape
-            if not is_its_own or bias is None or bias.shape != steps.shape[:1]:
-                raise InputError(
-                    f"The calibrated activations belong to another model: they round the weights of {name!r}, and it "
-                    "has no such int8 layer."
-                )
-            _set(modules[name], steps, bias)
+    for key, value in recipe.items():
+        kind, _, name = key.partition(":")
+        if f"{kind}:" not in (STEPS, SCALES):
+            continue
+        layer, bias = _layer(modules.get(name)), recipe.get(BIAS + name)
+        if f"{kind}:" == SCALES:
+            is_its_own = getattr(layer, "qconfig", None) is not None and layer.weight.shape[:1] == value.shape
+        else:
+            is_its_own = _can_be_fitted(layer) and layer.weight.shape == value.shape
+            is_its_own = is_its_own and bias is not None and bias.shape == value.shape[:1]
+        if not is_its_own:
+            raise InputError(
+                f"The calibrated activations belong to another model: they round the weights of {name!r}, and it "
+                "has no such int8 layer."
+            )
+        if bias is None:
+            _keep_scale(modules[name], value, layer.qconfig.weight())
+        else:
+            _set(modules[name], value, bias)
 
 
-def method_of(recipe: Mapping[str, Tensor]) -> Int8Method:
-    """Return how a recipe was calibrated."""
+def method_of(recipe: Mapping[str, Tensor]) -> Int8Method | Literal["qat"]:
+    """Return how a recipe was found: by one of the ways to calibrate, or by training with rounding."""
+    if any(name.startswith(SCALES) for name in recipe):
+        return "qat"
     return "fitted" if any(name.startswith(STEPS) for name in recipe) else "histogram"
 
 
@@ -201,6 +212,12 @@ def _set(module: nn.Module, steps: Tensor, bias: Tensor) -> None:
     whole = (_nearest(layer, scale) + steps).clamp(observer.quant_min, observer.quant_max)
     layer.weight = nn.Parameter(whole * _by_channel(layer, scale), requires_grad=False)
     layer.bias = nn.Parameter(bias if layer.bias is None else layer.bias + bias, requires_grad=False)
+    _keep_scale(module, scale, observer)
+
+
+def _keep_scale(module: nn.Module, scale: Tensor, observer: Any) -> None:
+    """Let a layer's weight be rounded at given scales, in place."""
+    layer = _layer(module)
     kept = cast("Any", QConfig)(activation=layer.qconfig.activation, weight=partial(_KeptScale, scale, observer))
     layer.qconfig = cast("Any", module).qconfig = kept
 
