@@ -36,30 +36,27 @@ def save_artifact(
     confidence: Confidence | None = None,
     recipes: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
 ) -> Artifact:
-    """Write a model and its record as one folder, which appears whole or not at all.
-
-    An artifact that is already there is replaced; a folder that holds anything else is left alone.
+    """Write a model and its record as one folder, whole or not at all.
 
     Args:
-        folder: where to write.
+        folder: an artifact that is there is replaced, a folder that holds anything else is left alone.
         name: what people call it.
         model: the eager float32 model that ``spec`` builds.
         spec: how to build it again.
         signature: what goes in and what comes out.
-        baseline: figures of the model that compression started from.
-        stages: figures after each stage, in order; empty for a baseline.
-        seed: of the run that made it.
-        confidence: fitted on images that were held back; None where there were none.
+        baseline, stages: figures of what compression started from, and after each stage; none for a baseline.
+        seed: of the run.
+        confidence: fitted on held-back images; None where there were none.
         recipes: of static int8 that was made of these weights, by the name of its file.
 
     Raises:
         InputError: the model has weights that are no tensors (a quantised one), or the folder holds other files.
     """
     _refuse_foreign_folder(folder)
-    state = plain_state(model)
+    files = {**recipes, WEIGHTS_NAME: plain_state(model)}
     with atomic_path(folder) as partial:
         partial.mkdir()
-        for file_name, tensors in {**recipes, WEIGHTS_NAME: state}.items():
+        for file_name, tensors in files.items():
             save_tensors(partial / file_name, tensors)
         artifact = Artifact(
             schema_version=1,

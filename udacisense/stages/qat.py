@@ -78,9 +78,8 @@ def apply_quantization_aware_training(
     images, plain = first_images(context, _CALIBRATION_IMAGES), plain_copy(model)
     with quiet(), quantized_engine(chosen):
         kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks, method="histogram")
-        prepared = _prepare(plain, chosen, images, kept)
         trained = train(
-            prepared,
+            prepared := _prepare(plain, chosen, images, kept),
             cast("SizedBatches", context.train),
             config=config,
             validation=context.validation,
