@@ -44,7 +44,8 @@ def save_artifact(
         model: the eager float32 model that ``spec`` builds.
         spec: how to build it again.
         signature: what goes in and what comes out.
-        baseline, stages: figures of what compression started from, and after each stage; none for a baseline.
+        baseline: figures of what compression started from.
+        stages: figures after each stage; empty for a baseline.
         seed: of the run.
         confidence: fitted on held-back images; None where there were none.
         recipes: of static int8 that was made of these weights, by the name of its file.
@@ -55,9 +56,7 @@ def save_artifact(
     _refuse_foreign_folder(folder)
     files = {**recipes, WEIGHTS_NAME: plain_state(model)}
     with atomic_path(folder) as partial:
-        partial.mkdir()
-        for file_name, tensors in files.items():
-            save_tensors(partial / file_name, tensors)
+        _save_each(partial, files)
         artifact = Artifact(
             schema_version=1,
             name=name,
@@ -108,6 +107,12 @@ def load_artifact(folder: Path, *, allow_factory: str | None = None) -> tuple[Ar
     model = build_model(artifact.model)
     load_state(model, weights)
     return artifact, model.eval()
+
+
+def _save_each(folder: Path, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+    folder.mkdir()
+    for name, tensors in files.items():
+        save_tensors(folder / name, tensors)
 
 
 def _checked_weights(folder: Path, artifact: Artifact) -> Path:
