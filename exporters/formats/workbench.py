@@ -86,7 +86,8 @@ class Workbench:
 
         def make() -> tuple[str, ...]:
             images = torch.cat(list(self.calibration_batches(as_fed=False)))[:_CHOICE_IMAGES]
-            return choose_float_modules(self.model, engine, images, most=self.options.float_blocks, method=method)
+            kept, _ = choose_float_modules(self.model, engine, images, most=self.options.float_blocks, method=method)
+            return kept
 
         return self.once(f"float modules {engine} {method}", make)
 

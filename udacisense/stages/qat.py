@@ -77,7 +77,7 @@ def apply_quantization_aware_training(
     config = replace(config, epochs=epochs, learning_rate=learning_rate, compute=context.compute, seed=context.seed)
     images, plain = first_images(context, _CALIBRATION_IMAGES), plain_copy(model)
     with quiet(), quantized_engine(chosen):
-        kept = choose_float_modules(model, chosen, images[:_CHOICE_IMAGES], most=max_float_blocks, method="histogram")
+        kept = _stay_float(model, chosen, images, max_float_blocks)
         trained = train(
             prepared := _prepare(plain, chosen, images, kept),
             cast("SizedBatches", context.train),
@@ -94,6 +94,10 @@ def apply_quantization_aware_training(
     notes |= {"float32_blocks": " ".join(kept) or "none", "best_epoch": trained.history.best_epoch}
     source = Int8Source(engine=chosen, recipe=found, learned=plain)
     return StepResult(model=packed, notes=notes, documents={"history": trained.history}, source=source)
+
+
+def _stay_float(model: nn.Module, engine: str, images: Tensor, most: int) -> tuple[str, ...]:
+    return choose_float_modules(model, engine, images[:_CHOICE_IMAGES], most=most, method="histogram")[0]
 
 
 def _settle(model: nn.Module, *, fixed: bool) -> None:

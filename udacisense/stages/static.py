@@ -14,6 +14,7 @@ Layers do not suffer alike. The blocks that cost the most may stay float32.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -166,33 +167,34 @@ def choose_float_modules(
     most: int,
     wanted_sqnr_db: float = 20.0,
     method: Int8Method = "fitted",
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], dict[str, Tensor] | None]:
     """Return the fewest blocks, at most ``most``, that have to stay float32 for the decisions to stay the same.
 
     Blocks are added in the order of :func:`udacisense.stages.int8.sensitivity.sensitivities`, until the int8 model's
     logits of :func:`mixtures` are ``wanted_sqnr_db`` above their noise. Where that is never reached, the best set is
     taken.
 
-    A network is sure of the images that it was trained on: int8 that changed 5 % of the decisions on unseen
-    photographs changed none there. Between two classes it shows, and signal to noise needs fewer images than a count
-    of decisions: shipped networks with 20 dB or more on mixtures kept 97 to 99 % of the decisions on photographs,
-    and those with 12 to 18 dB kept 94.6 to 95.4 %.
+    A network is sure of the images that it was trained on: int8 that changed 5 % of the decisions on unseen photographs
+    changed none there. Between two classes it shows: shipped networks with 20 dB or more on mixtures kept 97 to 99 % of
+    the decisions on photographs, and those with 12 to 18 dB kept 94.6 to 95.4 %.
 
     Args:
         model: the float32 classifier, in evaluation mode.
         engine: quantised engine.
-        images: float32 (n, 3, H, W), normalised; their labels are not needed.
+        images: float32 (n, 3, H, W), normalised.
         most: 0 or more; 0 keeps nothing float32, and costs nothing.
         wanted_sqnr_db: signal to quantisation noise of the logits.
         method: see :func:`calibrate`; a network with blocks in float32 is tried by ``histogram``, which is quicker.
+
+    Returns:
+        Their names, and the recipe that ``method`` found for them on the images; None where it was not tried so.
     """
     if most == 0:
-        return ()
-    mixed = mixtures(images)
+        return (), None
+    mixed, ranked = mixtures(images), list[str]()
     with torch.no_grad():
         expected = torch.cat([model(batch) for batch in torch.split(mixed, _CALIBRATION_BATCH)])
-    ranked: list[str] = []
-    best: tuple[float, tuple[str, ...]] = (float("-inf"), ())
+    best: tuple[float, tuple[str, ...], dict[str, Tensor] | None] = (-math.inf, (), None)
     for count in range(most + 1):
         if count == 1:  # only now: most models need no second look
             few = images[:_SENSITIVITY_IMAGES]
@@ -201,11 +203,12 @@ def choose_float_modules(
             ranked = [sensitive.module for sensitive in sensitivities(model, prepared, few)]
         chosen = tuple(ranked[:count])
         tried: Int8Method = "histogram" if chosen else method  # with blocks in float32, a fit for each choice is dear
-        reached_db = sqnr_db(expected, _answers(model, engine, images, chosen, asked=mixed, method=tried))
-        best = max(best, (reached_db, chosen), key=lambda found: found[0])
+        found = calibrate(model, engine, torch.split(images, _CALIBRATION_BATCH), float_modules=chosen, method=tried)
+        reached_db = sqnr_db(expected, _answers(model, engine, found, asked=mixed))
+        best = max(best, (reached_db, chosen, found if tried == method else None), key=lambda one: one[0])
         if reached_db >= wanted_sqnr_db or count == len(units(model)) - 1:
             break
-    return best[1]
+    return best[1:]
 
 
 def mixtures(images: Tensor) -> Tensor:
@@ -252,9 +255,10 @@ def apply_static_quantization(
     chosen = engine if engine is not None else next(iter(supported_engines()), "none")
     images = first_images(context, calibration)
     with quantized_engine(chosen):
-        kept = choose_float_modules(model, chosen, images, most=max_float_blocks, method=method)
-        batches = torch.split(images, _CALIBRATION_BATCH)
-        found = calibrate(model, chosen, batches, float_modules=kept, method=method)
+        kept, found = choose_float_modules(model, chosen, images, most=max_float_blocks, method=method)
+        if found is None:
+            batches = torch.split(images, _CALIBRATION_BATCH)
+            found = calibrate(model, chosen, batches, float_modules=kept, method=method)
         packed = static_int8(model, chosen, example=images[:1], activations=found)
     notes: dict[str, Scalar] = {"engine": chosen, "calibration_images": len(images), "method": method}
     notes["float32_blocks"] = " ".join(kept) or "none"
@@ -276,13 +280,9 @@ def first_images(context: StepContext, count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
-def _answers(
-    model: nn.Module, engine: str, images: Tensor, float_modules: Sequence[str], *, asked: Tensor, method: Int8Method
-) -> Tensor:
-    """Return what the int8 model, calibrated on ``images``, answers to ``asked``."""
-    batches = torch.split(images, _CALIBRATION_BATCH)
-    found = calibrate(model, engine, batches, float_modules=float_modules, method=method)
-    packed = static_int8(model, engine, example=images[:1], activations=found)
+def _answers(model: nn.Module, engine: str, recipe: Mapping[str, Tensor], *, asked: Tensor) -> Tensor:
+    """Return what the int8 model of a recipe answers."""
+    packed = static_int8(model, engine, example=asked[:1], activations=recipe)
     with torch.no_grad(), quantized_engine(engine), traceable():
         return torch.cat([packed(batch) for batch in torch.split(asked, _CALIBRATION_BATCH)])
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from udacisense.errors import InputError
 from udacisense.measure.recording import is_quantized
 from udacisense.stages import static
 from udacisense.stages.contract import StepContext
+from udacisense.stages.recipe import recipe_sha256
 from udacisense.stages.static import (
     NotTraceableError,
     apply_static_quantization,
     calibrate,
     choose_float_modules,
+    first_images,
     mixtures,
     static_int8,
     stays_float,
@@ -41,21 +44,15 @@ def test_noise_is_measured_on_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_of: list[torch.Tensor] = []
 
     def sure_of_images_alone(
-        model: torch.nn.Module,
-        engine: str,
-        images: torch.Tensor,
-        kept: Sequence[str],
-        *,
-        asked: torch.Tensor,
-        method: str,
+        model: torch.nn.Module, engine: str, recipe: Mapping[str, torch.Tensor], *, asked: torch.Tensor
     ) -> torch.Tensor:
-        del engine, method
+        del engine
         asked_of.append(asked)
         answers = model(asked)
-        return answers if kept or torch.equal(asked, images) else -answers
+        return answers if stays_float(recipe) or torch.equal(asked, IMAGES) else -answers
 
     monkeypatch.setattr(static, "_answers", sure_of_images_alone)
-    assert len(choose_float_modules(trained_like(tiny_spec()), ENGINE, IMAGES, most=1)) == 1
+    assert len(choose_float_modules(trained_like(tiny_spec()), ENGINE, IMAGES, most=1)[0]) == 1
     assert torch.equal(asked_of[0], mixtures(IMAGES))
 
 
@@ -80,8 +77,30 @@ def test_a_kept_block_is_float_in_the_int8_model_and_in_its_calibration() -> Non
 
 def test_nothing_is_kept_where_decisions_stay() -> None:
     model = trained_like(tiny_spec())
-    assert choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_sqnr_db=-100.0) == ()
-    assert choose_float_modules(model, ENGINE, IMAGES, most=0) == ()
+    assert choose_float_modules(model, ENGINE, IMAGES, most=3, wanted_sqnr_db=-100.0)[0] == ()
+    assert choose_float_modules(model, ENGINE, IMAGES, most=0) == ((), None)
+
+
+@pytest.mark.parametrize(("wanted_db", "count"), [(-100.0, 1), (1000.0, 3)])
+def test_the_step_calibrates_for_the_blocks_that_it_chose_and_not_twice(
+    wanted_db: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+
+    def counted(*given: object, float_modules: Sequence[str] = (), **named: object) -> dict[str, torch.Tensor]:
+        calls.append(tuple(float_modules))
+        return calibrate(*given, float_modules=float_modules, **named)
+
+    monkeypatch.setattr(static, "calibrate", counted)
+    monkeypatch.setattr(static, "choose_float_modules", partial(choose_float_modules, wanted_sqnr_db=wanted_db))
+    model = trained_like(tiny_spec())
+    result = apply_static_quantization(model, CONTEXT, engine=ENGINE, max_float_blocks=1)
+    assert result.source is not None
+    kept = stays_float(result.source.recipe)
+    # As it is; and where that does not do: to rank the blocks, with the worst in float32, and for that one by "fitted".
+    assert len(calls) == count + bool(kept)
+    fresh = calibrate(model, ENGINE, first_images(CONTEXT, 128).split(16), float_modules=kept)
+    assert recipe_sha256(result.source.recipe) == recipe_sha256(fresh)
 
 
 class Views(torch.nn.Module):
