@@ -40,30 +40,42 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
             raise InputError(f"The model's {name} holds NaN, as after a training that diverged; train it again.")
     with torch.no_grad():
         first = _answer(model, images[:1])
-        classes = _classes(first)
+        classes, kept = _classes(first), first.clone()
+        _answer(model, images[-1:])
+        if not torch.equal(first, kept):
+            raise InputError(
+                "The model answers in a tensor that it keeps, and overwrites by its next call; let forward return "
+                "another each time, as by .clone()."
+            )
         before = {name: value.clone() for name, value in _state(model)}
         again = _answer(model, images[:1])
         changed = [name for name, value in _state(model) if not _same(value, before.get(name))]
         if changed:
             raise InputError(
                 f"The model's forward changes its {changed[0]!r} with every call; a file's weights stay as they are. "
-                "Change it in training mode alone."
+                f"Change it in training mode alone{_still_training(model)}."
             )
         alone, repeated = (torch.cat([_answer(model, image) for image in torch.split(images, 1)]) for _ in range(2))
         if moved := _moved(again, first) or _moved(repeated, alone):
             raise InputError(
                 f"The model answers the same image differently from call to call ({moved}): dropout that stays on in "
                 "evaluation mode, other noise, or a count of its calls. Use nn.Dropout, or pass training=self.training "
-                "to F.dropout."
+                f"to F.dropout{_still_training(model)}."
             )
-        _refuse_neighbours(model, images, alone)
         _refuse_another_network(model, build(), images, alone)
+        _refuse_neighbours(model, images, alone)
         if len(images) > 1 and (alone == alone[0]).all():
             raise InputError(
                 "The model answers every image alike, to the last bit, so that nothing could be proved of a file; look "
                 "at its weights, and at what its forward does with its input."
             )
     return classes
+
+
+def _still_training(model: nn.Module) -> str:
+    """Name the first module that eval() has left in training mode, as half a sentence; nothing where there is none."""
+    name = next((name for name, module in model.named_modules() if module.training), None)
+    return "" if name is None else f": {name or 'it'} stays in training mode after model.eval()"
 
 
 def refuse_other_forms(model: nn.Module) -> None:
@@ -75,7 +87,7 @@ def refuse_other_forms(model: nn.Module) -> None:
     form = None
     if isinstance(model, torch.jit.ScriptModule):
         form = "traced or scripted already (TorchScript)"
-    elif isinstance(model, torch._dynamo.OptimizedModule):
+    elif any(isinstance(m, torch._dynamo.OptimizedModule) or m._compiled_call_impl for m in model.modules()):
         form = "compiled (torch.compile)"
     elif isinstance(model, _StatefulGraphModule):
         form = "exported already (torch.export)"
@@ -88,21 +100,21 @@ def refuse_other_forms(model: nn.Module) -> None:
             f"The model is {form}; give the eager float32 network that it was made from: each format traces, compiles "
             "and quantises by itself."
         )
-    for name, parameter in model.named_parameters():
-        if not nn.parameter.is_lazy(parameter) and (odd := _odd(parameter)):
+    for name, value in _state(model):
+        if not nn.parameter.is_lazy(value) and (odd := _odd(value)):
             raise InputError(f"The model's {name} {odd}.")
 
 
-def _odd(parameter: Tensor) -> str | None:
-    """Return why a parameter is no float32 weight in memory, and what to do; None: it is one."""
-    if parameter.is_meta:
+def _odd(value: Tensor) -> str | None:
+    """Return why a parameter is no float32 weight in memory, or a buffer not there, and what to do; None: it is one."""
+    if value.is_meta:
         return "has no values: it is on the meta device. Let the factory build it on the CPU"
-    if parameter.device.type != "cpu":
-        return f"is on {parameter.device}; let the factory return model.cpu()"
-    if parameter.is_inference():
+    if value.device.type != "cpu":
+        return f"is on {value.device}; let the factory return model.cpu()"
+    if value.is_inference():
         return "was made in torch.inference_mode(), where no weights can be loaded; build the model outside of it"
-    if parameter.is_floating_point() and parameter.dtype is not torch.float32:
-        return f"is {parameter.dtype}; let the factory return model.float()".replace("torch.", "")
+    if isinstance(value, nn.Parameter) and value.is_floating_point() and value.dtype is not torch.float32:
+        return f"is {value.dtype}; let the factory return model.float()".replace("torch.", "")
     return None
 
 
@@ -194,10 +206,19 @@ def _refuse_neighbours(model: nn.Module, images: Tensor, alone: Tensor) -> None:
         why = f"{untracked[0]} is BatchNorm without running statistics (track_running_stats=False)"
     elif found:
         why = f"it takes a decision on the input's values for the whole batch, at {found[0]}"
+    elif _draws(model, images):
+        why = "it draws random numbers"
     raise InputError(
         f"The model answers an image by itself otherwise than among {len(images)} ({moved}): {why}. A phone sees one "
         "image at a time; let each answer depend on its own image."
     )
+
+
+def _draws(model: nn.Module, images: Tensor) -> bool:
+    with torch.random.fork_rng(devices=[]):
+        state = torch.manual_seed(1).get_state()
+        model(images)
+        return not torch.equal(state, torch.get_rng_state())
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -217,5 +238,6 @@ def _refuse_another_network(model: nn.Module, rebuilt: nn.Module, images: Tensor
     if moved := _moved(torch.cat([_answer(rebuilt, image) for image in torch.split(images, 1)]), alone):
         raise InputError(
             f"The factory builds another network each time: with the same weights the next one answers otherwise "
-            f"({moved}). Something that is drawn or counted is no parameter and no buffer; register it as one."
+            f"({moved}). Something that is drawn or counted is no parameter and no buffer; register it as one, and "
+            "modules of a plain list by nn.ModuleList."
         )

@@ -126,14 +126,13 @@ def source_from_factory(
     spec = preset(factory, num_classes=classes, size_px=size_px, options=options or {})
     facts = network_facts(spec)
 
-    def build() -> nn.Module:
-        # Without weights they are drawn: the same ones each time.
-        torch.manual_seed(0)
+    def build(seed: int = 1) -> nn.Module:
+        torch.manual_seed(seed)
         made = build_model(spec)
         refuse_other_forms(made)  # some of which have no evaluation mode
         return made.eval()
 
-    model = build()
+    model = build(0)  # without weights they are drawn: the same ones each time
     plain_state(model)  # refuses lazy layers, whose weights cannot be loaded
     _take_weights(model, init, spec)
     # Of unlike brightness: what is taken over the whole batch differs from what is taken over one.

@@ -63,6 +63,35 @@ REFUSED = {
         "fc.bias holds NaN",
     ),
     "one answer": (net(forward="return torch.ones_like(y)"), "answers every image alike"),
+    "a buffer without values": (
+        net(init="self.register_buffer('b', torch.zeros(2, device='meta'))"),
+        "b has no values: it is on the meta device",
+    ),
+    "compiled inside": (net(init="self.fc = torch.compile(self.fc)"), "is compiled"),
+    "compiled in place": (net(build="m = Net(); m.compile(); return m"), "is compiled"),
+    "one tensor for all answers": (
+        net(
+            init="self.kept = torch.zeros(1, 10)",
+            forward="self.kept = self.kept.resize_(y.shape).copy_(y); return self.kept",
+        ),
+        "overwrites by its next call",
+    ),
+    "drawn and not registered": (
+        net(init="self.scale = torch.rand(10)", forward="return y * self.scale"),
+        "register it",
+    ),
+    "modules in a list": (
+        net(init="self.all = [nn.Linear(3, 10)]", forward="return self.all[0](x.mean((2, 3)))"),
+        "nn.ModuleList",
+    ),
+    "noise of a batch": (
+        net(forward="torch.manual_seed(0); return y + torch.randn(len(x), 10)"),
+        "it draws random numbers",
+    ),
+    "left in training": (
+        net(init="self.bn = nn.BatchNorm1d(10)", forward="return self.bn.train()(torch.cat([y, 2 * y]))[: len(x)]"),
+        "bn.running_mean.*: bn stays in training mode",
+    ),
     "no message": (
         net(forward="assert x.dtype == torch.uint8"),
         r"AssertionError: at their_module_\d+\.py:\d+ \(assert",
@@ -182,6 +211,11 @@ def test_a_batch_that_a_forward_burns_into_its_trace_is_found_at_export(
     source = source_from_factory(their(net(forward=forward)), SHAPE, None)
     made = export_bundle(source, tmp_path / "bundle", ExportOptions(formats=("onnx",), precisions=("fp32",)))
     assert [variant.batch for variant in made.variants] == [1, 1]
+
+
+def test_an_eval_that_returns_nothing_is_taken(their: Callable[[str], str]) -> None:
+    quiet = net() + "\nNet.eval = lambda self: None if super(Net, self).eval() else None\n"
+    assert not source_from_factory(their(quiet), SHAPE, None).model.training
 
 
 def test_what_a_users_code_sets_for_all_of_pytorch_ends_with_it(their: Callable[[str], str]) -> None:

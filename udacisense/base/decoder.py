@@ -84,7 +84,7 @@ def facts_of(path: Path, index: int) -> PhotoFacts:
             rgb = to_rgb(upright(photo))
             turn = orientation(photo)
     except Exception as exc:  # as in read_square
-        return PhotoFacts(index=index, error=why_unreadable(exc))
+        return PhotoFacts(index=index, error=why_unreadable(exc, path))
     digest = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
     thumbnail = rgb.convert("L").resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX).tobytes().hex()
     return PhotoFacts(

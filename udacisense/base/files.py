@@ -192,6 +192,7 @@ PICKLE = "it is a pickle, which may run code and is not read: save its state_dic
 _FOREIGN = (
     (b"version https://git-lfs", "it is a Git LFS pointer: 'git lfs pull' fetches the file itself"),
     (b"\x80", PICKLE),
+    (b"\0" * 32, "it holds zeros, as after a copy that failed"),
     (b"<", "it is a web page: download the file itself"),
     (b"\x89HDF", "it is an HDF5 file, as Keras writes them"),
     *(

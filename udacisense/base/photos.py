@@ -6,20 +6,30 @@ Stands below everything that imports PyTorch: processes that decode photos start
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from udacisense.base.files import what_it_is
 from udacisense.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
 # Those alone, whatever a file is called: Pillow would start Ghostscript for PostScript that is named like a photo.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_NO_PHOTOS = (  # by their first bytes, whatever they are called
+    (rb"....ftyp(hei|hev|mif1|msf1)", "it is HEIC: save it as JPEG"),
+    (rb"....ftypavi", "it is AVIF: save it as JPEG"),
+    (rb"....ftyp", "it is a film, or a photo in a film's container: save it as JPEG"),
+    (rb"\x00\x00\x00\x0cjP|\xff\x4f\xff\x51", "it is JPEG 2000: save it as JPEG"),
+    (rb"8BPS|\x00\x00\x01\x00|%PDF|(<\?xml.*)?<svg", "it is a drawing, an icon or a document: save it as PNG"),
+)
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,20 +67,26 @@ def read_square(path: Path, size_px: int) -> NDArray[np.uint8]:
             return fit_square(photo, size_px)
     # Pillow tells of damage by whatever its decoders run into: OSError, SyntaxError, IndexError, struct.error, ...
     except Exception as exc:
-        raise InputError(f"The image {path} cannot be read: {why_unreadable(exc)}; repair or remove it.") from exc
+        raise InputError(f"The image {path} cannot be read: {why_unreadable(exc, path)}; repair or remove it.") from exc
 
 
-def why_unreadable(exc: Exception) -> str:
-    """Return why Pillow could not read a file, as half a sentence."""
-    known = "it is no image that Pillow knows" if isinstance(exc, UnidentifiedImageError) else str(exc).rstrip(".")
-    return known or type(exc).__name__
+def why_unreadable(exc: Exception, path: Path) -> str:
+    """Return why Pillow could not read a file, as half a sentence: what it is instead, where that is known."""
+    if not isinstance(exc, UnidentifiedImageError):
+        return str(exc).rstrip(".") or type(exc).__name__
+    with path.open("rb") as stream:
+        start = stream.read(256).lstrip(b" \r\n\t")
+    for pattern, what in _NO_PHOTOS:
+        if re.match(pattern, start, re.DOTALL):
+            return what
+    return what_it_is(path) or "it is no image that Pillow knows"
 
 
 def fit_square(photo: Image.Image, size_px: int) -> NDArray[np.uint8]:
     """Turn a photo into the square that models are fed with: uint8 (size_px, size_px, 3), RGB.
 
-    The EXIF orientation is applied, the mode becomes 8-bit RGB (16-bit samples lose their low byte, transparency
-    is dropped), the centre square is cut out (offsets rounded down) and resized with Pillow's antialiased
+    The EXIF orientation is applied, the mode becomes 8-bit RGB (wider samples as :func:`eight_bits` has them,
+    transparency is dropped), the centre square is cut out (offsets rounded down) and resized with Pillow's antialiased
     ``BILINEAR`` filter. That is a resize of the short edge and a centre crop, in the order that reads fewer pixels.
     """
     rgb = to_rgb(upright(photo))
@@ -98,11 +114,25 @@ def upright(photo: Image.Image) -> Image.Image:
 
 def to_rgb(photo: Image.Image) -> Image.Image:
     """Return 8-bit RGB of any mode."""
-    if photo.mode == "I" or photo.mode.startswith("I;16"):
-        # Pillow would clip 16-bit samples at 255 instead of scaling them.
-        samples = np.asarray(photo).astype(np.int64)
-        return Image.fromarray(np.clip(samples >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+    if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
+        return Image.fromarray(eight_bits(np.asarray(photo))).convert("RGB")  # Pillow would clip them at 255
     if photo.mode == "P":
         # By way of RGBA: Pillow warns of palettes with transparency otherwise.
         return photo.convert("RGBA").convert("RGB")
     return photo.convert("RGB")
+
+
+def eight_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bring wider samples to 8 bits: the upper 8 of as many (8, 16, 31) as the largest needs; a float's 1 becomes 255.
+
+    Raises:
+        ValueError: some are no numbers.
+    """
+    if not np.isfinite(samples).all():
+        raise ValueError("it holds NaN or infinity")
+    most = samples.max(initial=0)
+    if samples.dtype.kind == "f" and most <= 1:
+        scale = 255.0
+    else:
+        scale = 1.0 if most <= 255 else 2.0**-8 if most <= 65535 else 2.0**-23
+    return np.clip(samples * scale, 0, 255).astype(np.uint8)

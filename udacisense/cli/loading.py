@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from udacisense.cli.output import say_cost
+from udacisense.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +26,7 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
         resolution_px: edge that the network computes at.
 
     Raises:
-        InputError: as :func:`udacisense.data.images.load_dataset`.
+        InputError: as :func:`udacisense.data.images.load_dataset`; or the command writes among the photos.
     """
     from udacisense.data.folder import CIFAR_PX, fitting_px, list_folder, usual_size
     from udacisense.data.images import load_dataset
@@ -31,6 +34,7 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
 
     if data == "cifar100":
         return load_dataset(data, size_px=size_px or CIFAR_PX)
+    _refuse_output_among(Path(data))
     folder = list_folder(Path(data))
     usual = usual_size(folder) or (CIFAR_PX, CIFAR_PX)
     own_px = resolution_px if isinstance(resolution_px, int) else USUAL_PX
@@ -42,6 +46,17 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
             f"{why}: short edge resized, centre cut out."
         )
     return load_dataset(folder, size_px=fed_px)
+
+
+def _refuse_output_among(photos: Path) -> None:
+    """Refuse a command's ``--output`` that would be a class of the photos, or take their place."""
+    context = click.get_current_context(silent=True)
+    output = context.params.get("output") if context else None
+    if output is None:
+        return
+    there, own = Path(output).resolve(), photos.resolve()
+    if own.is_relative_to(there) or any(there.is_relative_to(own / split) for split in ("train", "test")):
+        raise InputError(f"The output {output} lies among the photos of {photos}, or holds them; give another folder.")
 
 
 def say_the_worst(data: str, dataset: DataSet, *, is_read: bool) -> None:

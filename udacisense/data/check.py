@@ -21,6 +21,8 @@ UNEQUAL = 10  # the largest class has so many times the photos of the smallest, 
 # saved at another size.
 _ALIKE = 0.99
 _LEAST_CONTRAST = 1.0  # standard deviation of a thumbnail: one of an even surface tells nothing
+_EVEN = 2  # grey levels between the darkest and the brightest of a thumbnail
+_THIN_PX, _LONG = 16, 4
 _AT_ONCE = 256  # test photos that are held against all training photos
 _SIXTEEN_BITS = frozenset({"I", "I;16", "I;16B", "I;16L", "F"})
 
@@ -134,16 +136,29 @@ def _of_contents(photos: Sequence[_Photo], whole: Sequence[_Photo]) -> Iterator[
         "photos that repeat another",
         spoils=False,
     )
+    even = [p for p in whole if np.ptp(np.frombuffer(bytes.fromhex(p.facts.thumbnail), np.uint8)) <= _EVEN]
+    thin = [p for p in whole if _is_thin(p.facts)]
     for kind, sentence, chosen in (
         ("turned", "photos that EXIF turns, which is applied", [p for p in whole if p.facts.orientation != 1]),
         ("cmyk", "photos in CMYK, which are converted to RGB", [p for p in whole if p.facts.mode == "CMYK"]),
         (
             "sixteen-bit",
-            "photos of more than 8 bits a sample, of which the upper 8 are used",
+            "photos of more than 8 bits a sample, which are brought to 8",
             [p for p in whole if p.facts.mode in _SIXTEEN_BITS],
+        ),
+        ("even", "photos of one even surface, black or white as after a failed conversion: look at them", even),
+        (
+            "thin",
+            f"photos of under {_THIN_PX} px, or {_LONG} times as long as wide: the centre square alone is fed",
+            thin,
         ),
     ):
         yield _of_groups(kind, [(photo,) for photo in chosen], len(chosen), sentence, spoils=False)
+
+
+def _is_thin(facts: PhotoFacts) -> bool:
+    short, long = sorted((facts.width_px, facts.height_px))
+    return short < _THIN_PX or long >= _LONG * short
 
 
 def _of_the_folder(folder: Folder) -> Iterator[Finding]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from udacisense.base.photos import IMAGE_FORMATS, IMAGE_SUFFIXES, quiet_pillow
-from udacisense.errors import InputError
+from udacisense.errors import InputError, did_you_mean
 
 SPLITS = ("train", "test")
 LAYOUT = "{train,test}/<class>/*.png"
 LEAST = {"train": 2, "test": 1}  # images of a class: a validation split takes one of training, and must leave one
-_OF_THE_SYSTEM = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
+_OF_THE_SYSTEM = frozenset({"thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
+_NAMED = 8  # of what is in a folder
 _UNREAD = {
     ".heic": "HEIC is not read; save it as JPEG",
     ".heif": "HEIF is not read; save it as JPEG",
@@ -61,23 +62,31 @@ def list_folder(root: Path) -> Folder:
     if not root.exists():
         raise InputError(f"{root} does not exist; give --data cifar100, or a folder {LAYOUT}.")
     if not root.is_dir():
-        raise InputError(f"{root} is a file; a data set is a folder {LAYOUT}.")
+        raise InputError(f"{root} is a file; a data set is a folder {LAYOUT}: unpack an archive first.")
     skipped: list[Skipped] = []
     folders = {split: _class_folders(root, split, skipped) for split in SPLITS}
     for split, other in (SPLITS, SPLITS[::-1]):
         lone = [name for name in folders[split] if name not in folders[other]]
         if lone:
-            raise InputError(f"The class {lone[0]!r} is in {root / split} and not in {root / other}; both need it.")
+            near = did_you_mean(lone[0], folders[other]).replace("Did you mean", "Is it")
+            raise InputError(
+                f"The class {lone[0]!r} is in {root / split} and not in {root / other}; both need it.{near}"
+            )
     classes = tuple(sorted(folders["train"]))
+    if unnamed := [name for name in classes if not name.isprintable()]:
+        raise InputError(
+            f"The class {unnamed[0]!r} of {root} has characters that are no text (UTF-8); rename its folder."
+        )
     if len(classes) < 2:
-        found = f"only the class {classes[0]!r}" if classes else "no class folders"
+        found = f"only the class {classes[0]!r}" if classes else f"no class folders ({_what_is_in(root / 'train')})"
         raise InputError(f"{root / 'train'} has {found}; a classifier needs at least two, as in {LAYOUT}.")
     files = {split: tuple(tuple(_photos(folders[split][name], skipped)) for name in classes) for split in SPLITS}
     for split in SPLITS:
         for name, found_files in zip(classes, files[split], strict=True):
             if len(found_files) < LEAST[split]:
                 raise InputError(
-                    f"{root / split / name} has {len(found_files)} images; at least {LEAST[split]} are needed."
+                    f"{root / split / name} has {len(found_files)} images; at least {LEAST[split]} are needed"
+                    f"{_why_few(folders[split][name], skipped)}."
                 )
     spellings = {name: {p.name for split in SPLITS for p in folders[split][name]} for name in classes}
     twice = tuple(name for name in classes if len(spellings[name]) > 1)
@@ -87,7 +96,10 @@ def list_folder(root: Path) -> Folder:
 def _class_folders(root: Path, split: str, skipped: list[Skipped]) -> dict[str, list[Path]]:
     """Return class → its folders: file systems keep ``é`` as one character or as two, and both are one class."""
     if not (root / split).is_dir():
-        raise InputError(f"{root} has no folder {split!r}; a data set is a folder {LAYOUT}.")
+        raise InputError(
+            f"{root} has no folder {split!r} ({_what_is_in(root)}); a data set is a folder {LAYOUT}: give the one that "
+            "holds both, and rename or split what is called otherwise."
+        )
     found: dict[str, list[Path]] = {}
     for path in _visible(root / split):
         if path.is_dir():
@@ -95,6 +107,18 @@ def _class_folders(root: Path, split: str, skipped: list[Skipped]) -> dict[str, 
         elif path.suffix.lower() in (IMAGE_SUFFIXES | _UNREAD.keys()):
             skipped.append(Skipped(path, "it lies in no folder of a class"))
     return found
+
+
+def _what_is_in(folder: Path) -> str:
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in _visible(folder)]
+    more = ", ..." if len(names) > _NAMED else ""
+    return f"it has {', '.join(names[:_NAMED])}{more}" if names else "it is empty"
+
+
+def _why_few(folders: Sequence[Path], skipped: Iterable[Skipped]) -> str:
+    """Name the first file of a class that is not read, and why: half a sentence, or nothing where there is none."""
+    mine = (s for s in skipped if any(folder in s.path.parents for folder in folders))
+    return next((f": {s.path.name} is not read, {s.reason}" for s in mine), "")
 
 
 def _photos(folders: Iterable[Path], skipped: list[Skipped]) -> Iterator[Path]:
@@ -107,6 +131,8 @@ def _photos(folders: Iterable[Path], skipped: list[Skipped]) -> Iterator[Path]:
                 yield path
             else:
                 what = f"{path.suffix} is no photo's ending" if path.suffix else "its name has no ending"
+                if not path.is_file():
+                    what = "it is a link to nothing" if path.is_symlink() else "it is no file, but a pipe or a device"
                 skipped.append(Skipped(path, _UNREAD.get(path.suffix.lower(), what)))
 
 

@@ -254,6 +254,14 @@ def _answering_one_tensor(model: nn.Module, name: str, resize: Callable[[Tensor]
         def forward(self, images: Tensor) -> Any:
             return logits_of(super().forward(images if resize is None else resize(images)))
 
+        def train(self, mode: bool = True) -> nn.Module:
+            super().train(mode)
+            return self
+
+        def eval(self) -> nn.Module:
+            super().eval()  # a user's own may return nothing
+            return self
+
     Classifier.__name__, Classifier.__qualname__, Classifier.__module__ = kind.__name__, kind.__qualname__, __name__
     model.__class__ = Classifier
     return model
@@ -324,6 +332,7 @@ def _foreign_code() -> Iterator[None]:
             warnings.catch_warnings(),
             torch.set_grad_enabled(torch.is_grad_enabled()),
         ):
+            warnings.simplefilter("ignore")
             yield
     finally:
         sys.argv = arguments

@@ -12,6 +12,7 @@ from drawn_photos import a_photo, exif_with_a_broken_rational
 from PIL import Image, ImageOps
 
 from udacisense.base.photos import fit_square, orientation, quiet_pillow, read_square
+from udacisense.errors import InputError
 
 
 def test_a_photo_whose_exif_cannot_be_written_anew_is_turned_all_the_same(tmp_path: Path) -> None:
@@ -41,3 +42,38 @@ def test_what_pillow_says_stays_off_the_screen(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr() == ("", "")
     with pytest.warns(Image.DecompressionBombWarning):
         warnings.warn_explicit("a huge photo", Image.DecompressionBombWarning, "Image.py", 1, module="PIL.Image")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html><html>403</html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a Git LFS pointer"),
+        (b'{"error": "not found"}', "it is text"),
+        (b"", "it is empty"),
+        (bytes(500), "it holds zeros"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC: save it as JPEG"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "it is AVIF: save it as JPEG"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", "it is a film"),
+        (b'<?xml version="1.0"?>\n<svg width="1"/>', "it is a drawing"),
+        (b"\x93\xfe\x01\x00" * 20, "it is no image that Pillow knows"),
+    ],
+)
+def test_what_is_called_a_photo_is_named_for_what_it_is(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=told):
+        read_square(tmp_path / "a.jpg", 32)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("f4", 1), ("f4", 255), ("i4", 255), ("u2", 65535), ("i4", 2**31 - 1)])
+def test_samples_of_any_width_keep_the_photo(dtype: str, most: int, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 256).repeat(64).reshape(128, 128)
+    Image.fromarray((ramp * most).astype(dtype)).save(tmp_path / "a.tif")
+    square = read_square(tmp_path / "a.tif", 128).astype(int)
+    assert np.abs(square[..., 0] - ramp * 255).max() <= 1
+
+
+def test_a_sample_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0.5, np.nan], [0.1, 0.2]], "f4")).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="it holds NaN or infinity"):
+        read_square(tmp_path / "a.tif", 32)

@@ -47,6 +47,12 @@ def test_train_says_the_size_that_it_chose(photos: Path, tmp_path: Path, capsys:
     assert "are fed at 40 px: short edge resized, centre cut out." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["", "train", "train/cup", "test/new", ".."])
+def test_an_output_among_the_photos_is_refused(photos: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--data", str(photos), "--model", "tiny", "-o", str(photos / place)]) == 2
+    assert "lies among the photos" in capsys.readouterr().err
+
+
 def test_a_trained_models_own_size_is_kept_and_said(
     trained: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,8 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     a_photo("star", 2).save(train / "turned.jpg", exif=exif_with_a_broken_rational())
     a_photo("star", 3).convert("CMYK").save(train / "print.jpg")
     Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(train / "deep.png")
+    Image.new("RGB", (64, 64)).save(root / "train" / "tea" / "black.png")
+    a_photo("star", 4, (640, 64)).save(root / "train" / "tea" / "strip.png")
     (train / "phone.heic").write_bytes(b"x")
     (train / "cut.jpg").write_bytes((train / "1.jpg").read_bytes()[:900])
     for name in ("Thumbs.db", ".DS_Store"):
@@ -47,9 +49,9 @@ def report(faulty: Path) -> DataReport:
 
 
 def test_everything_is_counted_by_class(report: DataReport) -> None:
-    assert report.train == {NFC: 16, "tea": 7}
+    assert report.train == {NFC: 16, "tea": 9}
     assert report.test == {NFC: 7, "tea": 3}
-    assert report.formats == {"JPEG": 31, "PNG": 1}
+    assert report.formats == {"JPEG": 31, "PNG": 3}
     assert report.short_edges_px == (64, 240, 240)
 
 
@@ -64,6 +66,8 @@ def test_everything_is_counted_by_class(report: DataReport) -> None:
         ("turned", False, 1, ["turned.jpg"]),
         ("cmyk", False, 1, ["print.jpg"]),
         ("sixteen-bit", False, 1, ["deep.png"]),
+        ("even", False, 1, ["black.png"]),
+        ("thin", False, 1, ["strip.png"]),
         ("skipped", False, 1, ["phone.heic"]),
         ("spelled-twice", False, 1, [NFC]),
     ],
@@ -77,7 +81,7 @@ def test_each_fault_is_found_once_and_named(
 
 
 def test_nothing_else_is_found(report: DataReport) -> None:
-    assert len(report.findings) == 10
+    assert len(report.findings) == 12
     assert report.spoils
 
 

@@ -230,8 +230,8 @@ def emptied(root):
             r"train/ant has 1 images; at least 2",
         ),
         (truncated, r"cat/1\.png cannot be read: .*repair or remove it"),
-        (lambda r: (r / "test" / "ant" / "0.png").write_text("text"), r"ant/0\.png cannot be read: it is no image"),
-        (lambda r: (r / "test" / "ant" / "0.png").write_bytes(b""), r"ant/0\.png cannot be read: it is no image"),
+        (lambda r: (r / "test" / "ant" / "0.png").write_text("text"), r"ant/0\.png cannot be read: it is text"),
+        (lambda r: (r / "test" / "ant" / "0.png").write_bytes(b""), r"ant/0\.png cannot be read: it is empty"),
     ],
 )
 def test_bad_folders_and_files_are_one_sentence(folder, spoil, message):
