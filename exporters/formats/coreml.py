@@ -1,4 +1,4 @@
-"""Core ML ``.mlpackage`` (mlprogram): float32, float16, compressed weights, and an image classifier."""
+"""Core ML ``.mlpackage`` (mlprogram): float32, float16, static int8, compressed weights, and an image classifier."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from exporters.bundle.manifest import Coverage, Precision
 from exporters.bundle.metadata import KEY, Metadata, metadata_text
 from exporters.bundle.precision import deployed
+from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
-from exporters.formats.workbench import Workbench, versions
+from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
 from udacisense.base.records import from_json
 from udacisense.errors import LoadError
 
@@ -33,6 +34,8 @@ _PALETTE_BITS = {"palette6": 6, "palette4": 4}
 NOTES = {
     "fp32": "none: the float32 weights, BatchNorm folded into the convolutions",
     "fp16": "weights and arithmetic float16; input and output stay float32",
+    "int8-static": "weights of convolutions and linear layers int8 by channel, activations int8 at calibrated "
+    f"scales; the scales are float16, and so is the arithmetic of a device that has none in int8{NOTE}",
     "int8-weights": "weights stored as int8 by channel and widened when the model is loaded; arithmetic float16",
     "palette6": "weights stored as 6-bit indices into 64 values a layer (k-means); arithmetic float16",
     "palette4": "weights stored as 4-bit indices into 16 values a layer (k-means); arithmetic float16",
@@ -45,9 +48,9 @@ def unavailable() -> str | None:
 
 
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
-    """Return the tensor variants, and one image classifier with labels."""
-    del options
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8-weights", "palette6", "palette4")
+    """Return the tensor variants, and one image classifier with labels; iOS 16 cannot quantise activations."""
+    static: tuple[Precision, ...] = () if options.minimum_deployment_target == "iOS16" else ("int8-static",)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", *static, "int8-weights", "palette6", "palette4")
     tensors = (make_plan("coreml", precision) for precision in precisions)
     return (*tensors, make_plan("coreml", "fp16", detail=IMAGE))
 
@@ -63,16 +66,19 @@ def export(plan: Plan, bench: Workbench) -> Product:
         metadata = replace(metadata, input_kind="pixels", output_kind="probabilities")
     _describe(mlmodel, metadata)
     save(mlmodel, bench.folder / plan.file_name)
+    recipe = XNNPACK_RANGE if plan.precision == "int8-static" else None
     return Product(
         input_kind=metadata.input_kind,
         output_kind=metadata.output_kind,
         batch=batch,
-        coverage=_no_int8_arithmetic(bench) if plan.precision == "int8-weights" else None,
+        coverage=_coverage(plan.precision, bench),
         precision_note=NOTES[plan.precision],
         options={
             "minimum_deployment_target": bench.options.minimum_deployment_target,
             "image_input": is_image,
             "class_labels": is_image,
+            **bench.recipe_options(recipe),
+            "calibration_images": bench.calibration_count(recipe) if recipe else None,
         },
         toolchain=versions("torch", "coremltools"),
         deterministic=True,
@@ -119,7 +125,7 @@ def quiet() -> Iterator[None]:
 def _converted(plan: Plan, bench: Workbench) -> Any:
     if plan.detail == IMAGE:
         return _convert_image(bench)
-    if plan.precision in {"fp32", "fp16"}:
+    if plan.precision in {"fp32", "fp16", "int8-static"}:
         return bench.once(f"coreml {plan.precision}", lambda: _convert_tensor(plan.precision, bench))
     base = bench.once("coreml fp16", lambda: _convert_tensor("fp16", bench))
     return _compressed(base, plan.precision)
@@ -130,11 +136,18 @@ def _convert_tensor(precision: Precision, bench: Workbench) -> Any:
 
     signature = bench.signature
     example = bench.example(batch=bench.options.batch or 1)
+
+    def program() -> torch.export.ExportedProgram:
+        if precision != "int8-static":
+            return bench.once("coreml program", lambda: _program(bench.deployed(bench.model), example))
+        network, _ = bench.rounding(XNNPACK_RANGE)
+        return _program(in_steps(bench.deployed(network), example, packed=True), example)
+
     return ct.convert(
-        bench.once("coreml program", lambda: _program(bench.deployed(bench.model), example)),
+        program(),
         inputs=[ct.TensorType(name=signature.input_name, shape=tuple(example.shape), dtype=np.float32)],
         outputs=[ct.TensorType(name=signature.output_name, dtype=np.float32)],
-        compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
+        compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
         **_common(bench),
     )
 
@@ -270,7 +283,10 @@ def save(mlmodel: Any, package: Path) -> None:
     path.write_text(json.dumps(manifest, indent=4) + "\n")
 
 
-def _no_int8_arithmetic(bench: Workbench) -> Coverage:
+def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
     from exporters.formats.coverage import coverage
 
-    return coverage(bench.model, bench.golden_inputs[:1], ())
+    if not precision.startswith("int8"):
+        return None
+    int8 = bench.rounding(XNNPACK_RANGE)[1] if precision == "int8-static" else ()
+    return coverage(bench.model, bench.golden_inputs[:1], int8)

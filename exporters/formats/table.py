@@ -85,7 +85,7 @@ FORMATS: dict[str, FormatRow] = {
             name="coreml",
             module="exporters.formats.coreml",
             writes=("coreml",),
-            precisions=("fp32", "fp16", "int8-weights", "palette6", "palette4"),
+            precisions=("fp32", "fp16", "int8-static", "int8-weights", "palette6", "palette4"),
             summary="Core ML .mlpackage (mlprogram) for iPhone, iPad and Mac",
         ),
         FormatRow(

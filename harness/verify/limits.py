@@ -72,6 +72,7 @@ _PSNR_DB = {
     ("onnx", "int8-dynamic"): 40.0,
     ("onnx", "int8-static"): None,
     ("ort", "int8-static"): 50.0,
+    ("coreml", "int8-static"): None,
     ("executorch", "int8-static"): None,
     ("tflite", "int8-static"): None,
     ("tflite", "int8-weights"): 35.0,
@@ -81,11 +82,11 @@ _PSNR_DB = {
 def limit_for(limits: Mapping[str, Limit], variant: Loadable) -> Limit:
     """Return a variant's own row where ``limits`` has one, else its precision's, else the table's.
 
-    int8 in ``.onnx``, ``.pte`` and ``.tflite`` has no eager source of its precision: the float32 model stands in, and
-    the noise between them is quantisation itself. That of linear layers alone is small (58 dB or more on trained
-    networks); that of a whole network says nothing, and only decisions are held to limits. An ``.ort`` file is held
-    against its ``.onnx``; the quantised operators that onnxruntime fuses round at other places (54 to 68 dB on trained
-    networks).
+    int8 in ``.onnx``, ``.pte``, ``.tflite`` and Core ML has no eager source of its precision: the float32 model stands
+    in, and the noise between them is quantisation itself. That of linear layers alone is small (58 dB or more on
+    trained networks); that of a whole network says nothing, and only decisions are held to limits. An ``.ort`` file is
+    held against its ``.onnx``; the quantised operators that onnxruntime fuses round at other places (54 to 68 dB on
+    trained networks).
     """
     if variant.id in limits:
         return limits[variant.id]

@@ -25,13 +25,16 @@ from exporters.bundle.open import check_bundle, open_bundle
 from exporters.bundle.reference import eager_source
 from exporters.export import export_bundle
 from exporters.formats.contract import ExportOptions
+from exporters.formats.table import FORMATS
 from exporters.source import ExportSource, source_from_artifact, source_from_factory
+from harness.runners.mil.program import read_program
 from udacisense.base.files import sha256_path
 from udacisense.base.records import Outcome
 from udacisense.cli.main import run
 from udacisense.errors import InputError
 from udacisense.pipeline import OptimizationPipeline
 from udacisense.stages import apply_quantization_aware_training
+from udacisense.stages.recipe import recipe_sha256
 from udacisense.zoo.table import zoo_folder
 
 FACTORIES = """
@@ -259,6 +262,31 @@ def test_without_photos_onnx_int8_has_the_numbers_of_the_recipe_that_came_with_t
     (logits,) = session.run(None, {session.get_inputs()[0].name: bundle.golden_inputs()})
     own = bundle.golden_logits(bundle.variant("torchscript-int8-static-qnnpack"))
     assert (logits.argmax(axis=1) == own.argmax(axis=1)).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_core_mls_static_int8_has_the_numbers_of_the_recipe_from_ios_17_on(tmp_path: Path) -> None:
+    options = ExportOptions(formats=("coreml",), precisions=("int8-static",), minimum_deployment_target="iOS17")
+    assert not FORMATS["coreml"].plans(dataclasses.replace(options, minimum_deployment_target="iOS16"))
+    made = export_bundle(source_from_artifact(Path("tiny"), None), tmp_path / "bundle", options)
+    (variant,) = made.variants
+    recipe = load_file(zoo_folder("tiny") / "static-int8-qnnpack.safetensors")
+    assert (variant.outcome, variant.options["recipe"]) == (Outcome.PASSED, recipe_sha256(recipe)), variant.reason
+    assert variant.coverage is not None
+    assert variant.coverage.modules_int8 == 20
+    program = read_program(tmp_path / "bundle" / str(variant.path))
+    quantizers = [step.arguments for step in program.steps if step.operator == "quantize"]
+    numbers = [step.arguments["scale"] for step in program.steps if step.operator in {"quantize", "dequantize"}]
+    pairs = [pair for name, pair in recipe.items() if name.startswith("activation")]
+    # Around an addition coremltools divides scales by one of the terms', which changes nothing.
+    assert {np.float16(pair[0]) for pair in pairs} <= {np.float16(scale) for scale in numbers}
+    # int8 with the zero point -128 it lets be uint8 without one.
+    zeros = {int(a.get("zero_point", 0)) + 128 * (a["output_dtype"] == "int8") for a in quantizers}
+    assert zeros == {int(pair[1]) for pair in pairs}
+    bundle = open_bundle(tmp_path / "bundle")
+    images = torch.from_numpy(bundle.golden_inputs())
+    answers = torch.cat([program.evaluate(image) for image in images.split(1)])
+    assert (answers.argmax(1).numpy() == bundle.golden_logits().argmax(1)).mean() > 0.9
 
 
 @pytest.mark.slow
