@@ -39,7 +39,7 @@ _OTHER_VARIANT_S = 1.0
 _FILE_BYTES = 60_000
 _PARAMETER_BYTES = {"fp16": 2.0, "int8-static": 1.0, "int8-weights": 1.0, "palette6": 0.8, "palette4": 0.5}
 # Of static int8 over the calibration images, in calls of the float32 model: observers take twice as long.
-_PASSES = {"histogram": 8, "fitted": 40}
+_PASSES = {"histogram": 8, "fitted": 20}
 MAX_BATCH = 1024
 OPSETS = (13, 20)  # 13: per-channel quantisation; 20: the newest that torch 2.7 writes by tracing
 

@@ -12,7 +12,8 @@ while [ $# -gt 0 ] && [ -d "$1" ]; do
 done
 for folder in "${folders[@]}"; do
     made=$(mktemp -d)
-    udacisense export "$folder" -f torchscript --precision int8-static --data "$DATA" -o "$made/bundle" "$@"
+    udacisense export "$folder" -f torchscript --precision int8-static --data "$DATA" --calibration 1000 \
+        -o "$made/bundle" "$@"
     for engine in fbgemm qnnpack; do
         cp "$made/bundle/reference/torchscript-int8-static-$engine.safetensors" "$folder/static-int8-$engine.safetensors"
     done
