@@ -93,7 +93,9 @@ def check_folder(root: Path) -> DataReport:
         test=dict(zip(folder.class_names, folder.counts("test"), strict=True)),
         formats=dict(Counter(photo.facts.form for photo in whole).most_common()),
         short_edges_px=(edges[0], edges[len(edges) // 2], edges[-1]) if edges else None,
-        findings=tuple(f for f in (*_of_contents(photos, whole), *_of_the_folder(folder)) if f.n_photos),
+        findings=tuple(
+            f for f in (*_of_contents(photos, whole), *_of_each(whole), *_of_the_folder(folder)) if f.n_photos
+        ),
     )
 
 
@@ -136,6 +138,9 @@ def _of_contents(photos: Sequence[_Photo], whole: Sequence[_Photo]) -> Iterator[
         "photos that repeat another",
         spoils=False,
     )
+
+
+def _of_each(whole: Sequence[_Photo]) -> Iterator[Finding]:
     even = [p for p in whole if np.ptp(np.frombuffer(bytes.fromhex(p.facts.thumbnail), np.uint8)) <= _EVEN]
     thin = [p for p in whole if _is_thin(p.facts)]
     for kind, sentence, chosen in (

@@ -50,7 +50,7 @@ def main(folder: Path, path: str) -> None:
 
     from udacisense.base.tensors import save_tensors
 
-    with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps a run's options beside the weights
+    with torch.serialization.safe_globals([argparse.Namespace, *_numpys()]):  # timm keeps a run's options beside them
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as exc:
@@ -59,9 +59,22 @@ def main(folder: Path, path: str) -> None:
     if found is None:
         keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
         raise InputError(f"it has no tensors by name; it is {keys or 'empty'}")
+    for key, value in found.items():
+        odd = "has no values (meta)" if value.is_meta else "is sparse" if value.layout is not torch.strided else None
+        if value.is_quantized or odd:
+            raise InputError(f"its {key} {odd or 'is quantised already'}")
     # Tensors that share memory or are views are written one by one.
     save_tensors(folder / _STATE, {key: value.detach().contiguous().clone() for key, value in found.items()})
     (folder / _WRAPPER).write_text(wrapper)
+
+
+def _numpys() -> list[Any]:
+    """Return what a NumPy number or array is made of in a pickle: people keep a best accuracy beside the weights."""
+    import numpy as np
+    from numpy._core.multiarray import _reconstruct, scalar
+
+    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return [np.ndarray, np.dtype, *kinds, _reconstruct, scalar]
 
 
 def _why(exc: Exception) -> str:

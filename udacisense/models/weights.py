@@ -21,6 +21,8 @@ from udacisense.models.pickled import read_pickled
 
 TRAINED = ("pretrained", "imagenet")  # what --init calls a library's own weights
 log = logging.getLogger("udacisense")
+# torch.optim.swa_utils counts its steps beside the weights that it averages, and thop the operations of each module.
+_COUNTS = ("n_averaged", "total_ops", "total_params")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))_orig_mod\.")  # that torch.compile puts into the names
 
 
@@ -128,7 +130,9 @@ def put_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: str, other_classes: bool = False) -> None:
     wanted = model.state_dict()
-    named, prefix = _without_prefix(state, wanted)
+    named, prefix = _without_prefix(state, wanted, source)
+    # Weights from elsewhere lack BatchNorm's count of batches, which no answer needs.
+    named = {**{key: value for key, value in wanted.items() if key.endswith(".num_batches_tracked")}, **named}
     fresh = _classifier_of_others(named, wanted) if other_classes else None
     if fresh is not None:
         log.warning("%s: its %s answers other classes, and is trained anew.", source, fresh)
@@ -153,20 +157,34 @@ def _classifier_of_others(given: Mapping[str, Tensor], wanted: Mapping[str, Tens
     return modules.pop() if len(modules) == 1 and is_outputs else None
 
 
-def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+def _without_prefix(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str
+) -> tuple[Mapping[str, Tensor], str]:
     """Return the state under the model's own names, and what its names began with; averaged weights come first.
 
     What is beside them under other prefixes, such as a loss's own weights, is left out.
     """
-    # torch.optim.swa_utils counts its steps beside the weights that it averages.
-    plain = {_WRAPPERS.sub("", key): value for key, value in state.items() if key != "n_averaged" or key in wanted}
+    plain = {
+        _WRAPPERS.sub("", key): value
+        for key, value in state.items()
+        if key in wanted or key.rpartition(".")[2] not in _COUNTS
+    }
     if plain.keys() == wanted.keys():
-        return plain, "" if plain.keys() == state.keys() else "_orig_mod."
+        return plain, "_orig_mod." if any("_orig_mod." in key for key in state) else ""
     starts = dict.fromkeys(key[: dot.end()] for key in plain for dot in re.finditer(r"\.", key))
-    for start in sorted(starts, key=lambda start: "ema" not in start):
+    fitting: dict[str, dict[str, Tensor]] = {}
+    for start in starts:
         named = {key.removeprefix(start): value for key, value in plain.items() if key.startswith(start)}
         if named.keys() == wanted.keys():
-            return named, start
+            fitting[start] = named
+    chosen = [start for start in fitting if "ema" in start] or list(fitting)
+    if len(chosen) > 1:
+        raise LoadError(
+            f"{source} holds the weights of {len(chosen)} such models, under {' and '.join(map(repr, chosen))}; save "
+            "alone the one that is meant."
+        )
+    if chosen:
+        return fitting[chosen[0]], chosen[0]
     # Where most of the names fit behind a prefix, what is missing or unknown is told without it.
     found = {
         start: sum(key.removeprefix(start) in wanted for key in plain if key.startswith(start)) for start in starts

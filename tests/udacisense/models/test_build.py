@@ -2,6 +2,7 @@ import argparse
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -267,6 +268,9 @@ def test_a_classifier_of_other_classes_stays_fresh_and_is_said(tmp_path, tiny, c
             lambda state: {"state_dict": {**{f"model.{k}": v for k, v in state.items()}, "loss.weight": torch.ones(3)}},
             "'model.'",
         ),
+        (lambda state: {"weights": state, "best_accuracy": np.float64(0.9)}, "'weights'"),
+        (lambda state: {**state, "total_ops": torch.ones(1), "features.0.total_params": torch.ones(1)}, ""),
+        (lambda state: {k: v for k, v in state.items() if "num_batches" not in k}, ""),
         (lambda state: {"optimizer": {"state": {0: {"step": torch.ones(1)}}}, "backbone": state}, "'backbone'"),
     ],
 )
@@ -285,6 +289,9 @@ def test_a_pth_that_holds_more_than_tensors_is_refused_with_its_cause(tmp_path, 
         (tiny, "it holds udacisense.models.layers.ConvClassifier, which is code"),
         ({"epoch": 3}, "no tensors by name; it is epoch"),
         ([1, 2], "it is list"),
+        ({"a": torch.ones(2).to_sparse()}, "its a is sparse"),
+        ({"a": torch.ones(2, device="meta")}, "its a has no values"),
+        ({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, "its a is quantised already"),
     ):
         torch.save(content, path)
         with pytest.raises(LoadError, match=words):
@@ -306,6 +313,16 @@ def test_a_prefix_of_all_names_is_taken_off_and_said(tmp_path, tiny, prefix, cap
     load_state(other, saved(tmp_path, state | ({"n_averaged": torch.tensor(3)} if "ema" in prefix else {})))
     assert torch.equal(other.classifier[1].weight, tiny.classifier[1].weight)
     assert "which is taken off" in caplog.text
+
+
+def test_a_teacher_and_its_student_in_one_file_are_not_guessed_between(tmp_path, tiny):
+    state = {
+        f"{prefix}.{key}": value.clone()
+        for prefix in ("teacher", "student")
+        for key, value in tiny.state_dict().items()
+    }
+    with pytest.raises(LoadError, match=r"2 such models, under .*'student\.'"):
+        load_state(tiny, saved(tmp_path, state))
 
 
 def test_what_is_missing_is_told_without_the_prefix_of_the_rest(tmp_path, tiny):
