@@ -23,6 +23,7 @@ from exporters.bundle.precision import deployed
 from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
+from udacisense.base.files import what_it_is
 from udacisense.base.records import from_json
 from udacisense.errors import LoadError
 
@@ -105,6 +106,9 @@ def load_spec(path: Path) -> Any:
         import coremltools
     from google.protobuf.message import DecodeError
 
+    if not path.is_dir():
+        what = what_it_is(path) or "it is a file"
+        raise LoadError(f"{path} is no Core ML package, which is a folder ({what}); copy the whole folder again.")
     try:
         return coremltools.utils.load_spec(str(path))
     # coremltools raises a bare Exception where the package's manifest is missing.

@@ -132,6 +132,13 @@ def test_a_damaged_file_of_the_other_formats_is_one_sentence(tmp_path: Path, nam
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b"", b"\x08\x07garbage"])
+def test_a_file_that_is_named_like_a_core_ml_package_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mlpackage").write_bytes(content)
+    with pytest.raises(LoadError, match="which is a folder"):
+        preflight(tmp_path / "a.mlpackage")
+
+
 @pytest.mark.slow
 def test_an_ort_file_that_crashes_onnxruntime_is_one_sentence(exported, tmp_path: Path) -> None:
     import onnxruntime.tools.ort_format_model.types  # noqa: F401 - makes the schema importable
