@@ -72,6 +72,7 @@ def preflight_apk(path: Path) -> PreflightReport:
             found = [
                 (entry, match["abi"]) for entry in archive.infolist() if (match := _LIBRARY.search(entry.filename))
             ]
+            is_android = any(Path(name).name == "AndroidManifest.xml" for name in archive.namelist())
             for entry, abi in sorted(found, key=lambda item: item[0].filename):
                 checks.append(_segments(archive, entry, abi))
                 if path.suffix.lower() == ".apk":
@@ -79,6 +80,11 @@ def preflight_apk(path: Path) -> PreflightReport:
     except ZIP_ERRORS as exc:
         raise InputError(f"{path} is no whole APK, AAB or AAR ({exc}); build or copy it again.") from exc
     if not checks:
+        if not is_android:
+            raise InputError(
+                f"{path} is no APK, AAB or AAR: it holds neither an AndroidManifest.xml nor a native library; give the "
+                "file that Android's build wrote."
+            )
         checks.append(
             PreflightCheck(
                 name="native libraries",

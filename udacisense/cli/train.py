@@ -78,6 +78,8 @@ def command(
     from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
     from udacisense.training import train_model
+    from udacisense.training.run import signature_of
+    from udacisense.training.supervision import load_supervision
 
     if ":" in preset:
         search_working_folder()
@@ -94,6 +96,7 @@ def command(
     say_interpolation(spec, init)
     say_the_worst(data, dataset, is_read=not dry_run)
     if dry_run:
+        load_supervision(given["supervision"], signature_of(spec, dataset), is_taught=False)
         return
     artifact = train_model(spec, dataset, output_dir=output, init=init, name=preset, resume=resume, **given)
     if as_json:

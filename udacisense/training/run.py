@@ -188,7 +188,7 @@ def train_model(
     spec = model if isinstance(model, ModelSpec) else _preset(model, dataset)
     untrained = fresh_model(spec, init=init, seed=config.seed)
     _check_classes(untrained, dataset)
-    sources = load_supervision(supervision, _signature(spec, dataset), is_taught=False)
+    sources = load_supervision(supervision, signature_of(spec, dataset), is_taught=False)
     launch(config.compute)
     with locked(output_dir) if is_leader() else nullcontext():
         keep = _keep(output_dir / "training", spec, dataset, sources, batch_size=batch_size, resume=resume)
@@ -226,7 +226,7 @@ def _supervised(
     is_trained: bool,
 ) -> TrainResult:
     """Train on nine tenths of the training images and what comes with them; the last tenth selects."""
-    signature = _signature(spec, dataset)
+    signature = signature_of(spec, dataset)
     images, held_back = training_split(dataset)
     return train(
         untrained,
@@ -251,7 +251,7 @@ def _save(
     folder: Path,
 ) -> None:
     """Measure a trained model on the test images and write its artifact."""
-    signature = _signature(spec, dataset)
+    signature = signature_of(spec, dataset)
     figures = record_stage(
         result.model,
         stage="baseline",
@@ -277,7 +277,8 @@ def _save(
     )
 
 
-def _signature(spec: ModelSpec, dataset: DataSet) -> Signature:
+def signature_of(spec: ModelSpec, dataset: DataSet) -> Signature:
+    """Return what a model of this network that is trained on these images takes and answers."""
     facts = network_facts(spec)
     size_px = dataset.size_px
     return make_signature(dataset.class_names, size_px=size_px, mean=facts.mean, std=facts.std)

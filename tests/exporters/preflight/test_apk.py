@@ -148,3 +148,7 @@ def test_what_is_no_app_is_refused(tmp_path: Path) -> None:
         preflight_apk(tmp_path / "app.apk")
     with pytest.raises(InputError, match="no file"):
         preflight_apk(tmp_path / "absent.apk")
+    with zipfile.ZipFile(tmp_path / "photos.apk", "w") as archive:
+        archive.writestr("cat.jpg", b"123")
+    with pytest.raises(InputError, match="neither an AndroidManifest"):
+        preflight_apk(tmp_path / "photos.apk")

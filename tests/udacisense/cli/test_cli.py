@@ -198,6 +198,7 @@ BAD += [
         ("weights of another model", 3, "another model", _TRAIN, "--init {weights}"),
         ("imagenet has no tiny", 2, "ImageNet weights exist for", _TRAIN, "--init imagenet"),
         ("batch of none", 2, "batch size is 0", _TRAIN, "--batch-size 0"),
+        ("text as a teacher of labels", 2, "notes.txt is no teacher", _TRAIN, "--teacher {text}"),
         ("mix alone", 2, "needs transfer images", _COMPRESS, "--mix 0.5"),
         ("too much of a mix", 2, "mix 1.5", _COMPRESS, "--mix 1.5 --transfer {shapes}/train"),
         ("no such transfer", 2, "gone", _COMPRESS, "--transfer {tmp}/gone"),
