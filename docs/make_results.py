@@ -266,8 +266,8 @@ def _verdict(row: Measurement | None) -> str | None:
         return None
     found = row.comparison
     most = "not finite" if found.max_abs is None else f"{found.max_abs:.1e}"
-    failed = ", FAILED" if row.outcome is Outcome.FAILED else ""
-    return f"{percent(found.top1_agreement_fraction)}, {most}, {percent(found.top1_fraction)}{failed}"
+    told = {Outcome.FAILED: ", FAILED", Outcome.SKIPPED: ", skipped"}.get(row.outcome, "")
+    return f"{percent(found.top1_agreement_fraction)}, {most}, {percent(found.top1_fraction)}{told}"
 
 
 def _technique_tables(folders: Sequence[Path]) -> dict[str, str]:

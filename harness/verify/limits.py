@@ -13,8 +13,9 @@ from harness.records import Comparison
 from udacisense.base.files import parse_toml, read_toml
 from udacisense.base.records import from_json, record
 from udacisense.errors import InputError, did_you_mean
+from udacisense.measure.metrics import wilson_interval
 
-# Below this many images of a class, one image alone moves it by more points than any limit could mean.
+# Below this many images of a class, or of all, one alone moves a share by more points than any limit could mean.
 _FEWEST_IMAGES = 50
 
 
@@ -144,8 +145,7 @@ def out_of_limits(comparison: Comparison, limit: Limit) -> tuple[str, ...]:
 
 def _decisions(c: Comparison, limit: Limit) -> list[str]:
     problems = []
-    # Rounded before the ceiling: (1 - 0.995) * 1000 is 5.000000000000004.
-    allowed = math.ceil(round((1 - limit.min_agreement_fraction) * c.n_inputs, 6))
+    allowed = allowed_flips(c.n_inputs, limit.min_agreement_fraction)
     flips = [f for f in c.flips if f.reference_margin > limit.tie_margin]
     if len(flips) > allowed:
         problems.append(
@@ -161,6 +161,20 @@ def _decisions(c: Comparison, limit: Limit) -> list[str]:
     if limit.max_class_drop_points is not None:
         problems += _class_drops(c, limit.max_class_drop_points)
     return problems
+
+
+def allowed_flips(n_inputs: int, min_agreement_fraction: float) -> int:
+    """Return how many of the images may flip: the limit's share, rounded up.
+
+    Of few images a share says little: as many may flip as do not contradict it (Wilson's 95 % interval).
+    """
+    # Rounded before the ceiling: (1 - 0.995) * 1000 is 5.000000000000004.
+    share = round(1 - min_agreement_fraction, 6)
+    allowed = math.ceil(round(share * n_inputs, 6))
+    if n_inputs < _FEWEST_IMAGES and share > 0:
+        while allowed < n_inputs and wilson_interval(allowed + 1, n_inputs)[0] <= share:
+            allowed += 1
+    return allowed
 
 
 def _confidence(c: Comparison, limit: Limit, *, decides_alike: bool) -> list[str]:

@@ -116,7 +116,14 @@ def many(flips: int, n: int, *, margin: float = 0.1, limit: Limit) -> tuple[str,
 
 @pytest.mark.parametrize(
     ("precision", "n", "allowed"),
-    [("fp32", 1000, 0), ("fp16", 1000, 5), ("fp16", 38, 1), ("int8-static", 100, 3), ("palette6", 1000, 50)],
+    [
+        ("fp32", 1000, 0),
+        ("fp16", 1000, 5),
+        ("fp16", 38, 1),
+        ("int8-static", 38, 3),
+        ("int8-static", 100, 3),
+        ("palette6", 1000, 50),
+    ],
 )
 def test_agreement_limits_by_precision(precision: str, n: int, allowed: int) -> None:
     limit = dataclasses.replace(LIMITS[precision], max_class_drop_points=None)
