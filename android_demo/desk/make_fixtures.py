@@ -285,8 +285,8 @@ def judged() -> list[dict[str, object]]:
         "no flip": [],
         "ties within float32 noise": [0.0015] * 5,
         "ties of int8": [0.018] * 5,
-        "as many decided as int8 may have, and ties": [0.05, 0.05, 0.018, 0.018],
-        "one decided too many": [0.05, 0.05, 0.05, 0.018],
+        "as many decided as int8 may have, and ties": [0.05, 0.05, 0.05, 0.018, 0.018],
+        "one decided too many": [0.05, 0.05, 0.05, 0.05, 0.018],
         "beyond what rounding explains": [0.8],
     }
     found = []

@@ -48,6 +48,7 @@ data class Limit(
 
 object Compare {
     private const val Z_95 = 1.959963984540054
+    private const val FEWEST_IMAGES = 50
 
     /**
      * Holds answers against what a variant should answer ([source]) and the decisions of the float32 master ([master]).
@@ -108,13 +109,26 @@ object Compare {
         if (limit.minPsnrDb != null && psnr != null && psnr < limit.minPsnrDb) {
             problems += "PSNR %.1f dB, at least %g dB wanted".en(psnr, limit.minPsnrDb)
         }
-        // Rounded before the ceiling: (1 - 0.995) * 1000 is 5.000000000000004.
-        val allowed = ceil(Math.round((1 - limit.minAgreementFraction) * c.nInputs * 1e6) / 1e6).toInt()
+        val allowed = allowedFlips(c.nInputs, limit.minAgreementFraction)
         val decided = c.flips.count { it.referenceMargin > limit.tieMargin }
         if (decided > allowed) problems += "$decided of ${c.nInputs} labels differ from the desk's, $allowed allowed"
         val wide = c.flips.find { limit.maxFlipMargin != null && it.referenceMargin > limit.maxFlipMargin }
         if (wide != null) problems += "image ${wide.index} flips although the desk decides by %.3g".en(wide.referenceMargin)
         return problems
+    }
+
+    /** How many of the images may flip: of few as many as do not contradict the limit, as in harness/verify/limits.py. */
+    fun allowedFlips(
+        nInputs: Int,
+        minAgreementFraction: Double
+    ): Int {
+        // Rounded before the ceiling: (1 - 0.995) * 1000 is 5.000000000000004.
+        val share = Math.round((1 - minAgreementFraction) * 1e6) / 1e6
+        var allowed = ceil(Math.round(share * nInputs * 1e6) / 1e6).toInt()
+        if (nInputs < FEWEST_IMAGES && share > 0) {
+            while (allowed < nInputs && wilson(allowed + 1, nInputs).first <= share) allowed += 1
+        }
+        return allowed
     }
 
     /** The 95 % interval of a fraction (Wilson 1927). */
