@@ -92,7 +92,7 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
                 measured += _judge(answers[-1], bundle, ids, options)
     if bundle.manifest.members and len(answers) == len(bundles):
         for way in bundle.manifest.ways():
-            measured += judge_way(bundle.manifest.members, answers, way, options.limit(way))
+            measured += judge_way(bundle.manifest.members, answers, way, options.limit(way), judged=measured)
     return MeasurementSet(
         schema_version=1,
         kind="verify",

@@ -23,7 +23,12 @@ from udacisense.measure.cascade import decide
 
 
 def judge_way(
-    members: Sequence[BundleMember], answers: Sequence[Answers], way: Variant, limit: Limit
+    members: Sequence[BundleMember],
+    answers: Sequence[Answers],
+    way: Variant,
+    limit: Limit,
+    *,
+    judged: Sequence[Measurement],
 ) -> Iterator[Measurement]:
     """Yield what became of one way to run a cascade, by each runner that was to open the files of all its members.
 
@@ -32,11 +37,21 @@ def judge_way(
         answers: of each member, to the same images.
         way: of :meth:`exporters.bundle.manifest.Manifest.ways`.
         limit: that its decisions are held to; its numbers are its members'.
+        judged: what became of the members' files. Where this host cannot show whether one is right, it cannot show it
+            of the way either.
     """
     jobs = [{j.spec.runner: j for j in one.jobs if j.role == "own" and j.variant.id == way.id} for one in answers]
     for runner in jobs[0]:
-        if all(runner in found for found in jobs):
-            yield _judge(members, answers, [found[runner] for found in jobs], limit)
+        if not all(runner in found for found in jobs):
+            continue
+        made = _judge(members, answers, [found[runner] for found in jobs], limit)
+        own = {(member.variants[way.id], runner, made.spec.engine) for member in members}
+        of_files = [m for m in judged if (m.spec.variant_id, m.spec.runner, m.spec.engine) in own]
+        unknown = next((m for m in of_files if m.outcome is Outcome.SKIPPED), None)
+        if unknown is not None and made.outcome is Outcome.FAILED:
+            reason = f"{unknown.spec.variant_id}: {unknown.reason}"
+            made = dataclasses.replace(made, outcome=Outcome.SKIPPED, reason=reason, actual={})
+        yield made
 
 
 def _judge(
