@@ -78,8 +78,6 @@ def command(
     from udacisense.models.build import preset as make_spec
     from udacisense.pipeline.initial import check_init
     from udacisense.training import train_model
-    from udacisense.training.run import signature_of
-    from udacisense.training.supervision import load_supervision
 
     if ":" in preset:
         search_working_folder()
@@ -92,11 +90,10 @@ def command(
         "batch_size": batch_size,
         "supervision": replace(supervision, allow_factory=allow_factory),
     }
-    _announce(spec, dataset, output, **given)
+    _announce(spec, dataset, output, is_all=dry_run, **given)
     say_interpolation(spec, init)
     say_the_worst(data, dataset, is_read=not dry_run)
     if dry_run:
-        load_supervision(given["supervision"], signature_of(spec, dataset), is_taught=False)
         return
     artifact = train_model(spec, dataset, output_dir=output, init=init, name=preset, resume=resume, **given)
     if as_json:
@@ -106,15 +103,25 @@ def command(
 
 
 def _announce(
-    spec: ModelSpec, dataset: DataSet, output: Path, *, config: TrainConfig, batch_size: int, supervision: Supervision
+    spec: ModelSpec,
+    dataset: DataSet,
+    output: Path,
+    *,
+    is_all: bool,
+    config: TrainConfig,
+    batch_size: int,
+    supervision: Supervision,
 ) -> None:
-    """Say what the run costs, behind everything that can be refused."""
+    """Say what the run costs, behind all that can be refused; ``is_all``: no run follows that would refuse the rest."""
     from udacisense.cli.loading import say_answers
     from udacisense.data.batches import Batches
     from udacisense.models.build import build_model
-    from udacisense.training.run import estimate_training, images_an_epoch
+    from udacisense.training.run import estimate_training, images_an_epoch, signature_of
+    from udacisense.training.supervision import load_supervision
 
     Batches(dataset.train, batch_size=batch_size)
+    if is_all:
+        load_supervision(supervision, signature_of(spec, dataset), is_taught=False)
     n_images = images_an_epoch(dataset, supervision)
     cost = estimate_training(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
     announce(cost, output)
