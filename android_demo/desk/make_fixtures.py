@@ -144,7 +144,8 @@ def make_cascade_bundle(folder: Path, target: Path) -> None:
     replayed.permute(0, 2, 3, 1).contiguous().numpy().tofile(target / "images.u8")
     decided = {"who": who.tolist(), "label": label.tolist(), "known": known.tolist()}
     (target / "decisions.json").write_text(json.dumps(decided), encoding="utf-8")
-    hard = hard_photos()
+    drawn = (Image.fromarray(pixels).resize((600, 600)) for pixels in replayed.permute(0, 2, 3, 1).numpy())
+    hard = [*hard_photos(), *drawn]
     squares = torch.from_numpy(np.stack([fit_square(photo, 32) for photo in hard])).permute(0, 3, 1, 2)
     who, label, known = decisions(record, members, squares)
     for name, fits in (("asked", (who == 1) & known & (label == 0)), ("none", (who == 1) & ~known)):
