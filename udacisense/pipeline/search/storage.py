@@ -92,11 +92,15 @@ class _Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Take off the half line of a worker that died, or whose disk was full: the next would be written behind it."""
-        lock, journal = JournalFileSymlinkLock(self._file_path), Path(self._file_path)
+        lock = JournalFileSymlinkLock(self._file_path)
         lock.acquire()
         try:
-            content = journal.read_bytes()
-            os.truncate(journal, len(content) - len(content.rpartition(b"\n")[2]))
+            with Path(self._file_path).open("rb+") as journal:
+                size = journal.seek(0, os.SEEK_END)
+                journal.seek(max(size - 1, 0))
+                if journal.read() not in (b"", b"\n"):  # the whole is read only where there is such a line
+                    journal.seek(0)
+                    journal.truncate(journal.read().rfind(b"\n") + 1)
         finally:
             lock.release()
         super().append_logs(logs)
