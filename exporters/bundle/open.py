@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from exporters.bundle.manifest import FileRecord, Manifest, Variant, joined_variants
-from udacisense.base.files import ZIP_ERRORS, atomic_path, sha256_file, sha256_path
+from udacisense.base.files import ZIP_ERRORS, atomic_path, sha256_file, sha256_path, what_it_is, why_absent
 from udacisense.base.records import Artifact, Outcome, read_json
 from udacisense.errors import InputError, did_you_mean
 from udacisense.measure.cascade import Cascade
@@ -189,7 +189,7 @@ def require_bundle(path: Path) -> None:
         InputError: there is nothing; for a model that ships, it says how a bundle is made of it.
     """
     if not path.exists():
-        raise InputError(f"There is no bundle at {path}; {_what_to_give(path)}.")
+        raise InputError(f"There is no bundle at {path}{why_absent(path)}; {_what_to_give(path)}.")
 
 
 def _what_to_give(path: Path) -> str:
@@ -304,7 +304,8 @@ def _unpack(path: Path, root: Path) -> None:
                         with archive.open(entry) as source, target.open("wb") as out:
                             shutil.copyfileobj(source, out)
     except ZIP_ERRORS as exc:
-        raise InputError(f"{path} is no readable .zip of a bundle ({exc}); copy it again.") from exc
+        what = exc if zipfile.is_zipfile(path) else what_it_is(path) or exc
+        raise InputError(f"{path} is no readable .zip of a bundle ({what}); {_what_to_give(path)}.") from exc
 
 
 def _named_paths(manifest: Manifest) -> list[str]:

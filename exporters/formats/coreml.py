@@ -7,7 +7,7 @@ import json
 import logging
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,11 +23,12 @@ from exporters.bundle.precision import deployed
 from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
-from udacisense.base.files import what_it_is
+from udacisense.base.files import size_bytes, what_it_is
 from udacisense.base.records import from_json
 from udacisense.errors import LoadError
 
 _SPEC = Path("Data") / "com.apple.CoreML" / "model.mlmodel"
+_BLOB_HEAD_BYTES = 64  # where a blob begins, before its values: their type, size and place
 _PREFIX = "com.github.apple.coremltools."  # what coremltools writes into the metadata by itself
 IMAGE = "image"
 _PALETTE_BITS = {"palette6": 6, "palette4": 4}
@@ -110,10 +111,44 @@ def load_spec(path: Path) -> Any:
         what = what_it_is(path) or "it is a file"
         raise LoadError(f"{path} is no Core ML package, which is a folder ({what}); copy the whole folder again.")
     try:
-        return coremltools.utils.load_spec(str(path))
+        spec = coremltools.utils.load_spec(str(path))
     # coremltools raises a bare Exception where the package's manifest is missing.
     except (DecodeError, Exception) as exc:
-        raise LoadError(f"{path} is no Core ML package ({exc}); export or copy the whole folder again.") from exc
+        lacks = _lacking_manifest(path) or exc
+        raise LoadError(f"{path} is no Core ML package ({lacks}); export or copy the whole folder again.") from exc
+    for name, end in _blobs(spec, (path / _SPEC).parent):
+        held = size_bytes(name) if name.is_file() else 0
+        if held < end:
+            what = f"it holds {held:,} of {end:,} bytes or more" if held else "it is missing"
+            raise LoadError(
+                f"{path} lacks weights, in {name.relative_to(path)}: {what}; export or copy the whole folder again."
+            )
+    return spec
+
+
+def _lacking_manifest(package: Path) -> str | None:
+    """Say what is wrong with the list of a package's files, or missing of them; None: nothing."""
+    try:
+        listed = json.loads((package / "Manifest.json").read_bytes())
+        items = listed["itemInfoEntries"]
+        places = [package / "Data" / item["path"] for item in [items[listed["rootModelIdentifier"]], *items.values()]]
+    except FileNotFoundError:
+        return "its Manifest.json is missing"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return "its Manifest.json is not whole"
+    return next((f"its {place.relative_to(package)} is missing" for place in places if not place.exists()), None)
+
+
+def _blobs(message: Any, folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield each file of weights that a specification names in the folder beside it, and a byte that it reaches to."""
+    for field, value in message.ListFields():
+        if field.name == "blobFileValue":
+            yield folder / value.fileName.removeprefix("@model_path/"), value.offset + _BLOB_HEAD_BYTES
+        elif field.message_type is not None:
+            many = value.values() if isinstance(value, Mapping) else value if isinstance(value, Sequence) else [value]
+            for one in many:
+                if hasattr(one, "ListFields"):
+                    yield from _blobs(one, folder)
 
 
 @contextlib.contextmanager

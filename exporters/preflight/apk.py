@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from exporters.preflight.checks import PreflightCheck
 from exporters.preflight.run import PreflightReport
-from udacisense.base.files import ZIP_ERRORS
+from udacisense.base.files import ZIP_ERRORS, why_absent
 from udacisense.base.records import Outcome
 from udacisense.errors import InputError
 
@@ -63,7 +63,9 @@ def preflight_apk(path: Path) -> PreflightReport:
         InputError: it is no such file.
     """
     if not path.is_file():
-        raise InputError(f"There is no file at {path}; give an APK, AAB or AAR.")
+        raise InputError(
+            f"{path} is {'a folder' if path.is_dir() else f'not there{why_absent(path)}'}; give an APK, AAB or AAR."
+        )
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is no APK, AAB or AAR: it is not a zip file, or it is cut short.")
     checks: list[PreflightCheck] = []

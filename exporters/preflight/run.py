@@ -13,7 +13,7 @@ from exporters.preflight.checks import PreflightCheck, check, check_shape, skipp
 from exporters.preflight.executorch import EXECUTORCH_RUNTIMES, check_pte
 from exporters.preflight.lite_facts import LiteFacts, backport, read_lite
 from exporters.preflight.litert import TFLITE_RUNTIMES, check_tflite, page_warnings
-from udacisense.base.files import size_bytes
+from udacisense.base.files import size_bytes, why_absent
 from udacisense.base.records import Outcome, record
 from udacisense.errors import InputError
 
@@ -109,7 +109,9 @@ def preflight(path: Path, *, runtime: str | None = None) -> PreflightReport:
         LoadError: the file is damaged.
     """
     if not path.exists():
-        raise InputError(f"There is no file {path}; give a .ptl, .onnx, .ort, .tflite, .pte or .mlpackage.")
+        raise InputError(
+            f"There is no file {path}{why_absent(path)}; give a .ptl, .onnx, .ort, .tflite, .pte or .mlpackage."
+        )
     kinds: dict[str, tuple[Callable[[Path, str], list[PreflightCheck]], list[str], str]] = {
         ".ptl": (_check_lite, list(LITE_RUNTIMES), next(iter(LITE_RUNTIMES))),
         ".onnx": (_check_onnx, list(ONNX_RUNTIMES), next(iter(ONNX_RUNTIMES))),

@@ -257,10 +257,11 @@ class _Sweep:
 
 
 def _opened(folders: Sequence[Path]) -> list[Bundle]:
+    opened = [open_bundle(folder) for folder in folders]
     for folder in folders:
         if [other.resolve() for other in folders].count(folder.resolve()) > 1:
             raise InputError(f"The bundle {folder} was given twice; a sweep measures each once.")
-    return [open_bundle(folder) for folder in folders]
+    return opened
 
 
 def describe_bundles(

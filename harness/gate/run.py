@@ -78,6 +78,8 @@ def gate_bundle(
     """
     with opened(path) as bundle:
         manifest, sha256 = bundle.manifest, bundle_sha256(bundle.root)
+    if verification.kind != "verify":
+        raise InputError(f"The verification is a record of {verification.kind!r}; give one that 'verify' wrote.")
     if verification.bundle_sha256 != sha256:
         raise InputError(f"The verification is of another bundle ({verification.bundle}); verify {path} again.")
     timed = None if bench is None else find_times(bench, sha256, path, verification)
@@ -110,7 +112,7 @@ def read_baseline(path: Path) -> Past:
         InputError: it is none of them.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
         content = json.loads(text)
     except OSError as exc:
         raise InputError(f"{path} cannot be read: {exc.strerror or exc}; give an older record.") from exc

@@ -15,6 +15,7 @@ from harness.bench.ranking import Row, rank
 from harness.gate.run import GateReport
 from harness.host import machine_differences
 from harness.records import BenchSet, Host, MeasurementSet
+from udacisense.base.files import why_absent
 from udacisense.base.records import Artifact, read_json
 from udacisense.errors import InputError
 from udacisense.measure.cascade import Cascade
@@ -116,9 +117,10 @@ def collect(paths: Sequence[Path]) -> Evidence:
         benches=tuple((f, read_json(BenchSet, f)) for f in ending("bench.json")),
     )
     if not any(getattr(evidence, name) for name in Evidence.__dataclass_fields__):
+        files = ", whose name is none of a record's" if all(path.is_file() for path in paths) else ""
         raise InputError(
-            f"No record was found under {', '.join(map(str, paths))}; give the folders that train, compress, export, "
-            "verify and bench wrote to."
+            f"No record was found under {', '.join(map(str, paths))}{files}; give the folders that train, compress, "
+            "export, verify and bench wrote to."
         )
     return evidence
 
@@ -129,7 +131,7 @@ def _named(record: _Named) -> _Named:
 
 def _files(path: Path) -> list[Path]:
     if not path.exists():
-        raise InputError(f"{path} does not exist; give a folder with records, or a record.")
+        raise InputError(f"{path} does not exist{why_absent(path)}; give a folder with records, or a record.")
     if path.is_file():
         return [path]
     return [file for file in path.rglob("*.json") if not _is_copy(file, path)]

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import lzma
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -150,6 +151,15 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser().resolve()
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(user).expanduser().resolve() / "udacisense"
+
+
+def why_absent(path: Path) -> str:
+    """Say behind "X does not exist" what the path is instead; nothing where it is a plain name."""
+    if path.is_symlink():
+        return ": it is a link that leads nowhere"
+    if re.match(r"\w[\w+.-]+:/", str(path)):
+        return ": it is an address, and nothing is fetched from there"
+    return ": the shell left its '~' as it is" if str(path).startswith("~") else ""
 
 
 def write_text(target: Path, text: str) -> None:

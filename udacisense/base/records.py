@@ -67,10 +67,18 @@ def from_json(cls: type[T], text: str | bytes, *, source: str) -> T:
     from pydantic import ValidationError
 
     try:
-        return cast("T", _adapter(cls).validate_json(_without_former(cls, text), strict=True))
+        return cast("T", _adapter(cls).validate_json(_without_former(cls, _utf8(text)), strict=True))
     except ValidationError as exc:
+        kinds = [error for error in exc.errors() if error["loc"] == ("kind",) and isinstance(error["input"], str)]
+        if kinds:
+            raise InputError(f"{source} is a record of {kinds[0]['input'][:20]!r}, and no {cls.__name__}.") from exc
         for error in exc.errors():
             if error["loc"] == ("schema_version",) and isinstance(error["input"], int):
+                if any(other["type"] == "missing" for other in exc.errors()):
+                    raise InputError(
+                        f"{source} is another record than {cls.__name__}, or of another release (schema version "
+                        f"{error['input']}): give the right one, or make it again with this one."
+                    ) from exc
                 raise InputError(
                     f"{source} was written by another release (schema version {error['input']} of {cls.__name__}): "
                     "make it again with this one."
@@ -78,6 +86,13 @@ def from_json(cls: type[T], text: str | bytes, *, source: str) -> T:
         problems = [f"{'.'.join(str(p) for p in e['loc']) or 'the file'}: {e['msg']}" for e in exc.errors()]
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise InputError(f"{source} is not a valid {cls.__name__} record: {'; '.join(problems[:3])}{more}.") from exc
+
+
+def _utf8(text: str | bytes) -> str | bytes:
+    """Return JSON as UTF-8 without the mark that editors put before it, and that JSON does not know."""
+    if isinstance(text, bytes) and (encoding := json.detect_encoding(text)) != "utf-8":
+        return text.decode(encoding, errors="replace")
+    return text
 
 
 def _without_former(cls: type, text: str | bytes) -> str | bytes:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udacisense.cli.options import BundlePath, allow_factory_option, record_beside, thread_counts, variant_option
+from udacisense.cli.options import (
+    BundlePath,
+    OutputPath,
+    allow_factory_option,
+    record_beside,
+    thread_counts,
+    variant_option,
+    writable,
+)
 from udacisense.cli.output import (
     Choice,
     duration,
@@ -35,7 +43,7 @@ if TYPE_CHECKING:
 @variant_option("bundles")
 @click.option("--batch", "batch_sizes", multiple=True, type=int, help="Images a call; may be repeated. Default: 1.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.bench.json.")
+@click.option("-o", "--output", type=OutputPath(), help="Record; default: BUNDLE.bench.json.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep that the record holds.")
 @click.option("--dry-run", is_flag=True, help="Say what would be measured and how long it takes, and stop.")
 @click.option("--arm-instructions", is_flag=True, help="Also count each file's ARM instructions a call, under qemu.")
@@ -91,13 +99,13 @@ def command(
         return
     options = _options(**asked)
     plan = plan_sweep(bundles, options)
-    path = output or record_beside(bundles[0], "bench")
+    path = output or writable(record_beside(bundles[0], "bench"))
+    verified = [read_json(MeasurementSet, p) for p in (*verifications, *_beside(bundles))]
     is_counting = arm_instructions or only_instructions
     counted, uncounted = _countable(plan, options, is_needed=only_instructions) if is_counting else ([], ())
     _say_plan(None if only_instructions else plan, len(counted), path)
     if dry_run:
         return
-    verified = [read_json(MeasurementSet, p) for p in (*verifications, *_beside(bundles))]
     if only_instructions:
         _count(plan, counted, uncounted, verified, form)
         return

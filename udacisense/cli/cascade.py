@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli.options import allow_factory_option
+from udacisense.cli.options import OutputPath, allow_factory_option
 from udacisense.cli.output import emit_json, json_option, next_command, say, show
 
 
@@ -17,7 +17,7 @@ from udacisense.cli.output import emit_json, json_option, next_command, say, sho
 @click.option("--max-mean-ms", type=float, help="Mean time of an image, in eager PyTorch on one thread.")
 @click.option("--max-asked", type=float, help="Share of the images that may go past the first member, 0 to 1.")
 @allow_factory_option
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the cascade.")
+@click.option("-o", "--output", required=True, type=OutputPath(is_folder=True), help="Folder of the cascade.")
 @json_option
 def command(
     *,

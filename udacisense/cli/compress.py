@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of
+from udacisense.cli.options import OutputPath, allow_factory_option, allowing, model_options, names_of
 from udacisense.cli.output import Choice, announce, dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options, supervision_options
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @compute_options
 @click.option("--seed", default=0, show_default=True)
 @allow_factory_option
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("-o", "--output", required=True, type=OutputPath(is_folder=True), help="Folder of the run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Take finished steps from OUTPUT.")
 @dry_run_option
 @json_option

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from udacisense.cli.options import OutputPath
 from udacisense.cli.output import announce, dry_run_option, duration, next_command, say, say_cost
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _ABOUT = (
 
 
 @click.command("demo", short_help="Run the whole job in minutes, on drawn shapes and on the models that ship.")
-@click.option("-o", "--output", default="demo", show_default=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", default="demo", show_default=True, type=OutputPath(is_folder=True))
 @click.option("--data", help="Verify on these images too: 'cifar100' (downloaded), or the household folder.")
 @dry_run_option
 def command(*, output: Path, data: str | None, dry_run: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from udacisense.cli.options import BundlePath, allow_factory_option, allowing_bundle, thread_counts, variant_option
+from udacisense.cli.options import BundlePath, OutputPath, allow_factory_option, allowing_bundle, variant_option
 from udacisense.cli.output import Cell, duration, emit_json, json_option, next_command, say, show, table
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 PathArgument = click.Path(path_type=Path)
+_records_option = click.option(
+    "-o", "--output", type=OutputPath(is_folder=True), help="Folder for the records; default: beside BUNDLE."
+)
 _SELFTEST_S = 300.0
 _BENCH_S = 3600.0
 
@@ -153,7 +156,7 @@ def push_command(*, bundle: Path, shares: tuple[str, ...], as_json: bool, **whic
 @click.argument("bundle", type=BundlePath())
 @variant_option("bundle")
 @click.option("--timeout", "timeout_s", default=_SELFTEST_S, show_default=True, help="Longest wait, in seconds.")
-@click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
+@_records_option
 @_phones
 @json_option
 def selftest_command(
@@ -199,7 +202,7 @@ def selftest_command(
 @click.option("--threads", default="1,2,4", show_default=True, help="Thread counts.")
 @click.option("--timeout", "timeout_s", default=_BENCH_S, show_default=True, help="Longest wait, in seconds.")
 @allow_factory_option
-@click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
+@_records_option
 @_phones
 @json_option
 def bench_command(
@@ -223,6 +226,7 @@ def bench_command(
     from harness.device.results import read_verifications, to_bench_set
     from harness.report.tables import latency_table
     from udacisense.base.records import Outcome, write_record
+    from udacisense.cli.options import thread_counts
 
     order = Order(command="bench", variants=variants, threads=thread_counts(threads, most=64), timeout_s=timeout_s)
     verified = read_verifications((bundle.parent, output or bundle.parent), _stem(bundle))
@@ -253,7 +257,7 @@ def bench_command(
 @command.command("pull")
 @click.argument("bundle", type=BundlePath())
 @allow_factory_option
-@click.option("-o", "--output", type=PathArgument, help="Folder for the records; default: beside BUNDLE.")
+@_records_option
 @_phones
 @json_option
 def pull_command(

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of, search_working_folder
+from udacisense.cli.options import (
+    OutputPath,
+    allow_factory_option,
+    allowing,
+    model_options,
+    names_of,
+    search_working_folder,
+)
 from udacisense.cli.output import Choice, announce, dry_run_option, emit_json, json_option, next_command, say, show
 
 if TYPE_CHECKING:
@@ -41,7 +48,7 @@ _MOST_TIMES = 20.0  # that a variant may take what the whole export was estimate
     help="fp32, fp16, int8 (all of them), int8-static, … or all.",
     shell_complete=names_of("exporters.formats.contract", "PRECISIONS", "int8", "all"),
 )
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the bundle.")
+@click.option("-o", "--output", required=True, type=OutputPath(is_folder=True), help="Folder of the bundle.")
 @click.option("--data", help="Images for calibration and the golden pack: 'cifar100' or a folder.")
 @click.option("--input-shape", help="Of a model that is named, e.g. 1,3,224,224; a library's network has its own.")
 @click.option("--init", help="Weights of a model that is named: a .safetensors or .pth file, or 'pretrained'.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from udacisense.cli.options import BundlePath, record_beside
+from udacisense.cli.options import BundlePath, OutputPath, record_beside, writable
 from udacisense.cli.output import emit_json, json_option, say, show
 
 PathOption = click.Path(path_type=Path)
@@ -19,9 +19,9 @@ PathOption = click.Path(path_type=Path)
 @click.option("--bench", "bench_path", type=PathOption, help="Record of 'bench'; default: BUNDLE.bench.json if there.")
 @click.option("--config", "config_path", type=PathOption, help="Requirements, a TOML file; default: built in.")
 @click.option("--baseline", "baseline_path", type=PathOption, help="An older record of gate, verify or bench.")
-@click.option("-o", "--output", type=PathOption, help="Record; default: BUNDLE.gate.json.")
-@click.option("--junit", "junit_path", type=PathOption, help="Also write JUnit XML.")
-@click.option("--markdown", "markdown_path", type=PathOption, help="Also write a Markdown summary.")
+@click.option("-o", "--output", type=OutputPath(), help="Record; default: BUNDLE.gate.json.")
+@click.option("--junit", "junit_path", type=OutputPath(), help="Also write JUnit XML.")
+@click.option("--markdown", "markdown_path", type=OutputPath(), help="Also write a Markdown summary.")
 @json_option
 def command(
     *,
@@ -39,20 +39,21 @@ def command(
 
     A gain never fails. What was skipped is shown apart and never counts as passed.
     """
-    from exporters.bundle.open import require_bundle
+    from exporters.bundle.open import opened
     from harness.gate.config import read_config
     from harness.gate.run import exit_code, gate_bundle, read_baseline
     from harness.records import BenchSet, MeasurementSet
     from harness.report.gate import checks_table, junit, markdown
-    from udacisense.base.files import write_text
+    from udacisense.base.files import why_absent, write_text
     from udacisense.base.records import read_json, write_record
     from udacisense.errors import InputError
 
-    require_bundle(bundle)
+    with opened(bundle):  # it is one
+        kept = output or writable(record_beside(bundle, "gate"))
     records = verification or record_beside(bundle, "verify")
-    if not records.is_file():
+    if not records.exists():
         line = shlex.join(["udacisense", "verify", str(bundle)])
-        raise InputError(f"There is no record {records}; give --verification, or make it: {line}")
+        raise InputError(f"There is no record {records}{why_absent(records)}; give --verification, or make it: {line}")
     timed = bench_path or record_beside(bundle, "bench")
     report = gate_bundle(
         bundle,
@@ -61,7 +62,7 @@ def command(
         config=read_config(config_path) if config_path else None,
         baseline=read_baseline(baseline_path) if baseline_path else None,
     )
-    write_record(output or record_beside(bundle, "gate"), report)
+    write_record(kept, report)
     for path, written in ((junit_path, junit), (markdown_path, markdown)):
         if path is not None:
             write_text(path, written(report))

@@ -14,7 +14,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +143,29 @@ def run(argv: list[str] | None = None) -> int:
         handler.setFormatter(logging.Formatter("%(message)s"))
         _log.addHandler(handler)
     try:
-        with contextlib.redirect_stdout(sys.stdout):  # whatever a command does to it ends with the command
+        with contextlib.redirect_stdout(sys.stdout), _no_way_out():  # what a command does to it ends with the command
             return _run(argv)
     finally:
         _log.setLevel(level)
         if handler is not None:
             _log.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _no_way_out() -> Iterator[None]:
+    """Let ``os._exit`` of a user's code end the command as ``sys.exit`` does, which is told: it may have said 0."""
+    leave, process = os._exit, os.getpid()
+
+    def refuse(status: int) -> None:
+        if os.getpid() == process and threading.current_thread() is threading.main_thread():
+            raise SystemExit(f"os._exit({status})")
+        leave(status)
+
+    os._exit = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def _run(argv: list[str] | None) -> int:

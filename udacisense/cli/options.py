@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,53 @@ class BundlePath(click.Path):
         if not path.name:
             self.fail(f"{path} is the root of the file system; give the folder or the .zip of a bundle.", param, ctx)
         return path
+
+
+class OutputPath(click.Path):
+    """Where a command writes; refused before its work where nothing can be written."""
+
+    def __init__(self, *, is_folder: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.is_folder = is_folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, or refuse it."""
+        return writable(cast("Path", super().convert(value, param, ctx)), is_folder=self.is_folder)
+
+
+def writable(path: Path, *, is_folder: bool = False) -> Path:
+    """Return a path that a file, or a folder, is to be written at.
+
+    Raises:
+        InputError: something else is there, it lies in a bundle, or the place cannot be written to.
+    """
+    from udacisense.base.files import why_absent
+    from udacisense.errors import InputError
+
+    if path.exists():
+        is_right = path.is_dir() if is_folder else path.is_file()
+        there = "is a folder" if path.is_dir() else "is a file" if path.is_file() else "is a device, and no file"
+    else:
+        is_right, there = not path.is_symlink(), f"cannot be written{why_absent(path)}"
+    if not is_right:
+        raise InputError(f"The output {path} {there}; give {'a folder' if is_folder else 'the name of a file'}.")
+    above = [place for place in path.absolute().parents if place.exists()]
+    if not above[0].is_dir():
+        raise InputError(f"The output {path} cannot be written: {above[0]} is a file; give another place.")
+    for place in (above[0], *([path] if path.is_dir() else [])):
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"The output {path} cannot be written: you may not write to {place}; give another place.")
+    bundle = next((place for place in above if _is_bundle(place)), None)
+    if bundle is not None:
+        raise InputError(
+            f"The output {path} lies in the bundle {bundle}, whose manifest records every file of it; give a place "
+            "beside it."
+        )
+    return path
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file() and (folder / "golden").is_dir()
 
 
 def record_beside(bundle: Path, kind: str) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from udacisense.cli.options import OutputPath
 from udacisense.cli.output import Cell, emit_json, json_option, next_command, say, table
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--apk", "is_apk", is_flag=True, help="FILE is an app: are its native libraries fit for 16 KB pages?")
 @click.option("--runtime", help="Release of the app's runtime, e.g. 2.1.0 for .ptl; iOS16 for .mlpackage.")
-@click.option("--backport", type=click.Path(path_type=Path), help="Write the .ptl here in bytecode that RUNTIME takes.")
+@click.option("--backport", type=OutputPath(), help="Write the .ptl here in bytecode that RUNTIME takes.")
 @click.option("--prove", "is_proved", is_flag=True, help="Also run the .ptl in the Android runtimes set up here.")
 @click.option("--size", "size_px", type=int, help="With --prove: edge of its images, where the file does not say.")
 @json_option

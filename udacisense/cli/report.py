@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from udacisense.cli.options import OutputPath
 from udacisense.cli.output import say
 
 
 @click.command("report", short_help="Write everything measured as HTML, or as Markdown and JSON.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .html, .md or .json file.")
+@click.option("-o", "--output", required=True, type=OutputPath(), help="A .html, .md or .json file.")
 @click.option("--title", default="Compression report", show_default=True)
 @click.option("--data", help="The images that verify was given: HTML then shows those that changed their label.")
 def command(*, runs: tuple[Path, ...], output: Path, title: str, data: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udacisense.cli.options import allow_factory_option, names_of, seeds_of
+from udacisense.cli.options import OutputPath, allow_factory_option, names_of, seeds_of
 from udacisense.cli.output import announce, dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options, place_options, supervision_options
 
@@ -61,7 +61,7 @@ class Amount(click.ParamType[Any]):
 @supervision_options
 @compute_options
 @allow_factory_option
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("-o", "--output", required=True, type=OutputPath(is_folder=True), help="Folder of the run.")
 @dry_run_option
 @json_option
 def command(

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from udacisense.base.display import megabytes, milliseconds, percent
-from udacisense.cli.options import allow_factory_option, allowing, model_options, names_of, search_working_folder
+from udacisense.cli.options import (
+    OutputPath,
+    allow_factory_option,
+    allowing,
+    model_options,
+    names_of,
+    search_working_folder,
+)
 from udacisense.cli.output import announce, dry_run_option, duration, emit_json, json_option, next_command, say, table
 from udacisense.cli.training_options import compute_options, config_options, supervision_options
 
@@ -46,7 +53,7 @@ if TYPE_CHECKING:
 @supervision_options
 @compute_options
 @allow_factory_option
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("-o", "--output", required=True, type=OutputPath(is_folder=True), help="Folder of the run.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on from the last finished epoch.")
 @dry_run_option
 @json_option

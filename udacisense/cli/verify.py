@@ -9,12 +9,14 @@ import click
 
 from udacisense.cli.options import (
     BundlePath,
+    OutputPath,
     allow_factory_option,
     allowing,
     names_of,
     record_beside,
     variant_option,
     variants_of,
+    writable,
 )
 from udacisense.cli.output import (
     Cell,
@@ -73,9 +75,9 @@ if TYPE_CHECKING:
     help="Find the first step and layer at which VARIANT broke.",
     shell_complete=variants_of("bundle"),
 )
-@click.option("--reproducer", type=click.Path(path_type=Path), help="With --locate: new folder that reproduces it.")
+@click.option("--reproducer", type=OutputPath(is_folder=True), help="With --locate: new folder that reproduces it.")
 @allow_factory_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Record; default: BUNDLE.verify.json.")
+@click.option("-o", "--output", type=OutputPath(), help="Record; default: BUNDLE.verify.json.")
 @dry_run_option
 @json_option
 def command(
@@ -113,7 +115,7 @@ def command(
         )
         if located is not None:
             _locate(source, located, options, reproducer, as_json=as_json)
-        path = output or record_beside(bundle, "verify")
+        path = output or writable(record_beside(bundle, "verify"))
         announce(estimate_verification(source, options), path)
         if not dry_run:
             _verify(source, options, path, images=["--data", data] if data else [], as_json=as_json)

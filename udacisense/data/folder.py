@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from udacisense.base.files import why_absent
 from udacisense.base.photos import IMAGE_FORMATS, IMAGE_SUFFIXES, quiet_pillow
 from udacisense.errors import InputError, did_you_mean
 
@@ -60,7 +61,7 @@ def list_folder(root: Path) -> Folder:
         InputError: the layout is none, or a class has too few images.
     """
     if not root.exists():
-        raise InputError(f"{root} does not exist; give --data cifar100, or a folder {LAYOUT}.")
+        raise InputError(f"{root} does not exist{why_absent(root)}; give --data cifar100, or a folder {LAYOUT}.")
     if not root.is_dir():
         raise InputError(f"{root} is a file; a data set is a folder {LAYOUT}: unpack an archive first.")
     skipped: list[Skipped] = []

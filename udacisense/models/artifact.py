@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from udacisense.base.files import atomic_path, sha256_file
+from udacisense.base.files import atomic_path, sha256_file, why_absent
 from udacisense.base.records import Artifact, Confidence, ModelSpec, Signature, StageRecord, read_json, write_record
 from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, LoadError, did_you_mean
@@ -90,8 +90,8 @@ def load_artifact(folder: Path, *, allow_factory: str | None = None) -> tuple[Ar
     folder = resolve_artifact(folder)
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is no folder; give an artifact's folder, with {Artifact.FILE_NAME} in it, or the name of a "
-            f"model that ships: {', '.join(ZOO)}.{did_you_mean(str(folder), ZOO)}"
+            f"{folder} is no folder{why_absent(folder)}; give an artifact's folder, with {Artifact.FILE_NAME} in it, "
+            f"or the name of a model that ships: {', '.join(ZOO)}.{did_you_mean(str(folder), ZOO)}"
         )
     if (folder / Cascade.FILE_NAME).is_file():
         raise InputError(f"{folder} is a cascade of several models; give one model: {', '.join(ZOO)}, or a folder.")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -202,6 +203,38 @@ def test_the_reduced_package_takes_ort_files_of_its_operators_alone(exported) ->
     assert set(half) == {"element types"}, "its kernels take float and 8-bit tensors alone"
     assert "MLFloat16" in half["element types"]
     assert failed(preflight(root / "model-ort-fp16.ort")) == {}, "the full package takes half precision"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "why"),
+    [
+        ("Data/com.apple.CoreML/weights/weight.bin", None, r"lacks weights, in .*weight\.bin: it is missing"),
+        ("Data/com.apple.CoreML/weights/weight.bin", b"cut", r"lacks weights, .*: it holds 3 of"),
+        ("Manifest.json", None, "its Manifest.json is missing"),
+        ("Manifest.json", b'{"itemInfoEntries": {}}', "its Manifest.json is not whole"),
+        ("Data/com.apple.CoreML/model.mlmodel", None, "its Data/com.apple.CoreML/model.mlmodel is missing"),
+    ],
+)
+def test_a_core_ml_package_that_is_not_whole_is_refused(
+    exported, tmp_path: Path, name: str, damage: bytes | None, why: str
+) -> None:
+    package = tmp_path / "a.mlpackage"
+    shutil.copytree(exported.bundle.root / "model-coreml-fp16.mlpackage", package)
+    (package / name).unlink()
+    if damage is not None:
+        (package / name).write_bytes(damage)
+    with pytest.raises(LoadError, match=why):
+        preflight(package)
+
+
+@pytest.mark.parametrize(("content", "why"), [(b"\1" * 99, "does not begin as one"), (b"hello you", "it is text")])
+def test_junk_is_no_pte_without_any_toolchain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, why: str
+) -> None:
+    monkeypatch.setattr("exporters.preflight.executorch.unusable", lambda _: pytest.fail("it was asked for"))
+    (tmp_path / "a.pte").write_bytes(content)
+    with pytest.raises(LoadError, match=f"is no .pte file .*{why}"):
+        preflight(tmp_path / "a.pte")
 
 
 def test_core_ml_is_held_against_the_deployment_target(exported) -> None:

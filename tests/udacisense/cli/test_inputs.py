@@ -1,0 +1,149 @@
+"""What commands say of odd things that they are given: before any work, one sentence with the cause."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exporters.bundle.manifest import Manifest
+from udacisense.base.records import write_record
+from udacisense.cli.main import run
+from udacisense.errors import InputError
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    Path("link").symlink_to("link")
+    Path("bundle/golden").mkdir(parents=True)
+    Path("bundle/manifest.json").write_text("{}")
+    return tmp_path
+
+
+FOLDER = {
+    "file": "is a file; give a folder",
+    "file/run": "file is a file",
+    "/dev/full": "is a device",
+    "link": "a link that leads nowhere",
+    "bundle/run": "lies in the bundle",
+}
+
+
+@pytest.mark.parametrize("output", FOLDER)
+@pytest.mark.parametrize("command", [["train"], ["compress", "--pipeline", "p1"], ["techniques"], ["search"]])
+@pytest.mark.usefixtures("here")
+def test_where_no_folder_can_be_written_is_said_before_any_work(
+    command: list[str], output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = ["--baseline", "nothing"] if command != ["train"] else []
+    assert run([*command, *needed, "--data", "nothing", "-o", output]) == 2
+    said = capsys.readouterr().err
+    assert FOLDER[output] in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("/dev/null", "is a device"),
+        ("bundle", "is a folder"),
+        ("file/a.json", "is a file"),
+        ("bundle/a.json", "lies in"),
+    ],
+)
+@pytest.mark.parametrize("command", ["verify", "bench", "gate"])
+@pytest.mark.usefixtures("here")
+def test_where_no_record_can_be_written_is_said_before_any_work(
+    command: str, output: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, "nothing", "-o", output]) == 2
+    said = capsys.readouterr().err
+    assert why in said
+    assert said.count("\n") == 1
+    assert Path("/dev/null").is_char_device(), "nothing was renamed over it"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_place_that_only_the_system_may_write_to_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root, who may run these tests, may write anywhere
+    assert run(["train", "--data", "nothing", "-o", "run"]) == 2
+    assert "you may not write to" in capsys.readouterr().err
+
+
+ABSENT = {"https://a.org/photos.zip": "it is an address", "~/photos": "'~'", "link": "a link that leads nowhere"}
+
+
+@pytest.mark.parametrize("given", ABSENT)
+@pytest.mark.parametrize(
+    "command",
+    [["data", "check"], ["inspect"], ["verify"], ["bench"], ["gate"], ["preflight"], ["report", "-o", "r.md"]],
+    ids=" ".join,
+)
+@pytest.mark.usefixtures("here")
+def test_what_is_not_there_is_told_by_what_it_is(
+    command: list[str], given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, given]) == 2
+    said = capsys.readouterr().err
+    assert ABSENT[given] in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["inspect", "gate", "verify"])
+@pytest.mark.usefixtures("here")
+def test_one_file_given_as_a_bundle_is_called_a_file(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "file"]) == 2
+    assert "no readable .zip of a bundle (it is text); give the folder" in capsys.readouterr().err
+
+
+def test_a_manifest_saved_by_an_editor_is_read(
+    stage: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(stage("torchscript"), tmp_path / "bundle")
+    manifest = tmp_path / "bundle" / Manifest.FILE_NAME
+    whole = manifest.read_text(encoding="utf-8")
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        manifest.write_text(whole, encoding=encoding)
+        assert run(["inspect", str(tmp_path / "bundle")]) == 0, capsys.readouterr().err
+    manifest.write_bytes(whole.encode("utf-8")[:500])
+    assert run(["inspect", str(tmp_path / "bundle")]) == 2
+
+
+QUITTING = """
+import os
+
+os._exit(0)
+"""
+
+
+@pytest.mark.usefixtures("here")
+def test_code_that_ends_the_process_does_not_end_the_command_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "_exit", lambda status: pytest.fail(f"the command ended with {status}"))
+    Path("quitting.py").write_text(QUITTING)
+    assert run(["export", "quitting:build", "--input-shape", "1,3,16,16", "-o", "out"]) == 2
+    assert "os._exit(0)" in capsys.readouterr().err
+    with pytest.raises(pytest.fail.Exception):
+        os._exit(0)
+
+
+def test_a_record_of_another_command_is_called_that(tmp_path: Path) -> None:
+    from harness.records import BenchSet
+    from harness.report.collect import collect
+    from udacisense.base.records import from_json
+
+    with pytest.raises(InputError, match="is a record of 'gate', and no BenchSet"):
+        from_json(BenchSet, b'{"kind": "gate", "schema_version": 1}', source="a")
+    with pytest.raises(InputError, match=r"another record than BenchSet, or of another release .schema version 1"):
+        from_json(BenchSet, b'{"kind": "bench", "schema_version": 1}', source="a")
+    write_record(tmp_path / "a.json", {"kind": "verify"})
+    with pytest.raises(InputError, match="whose name is none of a record's"):
+        collect([tmp_path / "a.json"])
