@@ -63,9 +63,7 @@ def preflight_apk(path: Path) -> PreflightReport:
         InputError: it is no such file.
     """
     if not path.is_file():
-        raise InputError(
-            f"{path} is {'a folder' if path.is_dir() else f'not there{why_absent(path)}'}; give an APK, AAB or AAR."
-        )
+        raise InputError(f"There is no file at {path}{why_absent(path)}; give an APK, AAB or AAR.")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is no APK, AAB or AAR: it is not a zip file, or it is cut short.")
     checks: list[PreflightCheck] = []

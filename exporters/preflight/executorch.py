@@ -34,7 +34,7 @@ def check_pte(path: Path, runtime: str) -> list[PreflightCheck]:
         InputError: the toolchain is not set up.
         LoadError: the file is damaged.
     """
-    if not path.is_file() or path.open("rb").read(8)[4:6] != b"ET":
+    if not path.is_file() or path.read_bytes()[4:6] != b"ET":
         what = what_it_is(path) or "it does not begin as one"
         raise LoadError(f"{path} is no .pte file ({what}); export or copy it again.")
     if (reason := unusable("executorch")) is not None:

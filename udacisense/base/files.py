@@ -154,7 +154,9 @@ def cache_folder() -> Path:
 
 
 def why_absent(path: Path) -> str:
-    """Say behind "X does not exist" what the path is instead; nothing where it is a plain name."""
+    """Say behind "there is no file X" what the path is instead; nothing where it is a plain name."""
+    if path.is_dir():
+        return ": it is a folder"
     if path.is_symlink():
         return ": it is a link that leads nowhere"
     if re.match(r"\w[\w+.-]+:/", str(path)):

@@ -49,11 +49,10 @@ def command(
     from udacisense.errors import InputError
 
     with opened(bundle):  # it is one
-        kept = output or writable(record_beside(bundle, "gate"))
-    records = verification or record_beside(bundle, "verify")
+        records = verification or record_beside(bundle, "verify")
     if not records.exists():
-        line = shlex.join(["udacisense", "verify", str(bundle)])
-        raise InputError(f"There is no record {records}{why_absent(records)}; give --verification, or make it: {line}")
+        make = f"or make it: {shlex.join(['udacisense', 'verify', str(bundle)])}"
+        raise InputError(f"There is no record {records}{why_absent(records)}; give --verification, {make}")
     timed = bench_path or record_beside(bundle, "bench")
     report = gate_bundle(
         bundle,
@@ -62,7 +61,7 @@ def command(
         config=read_config(config_path) if config_path else None,
         baseline=read_baseline(baseline_path) if baseline_path else None,
     )
-    write_record(kept, report)
+    write_record(output or writable(record_beside(bundle, "gate")), report)
     for path, written in ((junit_path, junit), (markdown_path, markdown)):
         if path is not None:
             write_text(path, written(report))
