@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -228,8 +230,29 @@ def _run_formats(
         child_pool(os.cpu_count() or 1) as pool,
     ):
         run = _Run(source, options, partial, lambda note: advance(1, note=note))
+        if source.calibration is not None:
+            _calibrate(run, [p for name in plans if FORMATS[name].unavailable() is None for p in plans[name]], pool)
         made = pool.map(lambda name: _run_format(run, name, plans[name]), plans)
         return tuple(variant for found in made for variant in found)
+
+
+def _calibrate(run: _Run, plans: list[Plan], pool: Executor) -> None:
+    """Make each recipe once, in a process of its own, for all formats; where that fails, their workers say why."""
+    from udacisense.models.artifact import RECIPES
+
+    shared = run.partial / _WORK
+
+    def calibrated(engine: str) -> Path:
+        folder = shared / f"calibration-{engine}"
+        folder.mkdir()
+        _write_job(run, folder, calibrates=engine)
+        run_child("exporters.worker", folder, timeout_s=run.options.timeout_s)
+        return folder
+
+    engines = sorted({plan.recipe_engine for plan in plans if plan.recipe_engine is not None})
+    for folder in [*pool.map(calibrated, engines)]:  # all have ended: none takes another's for one that was given
+        for made in folder.glob(f"{RECIPES}*.safetensors"):
+            made.rename(shared / made.name)
 
 
 def _run_format(run: _Run, name: str, plans: tuple[Plan, ...]) -> list[Variant]:
@@ -241,21 +264,28 @@ def _run_format(run: _Run, name: str, plans: tuple[Plan, ...]) -> list[Variant]:
             write_record(result_path(folder, plan), _unmade(Outcome.SKIPPED, reason))
             run.done(plan.id)
     else:
-        job = Job(
-            schema_version=1,
-            format=name,
-            plans=plans,
-            options=run.options,
-            name=run.source.name,
-            model=run.source.spec,
-            signature=run.source.signature,
-            temperature=(run.source.confidence or UNFITTED).temperature,
-            artifact_sha256=run.source.artifact_sha256,
-            shared=str((run.partial / _WORK).resolve()),
-        )
-        write_record(folder / Job.FILE_NAME, job)
+        _write_job(run, folder, name, plans)
         _run_workers(run, folder, plans, python_of(FORMATS[name].toolchain))
     return [_collect(plan, read_json(VariantResult, result_path(folder, plan)), folder, run.partial) for plan in plans]
+
+
+def _write_job(
+    run: _Run, folder: Path, name: str = "", plans: tuple[Plan, ...] = (), *, calibrates: str | None = None
+) -> None:
+    job = Job(
+        schema_version=1,
+        format=name,
+        plans=plans,
+        options=run.options,
+        name=run.source.name,
+        model=run.source.spec,
+        signature=run.source.signature,
+        temperature=(run.source.confidence or UNFITTED).temperature,
+        artifact_sha256=run.source.artifact_sha256,
+        shared=str((run.partial / _WORK).resolve()),
+        calibrates=calibrates,
+    )
+    write_record(folder / Job.FILE_NAME, job)
 
 
 def _run_workers(run: _Run, folder: Path, plans: tuple[Plan, ...], python: Path | None) -> None:
@@ -346,26 +376,19 @@ def estimate_export(options: ExportOptions, *, parameters: int, cores: int, imag
         image_s: seconds that the model takes for an image; static int8 asks it many, and more where blocks have to
             stay in float32.
     """
-    own = dict.fromkeys(options.formats, _PASSES["histogram"])  # calibrations by other tools
-    passes = own | dict.fromkeys(("torchscript", "ptl"), _PASSES[options.int8_method])
-    pass_s = options.calibration * image_s
     plans = {name: FORMATS[name].plans(options) for name in options.formats if FORMATS[name].unavailable() is None}
     size = sum(
         _PARAMETER_BYTES.get(plan.precision, 4.0) * parameters + _FILE_BYTES for made in plans.values() for plan in made
     )
     busy_s = [
-        _PROCESS_S
-        + len(made) * _VARIANT_S.get(name, _OTHER_VARIANT_S)
-        + passes.get(name, _PASSES["histogram"])
-        * pass_s
-        * len({plan.engine for plan in made if plan.precision == "int8-static"})
-        for name, made in plans.items()
-        if made
+        _PROCESS_S + len(made) * _VARIANT_S.get(name, _OTHER_VARIANT_S) for name, made in plans.items() if made
     ] or [0.0]
+    engines = {plan.recipe_engine for made in plans.values() for plan in made} - {None}
+    recipe_s = _PASSES[options.int8_method] * options.calibration * image_s  # before the files of all formats
     names = [plan.id for made in plans.values() for plan in made]
     return Estimate(
         what=f"{len(names)} variant{'' if len(names) == 1 else 's'}",
-        seconds=max(*busy_s, sum(busy_s) / max(1, cores)),
+        seconds=max(*busy_s, sum(busy_s) / max(1, cores)) + recipe_s * math.ceil(len(engines) / max(1, cores)),
         disk_bytes=int(size) + 4 * parameters,
         details=(", ".join(names),) if names else (),
     )

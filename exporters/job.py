@@ -28,6 +28,7 @@ class Job:
     temperature: float
     artifact_sha256: str
     shared: str  # absolute folder with MODEL and IMAGES
+    calibrates: str | None = None  # engine whose recipe is to be made, before any plan
 
     FILE_NAME: ClassVar[str] = "job.json"
 

@@ -25,10 +25,12 @@ from udacisense.stages.quantize import quantized_engine
 
 
 def main(folder: Path) -> None:
-    """Do the job in ``folder/job.json``: one ``<plan id>.json`` a variant, its file in ``files/``."""
+    """Do the job in ``folder/job.json``: a recipe, or one ``<plan id>.json`` a variant, its file in ``files/``."""
     torch.set_num_threads(1)
     job = read_json(Job, folder / Job.FILE_NAME)
     bench = _workbench(job, folder)
+    if job.calibrates is not None:
+        save_activations(bench.activations(job.calibrates), folder / f"{RECIPES}{job.calibrates}.safetensors")
     for plan in job.plans:
         if not result_path(folder, plan).exists():
             started_path(folder, plan).touch()

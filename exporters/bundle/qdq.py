@@ -17,7 +17,7 @@ from torch import fx
 if TYPE_CHECKING:
     import onnx
 
-NOTE = "; at the scales that the model came with, and weights of -127 to 127 (PyTorch's -128 is -127 here)"
+NOTE = "; at the scales of its recipe, and weights of -127 to 127 (PyTorch's -128 is -127 here)"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _Constants = dict[str, NDArray[Any]]
 

@@ -38,7 +38,7 @@ class ExportOptions:
     opset: int = 17  # ONNX
     calibration: int = 128  # images for static int8
     float_blocks: int = 3  # that static int8 may leave in float32 where int8 would change decisions
-    int8_method: Int8Method = "fitted"  # how PyTorch calibrates; other tools have their own ways
+    int8_method: Int8Method = "fitted"  # how a recipe is calibrated
     minimum_deployment_target: DeploymentTarget = "iOS16"  # Core ML; compressed weights need iOS 16
     normalize: bool = False  # mean and std inside the graph: the app feeds 0-255 RGB
     softmax: bool = False  # probabilities instead of logits
@@ -55,6 +55,11 @@ class Plan:
     engine: str | None
     detail: str | None  # what sets it apart from its sisters: "xnnpack", "image"
     file_name: str
+
+    @property
+    def recipe_engine(self) -> str | None:
+        """The engine whose recipe a file of static int8 holds: its own, or the phones', of full range as XNNPACK's."""
+        return self.engine or PHONE_ENGINE if self.precision == "int8-static" else None
 
 
 @record

@@ -22,7 +22,7 @@ from exporters.bundle.metadata import KEY, Metadata, metadata_text
 from exporters.bundle.precision import deployed
 from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
-from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
+from exporters.formats.workbench import Workbench, versions
 from udacisense.base.files import size_bytes, what_it_is
 from udacisense.base.records import from_json
 from udacisense.errors import LoadError
@@ -68,7 +68,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         metadata = replace(metadata, input_kind="pixels", output_kind="probabilities")
     _describe(mlmodel, metadata)
     save(mlmodel, bench.folder / plan.file_name)
-    recipe = XNNPACK_RANGE if plan.precision == "int8-static" else None
+    recipe = bench.activations(plan.recipe_engine) if plan.recipe_engine is not None else None
     return Product(
         input_kind=metadata.input_kind,
         output_kind=metadata.output_kind,
@@ -79,8 +79,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
             "minimum_deployment_target": bench.options.minimum_deployment_target,
             "image_input": is_image,
             "class_labels": is_image,
-            **bench.recipe_options(recipe),
-            "calibration_images": bench.calibration_count(recipe) if recipe else None,
+            **bench.recipe_options(plan, recipe),
         },
         toolchain=versions("torch", "coremltools"),
         deterministic=True,
@@ -179,7 +178,7 @@ def _convert_tensor(precision: Precision, bench: Workbench) -> Any:
     def program() -> torch.export.ExportedProgram:
         if precision != "int8-static":
             return bench.once("coreml program", lambda: _program(bench.deployed(bench.model), example))
-        network, _ = bench.rounding(XNNPACK_RANGE)
+        network, _ = bench.rounding()
         return _program(in_steps(bench.deployed(network), example, packed=True), example)
 
     return ct.convert(
@@ -327,5 +326,5 @@ def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
 
     if not precision.startswith("int8"):
         return None
-    int8 = bench.rounding(XNNPACK_RANGE)[1] if precision == "int8-static" else ()
+    int8 = bench.rounding()[1] if precision == "int8-static" else ()
     return coverage(bench.model, bench.golden_inputs[:1], int8)

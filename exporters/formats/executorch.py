@@ -12,7 +12,7 @@ from exporters.bundle.pte_file import read_pte
 from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.coverage import coverage_of_file
-from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
+from exporters.formats.workbench import Workbench, versions
 
 NOTES = {
     "fp32": "none: the float32 weights",
@@ -35,8 +35,11 @@ def export(plan: Plan, bench: Workbench) -> Product:
     batch = bench.options.batch or 1
     example = bench.example(batch=batch)
     is_int8 = plan.precision == "int8-static"
-    recipe = bench.recipe_engine() if is_int8 else None
-    model = (_calibrated if recipe is None else _of_recipe)(example, bench) if is_int8 else bench.deployed(bench.model)
+    recipe = bench.recipe() if plan.recipe_engine is not None else None
+    if recipe is not None:
+        model: nn.Module = in_steps(bench.deployed(bench.rounding()[0]), example, packed=True)
+    else:
+        model = _calibrated(example, bench) if is_int8 else bench.deployed(bench.model)
     exported = torch.export.export(model, (example,), strict=True)
     program: Any = to_edge_transform_and_lower(
         exported,
@@ -55,10 +58,8 @@ def export(plan: Plan, bench: Workbench) -> Product:
         options={
             "backend": "xnnpack",
             "delegated": _words(found.delegated),
-            **bench.recipe_options(recipe),
             "not_delegated": _words(found.left) or None,
-            "calibration_images": bench.calibration_count(recipe) if is_int8 else None,
-            "float_blocks": ", ".join(bench.traceable_float_modules(XNNPACK_RANGE)) or None if is_int8 else None,
+            **bench.recipe_options(plan, recipe),
         },
         toolchain=versions("torch", "executorch", "torchao"),
         deterministic=True,
@@ -69,12 +70,8 @@ def _words(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def _of_recipe(example: torch.Tensor, bench: Workbench) -> nn.Module:
-    """Return the program that holds the numbers of the recipe that a model came with, weights as int8."""
-    return in_steps(bench.deployed(bench.rounding(XNNPACK_RANGE)[0]), example, packed=True)
-
-
 def _calibrated(example: torch.Tensor, bench: Workbench) -> nn.Module:
+    """Return the program as PT2E calibrates it."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -82,8 +79,6 @@ def _calibrated(example: torch.Tensor, bench: Workbench) -> nn.Module:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    stay_float = bench.traceable_float_modules(XNNPACK_RANGE)
-    quantizer.set_filter_function(lambda node: not _is_inside(node, stay_float))
     graph: Any = torch.export.export(bench.deployed(bench.model), (example,), strict=True).module()
     prepared = prepare_pt2e(graph, quantizer)
     size = len(example)
@@ -93,11 +88,3 @@ def _calibrated(example: torch.Tensor, bench: Workbench) -> nn.Module:
                 prepared(images[start : start + size])
     converted: nn.Module = convert_pt2e(prepared)
     return converted
-
-
-def _is_inside(node: torch.fx.Node, modules: tuple[str, ...]) -> bool:
-    """Tell whether a node belongs to one of the modules, by torch.export's paths: ``L['self'].features.0``."""
-    paths = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    return any(
-        f".{path.replace('[', '.').replace(']', '')}.".endswith(f".{name}.") for path in paths for name in modules
-    )

@@ -7,7 +7,6 @@ Android's loaders for this format give them.
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from exporters.bundle.tflite_file import read_tflite
 from exporters.bundle.tflite_metadata import BUFFER_NAME, appended_files, metadata_buffer
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.coverage import coverage_of_file
-from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
+from exporters.formats.workbench import Workbench, versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +47,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
     """Convert, quantise where asked for, describe, and write one precision."""
     # The shapes of a file are planned ahead of time: one batch size a file.
     batch = bench.options.batch or 1
-    is_static = plan.precision == "int8-static"
-    recipe = bench.recipe_engine() if is_static else None
+    recipe = bench.recipe() if plan.recipe_engine is not None else None
     if recipe is not None:
         made = _of_recipe(bench, batch)
     else:
@@ -67,9 +65,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         precision_note=NOTES[plan.precision] + (_RECIPE_NOTE if recipe is not None else ""),
         options={
             "input_layout": "NHWC",
-            **bench.recipe_options(recipe),
-            "calibration_images": bench.calibration_count(recipe) if is_static else None,
-            "float_blocks": ", ".join(bench.traceable_float_modules(XNNPACK_RANGE)) or None if is_static else None,
+            **bench.recipe_options(plan, recipe),
         },
         toolchain=versions("torch", "litert-torch", "ai-edge-quantizer"),
         deterministic=True,
@@ -86,13 +82,13 @@ def _converted(bench: Workbench, batch: int) -> bytes:
 
 
 def _of_recipe(bench: Workbench, batch: int) -> bytes:
-    """Return the file that holds the numbers of the recipe that a model came with."""
+    """Return the file that holds the numbers of the model's recipe."""
     import litert_torch
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from litert_torch.quantize.quant_config import QuantConfig
 
     example = _as_fed(bench.example(batch=batch))
-    network = litert_torch.to_channel_last_io(bench.deployed(bench.rounding(XNNPACK_RANGE)[0]), args=[0]).eval()
+    network = litert_torch.to_channel_last_io(bench.deployed(bench.rounding()[0]), args=[0]).eval()
     # Only whether it is static is asked of it: the program says the rest.
     static = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
     with contextlib.redirect_stdout(None):
@@ -117,10 +113,6 @@ def _quantized(base: bytes, precision: Precision, bench: Workbench, batch: int) 
     if precision == "int8-static":
         for operator in ("INPUT", "OUTPUT"):
             maker.update_quantization_recipe(regex=".*", operation_name=operator, algorithm_key="no_quantize")
-        for module in bench.traceable_float_modules(XNNPACK_RANGE):
-            maker.update_quantization_recipe(
-                regex=_scope(module, bench), operation_name="*", algorithm_key="no_quantize"
-            )
         feeds = [{_INPUT: _as_fed(image).numpy()} for image in _calibration_images(bench, batch)]
         calibrated = _ranges(base, maker.get_quantization_recipe(), feeds)
     return bytes(maker.quantize(calibrated, enable_progress_report=False).quantized_model)
@@ -150,14 +142,6 @@ def _float16(operator: str) -> dict[str, Any]:
 def _calibration_images(bench: Workbench, batch: int) -> list[Tensor]:
     images = torch.cat(list(bench.calibration_batches(as_fed=True)))
     return [part for part in torch.split(images, batch) if len(part) == batch]
-
-
-def _scope(module: str, bench: Workbench) -> str:
-    """Return a pattern of the operators inside a module: litert-torch calls them ``Class/Class_name/Class_name;…``."""
-    is_inside = bench.options.normalize or bench.options.softmax
-    # What to_channel_last_io, and Deployed, call what they hold.
-    names = [_WRAPPED, *(["classifier"] if is_inside else []), *module.split(".")]
-    return "^[^/;]+" + "".join(f"/[^/;]*_{re.escape(name)}" for name in names) + "[/;]"
 
 
 def _described(model: bytes, metadata: bytes) -> bytes:

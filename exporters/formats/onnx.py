@@ -17,7 +17,7 @@ from exporters.bundle.qdq import LAYERS, pack
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan, Product, make_plan
 from exporters.formats.coverage import coverage, layers
 from exporters.formats.torchscript import ANY_BATCH
-from exporters.formats.workbench import XNNPACK_RANGE, Workbench, versions
+from exporters.formats.workbench import Workbench, versions
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.models.resizing import ProductsForBilinear
@@ -70,19 +70,14 @@ def export(plan: Plan, bench: Workbench) -> Product:
         tagged = bench.scratch / f"{plan.id}.onnx"
         tagged.write_bytes(_serialized(model))
         _optimize_offline(tagged, target, plan.precision)
-    is_static = plan.precision == "int8-static"
-    recipe = bench.recipe_engine() if is_static else None
+    recipe = bench.recipe() if plan.recipe_engine is not None else None
     return Product(
         input_kind=bench.input_kind,
         output_kind=bench.output_kind,
         batch=batch,
         coverage=_coverage(plan.precision, bench),
         precision_note=_note(plan),
-        options={
-            "opset": bench.options.opset,
-            **bench.recipe_options(recipe),
-            "calibration_images": bench.calibration_count(recipe) if is_static else None,
-        },
+        options={"opset": bench.options.opset, **bench.recipe_options(plan, recipe)},
         toolchain=versions("torch", "onnx", "onnxruntime"),
         deterministic=plan.format == "onnx",  # onnxruntime writes parts of .ort files in any order
     )
@@ -200,13 +195,13 @@ def _resizing_products(graph: onnx.GraphProto) -> list[str]:
 
 
 def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
-    """Calibrate by onnxruntime, or write the numbers of the recipe that a model came with."""
+    """Write the numbers of the recipe; where there is none, onnxruntime calibrates."""
     import onnx
 
-    if bench.recipe_engine() is None:
+    if bench.recipe() is None:
         _calibrated_by_onnxruntime(base, path, bench)
         return
-    network, _ = bench.rounding(XNNPACK_RANGE)
+    network, _ = bench.rounding()
     _trace(path, bench, network, bench.memo[_BATCH])
     path.write_bytes(_serialized(pack(onnx.load(path))))
 
@@ -233,11 +228,6 @@ def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None
             return None if batch is None else {name: batch.numpy()}
 
     prepared = _preprocessed(base, bench)
-    outside = "/classifier" if bench.options.normalize or bench.options.softmax else ""  # what Deployed calls it
-    stay_float = (
-        RESIZING,
-        *(outside + _scope(module) for module in bench.traceable_float_modules(torch.backends.quantized.engine)),
-    )
     quantize_static(
         prepared,
         path,
@@ -249,17 +239,9 @@ def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         op_types_to_quantize=[*LAYERS, *_CLIPS],
-        nodes_to_exclude=[n.name for n in _graph(prepared).node if n.name.startswith(stay_float)],
+        nodes_to_exclude=_resizing_products(_graph(prepared)),
         extra_options={"CalibMovingAverage": True},
     )
-
-
-def _scope(module: str) -> str:
-    """Return how the exporter's node names begin inside a module: ``features.0`` → ``/features/features.0/``."""
-    names: list[str] = []
-    for part in module.split("."):
-        names.append(f"{names[-1]}.{part}" if part.isdigit() and names else part)
-    return f"/{'/'.join(names)}/"
 
 
 def _feeds(bench: Workbench) -> Iterator[torch.Tensor]:
@@ -334,8 +316,8 @@ def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
     """Count the layers of the float32 graph whose weights are int8 in the quantised one."""
     if precision not in {"int8-dynamic", "int8-static"}:
         return None
-    if precision == "int8-static" and bench.recipe_engine() is not None:
-        return coverage(bench.model, bench.golden_inputs[:1], bench.rounding(XNNPACK_RANGE)[1])
+    if precision == "int8-static" and bench.recipe() is not None:
+        return coverage(bench.model, bench.golden_inputs[:1], bench.rounding()[1])
     quantized = {w.name for w in _graph(bench.memo[f"onnx {precision}"]).initializer}
     costs = _layer_costs(bench)
     found = layers(bench.model, bench.golden_inputs[:1])

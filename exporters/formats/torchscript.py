@@ -16,7 +16,6 @@ from exporters.formats.workbench import Workbench, versions
 from udacisense.base.tensors import torchscript_bytes
 from udacisense.stages.graph import trace_and_freeze
 from udacisense.stages.quantize import quantized_engine
-from udacisense.stages.static import stays_float
 
 Rewrite = Callable[[nn.Module, Tensor], nn.Module]
 ANY_BATCH = 3  # a batch that no trace was made with
@@ -95,18 +94,14 @@ def takes_batch(scripted: nn.Module, model: nn.Module, example: Tensor) -> bool:
 
 def describe(plan: Plan, bench: Workbench, *, batch: int | None) -> Product:
     """Return what there is to say about a PyTorch variant."""
-    engine = plan.engine if plan.precision == "int8-static" else None
+    recipe = bench.activations(plan.recipe_engine) if plan.recipe_engine is not None else None
     return Product(
         input_kind=bench.input_kind,
         output_kind=bench.output_kind,
         batch=batch,
         coverage=_coverage(plan, bench),
         precision_note=NOTES[plan.precision],
-        options={
-            "calibration_images": bench.calibration_count(engine) if engine else None,
-            "float32_blocks": (" ".join(stays_float(bench.activations(engine))) or None) if engine else None,
-            **bench.recipe_options(engine),
-        },
+        options=bench.recipe_options(plan, recipe),
         toolchain=versions("torch"),
         deterministic=True,
     )

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from exporters.bundle.metadata import Metadata
 from exporters.bundle.precision import deployed, eager_model
-from exporters.formats.contract import ExportOptions, NotPossibleError, Plan
-from udacisense.base.records import Int8Method, Scalar, Signature
+from exporters.formats.contract import PHONE_ENGINE, ExportOptions, NotPossibleError, Plan
+from udacisense.base.records import Scalar, Signature
 from udacisense.data.batches import normalise
+from udacisense.measure.counts import macs_by_module
 from udacisense.stages.int8.rounding import method_of
 from udacisense.stages.recipe import recipe_sha256, rounding_network
 from udacisense.stages.static import SATURATING, NotTraceableError, calibrate, choose_float_modules, stays_float
 
 T = TypeVar("T")
 CALIBRATION_BATCH = 16
-XNNPACK_RANGE = "qnnpack"  # the engine whose int8 has the full range, as XNNPACK's
 _CHOICE_IMAGES = 64  # to choose the blocks that stay float32
 
 
@@ -40,7 +40,7 @@ class Workbench:
     golden_inputs: Tensor  # float32 (n, 3, H, W), normalised
     folder: Path  # finished files
     scratch: Path  # intermediate files
-    recipes: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)  # that the model came with, by their engine
+    recipes: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)  # of static int8, by their engine
     memo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -79,67 +79,77 @@ class Workbench:
             else:
                 yield normalise(pixels, mean=self.signature.mean, std=self.signature.std)
 
-    def float_modules(self, engine: str, method: Int8Method) -> tuple[str, ...]:
-        """Return the blocks that static int8 leaves in float32; QNNPACK has the full range and needs fewer of them."""
-        if (given := self.given(engine)) is not None:
-            return stays_float(given)
-
-        def make() -> tuple[str, ...]:
-            images = torch.cat(list(self.calibration_batches(as_fed=False)))[:_CHOICE_IMAGES]
-            kept, _ = choose_float_modules(self.model, engine, images, most=self.options.float_blocks, method=method)
-            return kept
-
-        return self.once(f"float modules {engine} {method}", make)
-
-    def traceable_float_modules(self, engine: str) -> tuple[str, ...]:
-        """Return those of a tool with its own calibration; none for a model that FX cannot trace."""
-        try:
-            return self.float_modules(engine, "histogram")
-        except NotTraceableError:
-            return ()
-
     def activations(self, engine: str) -> dict[str, Tensor]:
-        """Return the recipe of static int8 for an engine: the one that the model came with, else calibrated."""
+        """Return the recipe of static int8 for an engine: the one that was given, else calibrated here.
+
+        Raises:
+            NotPossibleError: there are no images.
+            NotTraceableError: FX cannot trace the model.
+        """
         if (given := self.given(engine)) is not None:
             return given
 
         def make() -> dict[str, Tensor]:
-            method = self.options.int8_method
-            kept = self.float_modules(engine, method)
-            batches = self.calibration_batches(as_fed=False)
+            method, batches = self.options.int8_method, list(self.calibration_batches(as_fed=False))
+            few, most = torch.cat(batches)[:_CHOICE_IMAGES], self.options.float_blocks
+            kept, _ = choose_float_modules(self.model, engine, few, most=most, method=method)
             return calibrate(self.model, engine, batches, float_modules=kept, method=method)
 
         return self.once(f"activations {engine}", make)
 
-    def rounding(self, engine: str) -> tuple[nn.Module, frozenset[str]]:
-        """Return the float32 network that rounds as the recipe of an engine says, and the names of its int8 layers."""
+    def recipe(self) -> dict[str, Tensor] | None:
+        """Return the recipe of the files whose formats have tools with a calibration of their own.
+
+        None where that has to do: FX cannot trace the model, or does not see all of its layers.
+
+        Raises:
+            NotPossibleError: there are no images.
+        """
+
+        def make() -> dict[str, Tensor] | None:
+            try:
+                found = self.activations(PHONE_ENGINE)
+            except NotTraceableError:
+                return None
+            return found if not self._is_fresh(found) or self._has_all_layers(found) else None
+
+        return self.once("recipe", make)
+
+    def _is_fresh(self, recipe: Mapping[str, Tensor]) -> bool:
+        return self.calibration is not None and method_of(recipe) != "qat"
+
+    def _has_all_layers(self, recipe: Mapping[str, Tensor]) -> bool:
+        """Tell whether every layer with weights is int8, or in a block that is to stay float32."""
+        example, seen, blocks = self.golden_inputs[:1], self.rounding()[1], stays_float(recipe)
+        return all(
+            name in seen or name.startswith(tuple(f"{block}." for block in blocks)) or name in blocks
+            for name in macs_by_module(self.model, tuple(example.shape))
+            if any(weight.ndim > 1 for weight in self.model.get_submodule(name).parameters(recurse=False))
+        )
+
+    def rounding(self) -> tuple[nn.Module, frozenset[str]]:
+        """Return the float32 network that rounds as the phones' recipe says, and the names of its int8 layers."""
 
         def make() -> tuple[nn.Module, frozenset[str]]:
-            example = self.golden_inputs[:1]
-            return rounding_network(self.model, engine, example=example, activations=self.activations(engine))
+            example, activations = self.golden_inputs[:1], self.activations(PHONE_ENGINE)
+            return rounding_network(self.model, PHONE_ENGINE, example=example, activations=activations)
 
-        return self.once(f"rounding {engine}", make)
+        return self.once("rounding", make)
 
     def given(self, engine: str) -> dict[str, Tensor] | None:
-        """Return the recipe that the model came with, if an engine can run it: its own, or one that saves bits."""
+        """Return the given recipe that an engine can run, if there is one: its own, or one that saves bits."""
         saving = (self.recipes[other] for other in SATURATING if other in self.recipes)
         return self.recipes.get(engine, next(saving, None))
 
-    def recipe_engine(self) -> str | None:
-        """Return the engine of the recipe that the model came with; None where each tool calibrates."""
-        return XNNPACK_RANGE if self.given(XNNPACK_RANGE) is not None else None
-
-    def calibration_count(self, engine: str | None) -> int | None:
-        """Return how many images a file was calibrated on, of an engine's recipe or (None) by its format's tool."""
-        is_given = engine is not None and self.given(engine) is not None
-        return None if is_given or self.calibration is None else len(self.calibration)
-
-    def recipe_options(self, engine: str | None) -> dict[str, Scalar]:
-        """Return what the ``options`` of all files of an engine's recipe share; None: they are of none."""
-        if engine is None:
-            return {"recipe": None, "method": None}
-        found = self.activations(engine)
-        return {"recipe": recipe_sha256(found), "method": method_of(found)}
+    def recipe_options(self, plan: Plan, recipe: Mapping[str, Tensor] | None) -> dict[str, Scalar]:
+        """Return what the ``options`` of a file say of static int8; ``recipe`` is the one that it holds, if any."""
+        is_calibrated = plan.recipe_engine is not None and (recipe is None or self._is_fresh(recipe))
+        return {
+            "recipe": None if recipe is None else recipe_sha256(recipe),
+            "method": None if recipe is None else method_of(recipe),
+            "float_blocks": ", ".join(stays_float(recipe or {})) or None,
+            "calibration_images": len(self.calibration) if self.calibration is not None and is_calibrated else None,
+        }
 
     def classifier(self, plan: Plan) -> nn.Module:
         """Return the eager network of a plan's precision: normalised images to logits."""

@@ -67,7 +67,7 @@ def _layers(model: Any) -> list[Any]:
 def scale(model: Any) -> None:
     """Make the first layer's weights, or where they are int8 their scales, 1 % larger."""
     floats = [t for t in _layers(model) if t.data_type in {_FLOAT, _FLOAT16}]
-    scales = [t for t in model.graph.initializer if "weight" in t.name.lower() and t.name.endswith("_scale")]
+    scales = [t for t in model.graph.initializer if "weight" in t.name.lower() and t.name.endswith("scale")]
     _change([*floats, *scales][0], lambda v: v * 1.01)
 
 
@@ -135,7 +135,7 @@ def activate(model: Any) -> None:
 
 
 def shift_zero_point(model: Any) -> None:
-    points = [t for t in model.graph.initializer if t.name.endswith("_zero_point") and t.data_type == _UINT8]
+    points = [t for t in model.graph.initializer if not t.dims and t.data_type == _UINT8]
     _change(points[len(points) // 2], lambda v: v + 90)
 
 

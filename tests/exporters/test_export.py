@@ -240,6 +240,16 @@ def test_the_manifest_reads_back_as_it_was_written(exported) -> None:
     assert sha256_path(exported.bundle.root / "reference/model.safetensors") == manifest.artifact_sha256
 
 
+def test_with_photos_all_formats_share_the_recipe_that_is_calibrated_on_them(exported) -> None:
+    told = {v.id: v.options for v in exported.bundle.exported() if v.precision == "int8-static"}
+    of_fbgemm = told.pop("torchscript-int8-static-fbgemm")
+    same = ("torchscript-int8-static-qnnpack", "ptl-int8-static-qnnpack", "onnx-int8-static", "ort-int8-static")
+    assert set(same) <= set(told)
+    assert {options["calibration_images"] for options in told.values()} == {32}
+    (recipe,) = {options["recipe"] for options in told.values()}
+    assert recipe not in {None, of_fbgemm["recipe"]}
+
+
 @pytest.mark.slow
 def test_without_photos_onnx_int8_has_the_numbers_of_the_recipe_that_came_with_the_model(tmp_path: Path) -> None:
     options = ExportOptions(formats=("torchscript", "onnx"), precisions=("int8-static",), engines=("qnnpack",))

@@ -59,7 +59,7 @@ _MOST_TIMES = 20.0  # that a variant may take what the whole export was estimate
 @click.option("--batch", default="dynamic", show_default=True, help="'dynamic' or a number.")
 @click.option("--calibration", type=int, help="How many images calibrate static int8.")
 @click.option("--float-blocks", type=int, help="Blocks that static int8 may leave in float32 to keep decisions (3).")
-@click.option("--int8-method", type=Choice(["fitted", "histogram"]), help="How PyTorch calibrates int8 (fitted).")
+@click.option("--int8-method", type=Choice(["fitted", "histogram"]), help="How static int8 is calibrated (fitted).")
 @click.option("--minimum-deployment-target", help="Of Core ML: iOS16, iOS17 or iOS18.")
 @click.option("--normalize/--no-normalize", default=False, help="Put mean and std into the graph: feed 0-255 pixels.")
 @click.option("--softmax/--no-softmax", default=False, help="Answer probabilities instead of logits.")

@@ -81,6 +81,7 @@ def make_plain(model: nn.Module) -> nn.Module:
 
     What ``weight_norm``, ``spectral_norm``, ``prune`` and parametrisations compute becomes the layer's own weight, and
     an encoder layer of a transformer leaves the fast path, which reads the float32 weights of its linear layers.
+    timm's own linear layer, which differs under TorchScript with mixed precision alone, becomes PyTorch's.
     """
     for module in model.modules():
         if parametrize.is_parametrized(module):
@@ -99,6 +100,8 @@ def make_plain(model: nn.Module) -> nn.Module:
                 prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
+        if type(module).__module__ == "timm.layers.linear":
+            module.__class__ = nn.Linear
     return model
 
 

@@ -92,6 +92,8 @@ def test_static_int8_of_onnx_leaves_an_lstm_in_float32(tmp_path: Path, their: Ca
     options = ExportOptions(formats=("onnx", "torchscript"), precisions=("int8-static",), engines=("qnnpack",), batch=1)
     made = {v.id: v for v in export_bundle(source, tmp_path / "bundle", options).variants}
     assert made["onnx-int8-static"].outcome is Outcome.PASSED, made["onnx-int8-static"].reason
+    told = made["onnx-int8-static"].options
+    assert (told["recipe"], told["calibration_images"]) == (None, 16)  # onnxruntime's own
     found = made["onnx-int8-static"].coverage
     assert (found.modules_int8, found.modules_total) == (1, 2)
     assert found.macs_int8_fraction == 160 / (160 + 8 * (24 + 16) * 4 * 16)

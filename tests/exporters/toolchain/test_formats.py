@@ -41,7 +41,7 @@ def bundle(source: ExportSource, once: Callable[..., Path]) -> Bundle:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_it_is_written_by_the_toolchains_torch_with_its_coverage(bundle: Bundle, plan: str) -> None:
+def test_it_is_written_by_the_toolchains_torch_with_its_coverage(bundle: Bundle, exported, plan: str) -> None:
     variant = bundle.variant(plan)
     assert variant.outcome is Outcome.PASSED, variant.reason
     assert variant.toolchain["torch"] == "2.14.1"
@@ -50,6 +50,7 @@ def test_it_is_written_by_the_toolchains_torch_with_its_coverage(bundle: Bundle,
         assert variant.coverage is not None
         assert variant.coverage.modules_int8 == variant.coverage.modules_total == 14
         assert variant.coverage.macs_int8_fraction == 1
+        assert variant.options["recipe"] == exported.bundle.variant("onnx-int8-static").options["recipe"]
 
 
 def test_all_that_xnnpack_took_is_read_from_the_file(bundle: Bundle) -> None:

@@ -66,15 +66,15 @@ def test_what_is_wrong_with_an_onnx_file_is_wrong_with_the_ort_that_was_made_of_
     damaged = open_bundle(copied(small_bundle, tmp_path / "damaged"))
     path = damaged.root / "model-onnx-int8-static.onnx"
     model = onnx.load(path)
-    scale = next(t for t in model.graph.initializer if "weight" in t.name and t.name.endswith("_scale"))
-    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.02), scale.name))
+    scale = next(t for t in model.graph.initializer if t.name.endswith("weight.0.scale"))
+    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(1.1), scale.name))
     onnx.save(model, path)
     chosen = [damaged.variant(name) for name in ("ort-int8-static", "ort-fp16")]
     found = look_inside(damaged, chosen, VerifyOptions())
     assert set(found) == {"ort-int8-static", "ort-fp16"}
     (problem,) = found["ort-int8-static"].problems
     assert problem.startswith("in onnx-int8-static: the weights of ")
-    assert "1.02 times as large" in problem
+    assert "1.1 times as large" in problem
     assert found["ort-fp16"].problems == ()
 
 

@@ -93,4 +93,4 @@ def test_onnx_weights_are_read_from_every_precision(bundle: Bundle, name: str) -
     got = onnx_weights(bundle.path(variant.path))
     assert [w.shape for _, w in got] == [w.shape for _, w in expected]
     for (_, source), (_, stored) in zip(expected, got, strict=True):
-        np.testing.assert_allclose(stored, source, atol=0.02 * np.abs(source).max())
+        assert (stored * source).sum() > 0.9 * np.linalg.norm(stored) * np.linalg.norm(source)

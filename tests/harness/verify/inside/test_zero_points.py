@@ -66,8 +66,9 @@ def test_a_shifted_zero_point_fails_a_verification(small_bundle: Path, tmp_path:
     path = bundle.path(str(bundle.variant(NAME).path))
     assert zero_point_problems(path) == ()
     model = onnx.load(path)
-    points = [t for t in model.graph.initializer if "Relu" in t.name and t.name.endswith("_zero_point")]
-    point = points[len(points) // 2]
+    relus = {node.output[0] for node in model.graph.node if node.op_type == "Relu"}
+    points = [n.input[2] for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in relus]
+    point = next(t for t in model.graph.initializer if t.name == points[len(points) // 2])
     point.CopyFrom(numpy_helper.from_array(np.array(90, np.uint8), point.name))
     onnx.save(model, path)
     rehash(bundle.root)
