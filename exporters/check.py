@@ -5,7 +5,12 @@ A file is proved by holding its answers against the model's, so the model's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +67,7 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
                 "evaluation mode, other noise, or a count of its calls. Use nn.Dropout, or pass training=self.training "
                 f"to F.dropout{_still_training(model)}."
             )
+        _refuse_modes(model, images[:1], first)
         _refuse_another_network(model, build(), images, alone)
         _refuse_neighbours(model, images, alone)
         if len(images) > 1 and (alone == alone[0]).all():
@@ -184,6 +190,43 @@ def _moved(answered: Tensor, expected: Tensor) -> str | None:
     return None if difference <= _RELATIVE_LIMIT * scale else f"max |Δ| {difference:.3g} of {scale:.3g}"
 
 
+@contextlib.contextmanager
+def _answering_yes(place: ModuleType, question: str) -> Iterator[None]:
+    real = getattr(place, question)
+    setattr(place, question, lambda: True)
+    try:
+        yield
+    finally:
+        setattr(place, question, real)
+
+
+# How a forward may tell by whom it is called.
+_MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "torch.jit.is_tracing()": partial(_answering_yes, torch.jit, "is_tracing"),
+    "torch.compiler.is_exporting()": partial(_answering_yes, torch.compiler, "is_exporting"),
+    "torch.compiler.is_compiling()": partial(_answering_yes, torch.compiler, "is_compiling"),
+    "torch.onnx.is_in_onnx_export()": partial(_answering_yes, torch.onnx, "is_in_onnx_export"),
+    "torch.is_inference_mode_enabled()": torch.inference_mode,
+    "torch.is_grad_enabled()": torch.enable_grad,
+}
+
+
+def _refuse_modes(model: nn.Module, image: Tensor, expected: Tensor) -> None:
+    """Refuse a model that answers otherwise while a file is made of it."""
+    for told, mode in _MODES.items():
+        answered: Any = expected
+        # Foreign code, which may be unable to answer so: the format that needs it says why.
+        with contextlib.suppress(Exception), mode():
+            answered = model(image.clone())
+        is_like = isinstance(answered, Tensor) and answered.shape == expected.shape
+        moved = _moved(answered.detach().clone(), expected) if is_like else "another shape"
+        if moved:
+            raise InputError(
+                f"The model answers otherwise where {told} is true ({moved}): its file would not be the model that you "
+                "tested. Let forward compute the same wherever it runs."
+            )
+
+
 def _refuse_neighbours(model: nn.Module, images: Tensor, alone: Tensor) -> None:
     """Refuse answers that depend on the other images of a batch; a model for single images alone is fine."""
     try:
@@ -235,7 +278,8 @@ def _refuse_another_network(model: nn.Module, rebuilt: nn.Module, images: Tensor
             "reader of the bundle builds it anew, so it must be the same; seed what it draws, or give it as an option."
         )
     put_state(rebuilt.eval(), own)
-    if moved := _moved(torch.cat([_answer(rebuilt, image) for image in torch.split(images, 1)]), alone):
+    # In another order: what it keeps of the first image that it sees differs too.
+    if moved := _moved(torch.cat([_answer(rebuilt, image) for image in torch.split(images.flip(0), 1)]).flip(0), alone):
         raise InputError(
             f"The factory builds another network each time: with the same weights the next one answers otherwise "
             f"({moved}). Something that is drawn or counted is no parameter and no buffer; register it as one, and "

@@ -48,6 +48,33 @@ REFUSED = {
     "float16": (net(build="return Net().half()"), "fc.weight is float16"),
     "without values": (net(build="return Net().to('meta')"), "fc.weight has no values"),
     "in inference mode": (net(build="\n    with torch.inference_mode(): return Net()"), "made in torch.inference_mode"),
+    "another answer while traced": (
+        net(forward="return y.flip(1) if torch.jit.is_tracing() else y"),
+        r"answers otherwise where torch.jit.is_tracing\(\) is true .max",
+    ),
+    "another answer while exported": (
+        net(forward="return y.softmax(1) if torch.compiler.is_exporting() else y"),
+        r"answers otherwise where torch.compiler.is_exporting\(\) is true",
+    ),
+    "another answer in ONNX": (
+        net(forward="return y[:, :5] if torch.onnx.is_in_onnx_export() else y"),
+        r"where torch.onnx.is_in_onnx_export\(\) is true .another shape",
+    ),
+    "another answer in inference mode": (
+        net(forward="return -y if torch.is_inference_mode_enabled() else y"),
+        r"where torch.is_inference_mode_enabled\(\) is true",
+    ),
+    "another answer with gradients": (
+        net(forward="return -y if torch.is_grad_enabled() else y"),
+        r"where torch.is_grad_enabled\(\) is true",
+    ),
+    "the first image kept": (
+        net(
+            init="self.first = None",
+            forward="self.first = x.mean().item() if self.first is None else self.first; return y * self.first",
+        ),
+        "builds another network each time: with the same weights",
+    ),
     "sparse": (net(forward="return y.to_sparse()"), "answers a sparse tensor"),
     "prepared for quantisation": (
         net(
