@@ -33,12 +33,12 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
     from udacisense.models.libraries import USUAL_PX
 
     if data == "cifar100":
-        return load_dataset(data, size_px=size_px or CIFAR_PX)
+        return load_dataset(data, size_px=CIFAR_PX if size_px is None else size_px)
     _refuse_output_among(Path(data))
     folder = list_folder(Path(data))
     usual = usual_size(folder) or (CIFAR_PX, CIFAR_PX)
     own_px = resolution_px if isinstance(resolution_px, int) else USUAL_PX
-    fed_px = size_px or fitting_px(min(usual), own_px)
+    fed_px = fitting_px(min(usual), own_px) if size_px is None else size_px
     if usual != (fed_px, fed_px):
         why = ", the network's own resolution (--image-size changes it)" if size_px is None and fed_px == own_px else ""
         say_cost(

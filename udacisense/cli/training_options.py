@@ -159,7 +159,7 @@ def compute_options(function: F) -> F:
 
         made = Compute(**given)
         made.check()
-        if made.processes > 1:
+        if made.processes > 1 and not click.get_current_context().params.get("dry_run"):
             launch(made)
         if not is_leader():  # it trains along; the first process speaks
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from udacisense.base.child import allowed_cores
 from udacisense.base.records import record
 from udacisense.errors import InputError, TrainingError
 
@@ -58,9 +59,10 @@ class Compute:
             InputError: this machine lacks it, has fewer of it, or it cannot compute in the precision.
         """
         found = resolve_device(self.device)
-        present = {"cuda": torch.cuda.device_count(), "mps": 1}.get(found.type, self.devices)
+        present = {"cuda": torch.cuda.device_count(), "mps": 1}.get(found.type, allowed_cores())
         if self.devices > present:
-            raise InputError(f"devices is {self.devices}; this machine has {present} of {found.type}.")
+            what = "cores for processes" if found.type == "cpu" else f"of {found.type}"
+            raise InputError(f"devices is {self.devices}; this machine has {present} {what}.")
         if self.precision == "16" and found.type == "cpu":
             raise InputError("precision 16 needs a GPU; a CPU computes in 32 or bf16.")
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from udacisense.data.augment import POLICIES, Policy, chosen_policy
 from udacisense.data.batches import Batches
 from udacisense.data.images import Images, images_sha256
 from udacisense.errors import InputError
+from udacisense.training.losses import check_distillation
 from udacisense.training.teachers import load_teacher
 from udacisense.training.transfer import TransferBatches, folder_classes, load_transfer
 from udacisense.training.types import Auxiliary, Distillation, Teacher
@@ -46,6 +48,18 @@ class Supervision:
                     raise InputError(f"{name} = {getattr(self, name)} needs transfer images; give their folder.")
         if self.augment not in POLICIES:
             raise InputError(f"augment is {self.augment!r}; allowed is {', '.join(POLICIES)}.")
+        check_distillation(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            alpha=0.0 if self.alpha is None else self.alpha,
+        )
+        allowed = {
+            "transfer_ratio": (0 < self.transfer_ratio < math.inf, "more than 0"),
+            "mix": (0 <= self.mix <= 1, "0 to 1"),
+            "auxiliary_weight": (0 <= self.auxiliary_weight < math.inf, "0 or more"),
+        }
+        for name, (is_good, words) in allowed.items():
+            if not is_good:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed is {words}.")
         if isinstance(self.views, int) and self.views < 1:
             raise InputError(f"views is {self.views}; allowed is 1 or more, or fresh.")
 
@@ -141,6 +155,8 @@ def load_supervision(asked: Supervision, signature: Signature, *, is_taught: boo
             "Transfer images have no labels of the data's classes, and nobody says what they show; give a teacher, an "
             "auxiliary teacher, or take labels from their folders."
         )
+    if not speaks and (asked.temperature, asked.alpha) != (None, None):
+        raise InputError("temperature and alpha say how a teacher counts, and there is none; give --teacher.")
     if asked.transfer is not None and not speaks and asked.views is None:
         asked = replace(asked, views="fresh")  # views come round again for a teacher's sake alone
     teacher = None if asked.teacher is None else _teacher(asked.teacher, signature, asked, len(signature.labels))

@@ -75,7 +75,7 @@ class TrainConfig:
             ),
             "select_by": (self.select_by in ("top1", "loss"), "top1 or loss"),
             "ema_decay": (self.ema_decay is None or 0 < self.ema_decay < 1, "between 0 and 1"),
-            "seed": (self.seed >= 0, "0 or more"),
+            "seed": (0 <= self.seed < 2**32, "0 to 4294967295"),
         }
         for name, (is_good, words) in allowed.items():
             if not is_good:

@@ -29,6 +29,11 @@ def test_what_there_is_not_is_refused_by_name(change: dict[str, object]) -> None
         Compute(**change)  # type: ignore[arg-type]
 
 
+def test_more_processes_than_cores_are_refused() -> None:
+    with pytest.raises(InputError, match=r"devices is 99999; this machine has \d+ cores for processes"):
+        Compute(devices=99999).check()
+
+
 def test_half_precision_needs_a_gpu() -> None:
     with pytest.raises(InputError, match="precision 16 needs a GPU"):
         Compute(precision="16").check()

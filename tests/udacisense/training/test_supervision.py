@@ -31,6 +31,28 @@ def batches(**changes: object) -> TransferBatches:
     return TransferBatches(labelled, transfer(), **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"alpha": 2.0},
+        {"transfer_ratio": -1.0},
+        {"transfer_ratio": float("inf")},
+        {"mix": float("nan"), "transfer": Path("photos")},
+        {"auxiliary_weight": -1.0},
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_is_read(given: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(given))):
+        Supervision(**given)  # type: ignore[arg-type]
+
+
+def test_how_a_teacher_counts_says_nothing_without_one() -> None:
+    with pytest.raises(InputError, match="how a teacher counts, and there is none"):
+        load_supervision(Supervision(alpha=0.5), SIGNATURE, is_taught=False)
+
+
 def test_a_folder_that_is_called_as_a_class_is_that_class() -> None:
     numbers, count = folder_classes(torch.tensor([2, 0]), CLASSES, ["sky", "red", "wood", "sky"])
     assert numbers.tolist() == [2, 0, 3, 0, 4, 3]
