@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from exporters.bundle.golden import read_floats
 from exporters.bundle.manifest import FileRecord, Golden, Manifest, Variant
 from exporters.bundle.open import LABELS, write_zip
-from exporters.bundle.reference import ARTIFACT, REFERENCE, WEIGHTS, Reference, activations_path
+from exporters.bundle.reference import ARTIFACT, REFERENCE, WEIGHTS, Reference
 from exporters.formats.contract import ExportOptions, Plan
 from exporters.formats.table import FORMATS
-from exporters.job import GOLDEN, IMAGES, MODEL, Job, VariantResult, result_path, started_path
+from exporters.job import GOLDEN, IMAGES, KEPT, MODEL, Job, VariantResult, result_path, started_path
 from exporters.toolchain.setup import python_of
 from udacisense.base.child import child_pool, run_child, warm_children
 from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
@@ -331,9 +331,8 @@ def _collect(plan: Plan, result: VariantResult, folder: Path, partial: Path) -> 
         (folder / "files" / plan.file_name).rename(path)
         if golden_path is not None:
             (folder / golden_path).rename(partial / golden_path)
-        kept = folder / activations_path(plan.id)
-        if kept.exists():
-            kept.rename(partial / activations_path(plan.id))
+        for kept in (folder / KEPT).iterdir():
+            kept.replace(partial / KEPT / kept.name)
     return Variant(
         id=plan.id,
         format=plan.format,

@@ -11,7 +11,7 @@ from udacisense.base.records import ModelSpec, Outcome, Signature, record
 MODEL = "model.safetensors"
 IMAGES = "images.safetensors"  # golden_inputs float32, and calibration uint8 where there is a data set
 GOLDEN = "golden"
-REFERENCE = "reference"
+KEPT = "reference"  # recipes that its files hold
 
 
 @record

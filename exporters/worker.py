@@ -13,7 +13,7 @@ from exporters.bundle.precision import load_activations, save_activations
 from exporters.formats.contract import NotPossibleError, Plan, Product
 from exporters.formats.table import FORMATS
 from exporters.formats.workbench import Workbench
-from exporters.job import GOLDEN, IMAGES, MODEL, REFERENCE, Job, VariantResult, result_path, started_path
+from exporters.job import GOLDEN, IMAGES, KEPT, MODEL, Job, VariantResult, result_path, started_path
 from udacisense.base.files import remove
 from udacisense.base.records import Outcome, read_json, write_record
 from udacisense.errors import cause
@@ -43,7 +43,7 @@ def _workbench(job: Job, folder: Path) -> Workbench:
     model = build_model(job.model)
     load_state(model, shared / MODEL)
     images = load_file(shared / IMAGES)
-    for name in ("files", "scratch", GOLDEN, REFERENCE):
+    for name in ("files", "scratch", GOLDEN, KEPT):
         (folder / name).mkdir(exist_ok=True)
     return Workbench(
         name=job.name,
@@ -69,6 +69,9 @@ def _make(plan: Plan, job: Job, bench: Workbench, folder: Path) -> VariantResult
     try:
         product = FORMATS[job.format].export(plan, bench)
         has_golden = _write_own_golden(plan, product, bench, folder)
+        if (recipe := product.options.get("recipe")) is not None:
+            name = plan.id if plan.engine is not None else f"recipe-{recipe}"
+            save_activations(bench.activations(str(plan.recipe_engine)), folder / KEPT / f"{name}.safetensors")
         outcome, reason = Outcome.PASSED, None
     except NotPossibleError as exc:
         outcome, reason, has_golden = Outcome.SKIPPED, str(exc), False
@@ -102,6 +105,4 @@ def _write_own_golden(plan: Plan, product: Product, bench: Workbench, folder: Pa
             temperature=bench.temperature if is_probability else None,
         )
     write_floats(folder / GOLDEN / f"{plan.id}.f32", answers)
-    if plan.engine is not None and plan.precision == "int8-static":
-        save_activations(bench.activations(plan.engine), folder / REFERENCE / f"{plan.id}.safetensors")
     return True

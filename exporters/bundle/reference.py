@@ -60,9 +60,10 @@ def load_reference(bundle: Bundle, *, allow_factory: str | None = None) -> tuple
     return model.eval(), reference
 
 
-def activations_path(variant_id: str) -> str:
-    """Return where a static int8 variant's calibrated activations are kept."""
-    return f"reference/{variant_id}.safetensors"
+def activations_path(variant: Loadable) -> str:
+    """Return where the recipe of a static int8 variant is kept; variants without an engine share theirs."""
+    name = variant.id if variant.engine is not None else f"recipe-{variant.options.get('recipe')}"
+    return f"reference/{name}.safetensors"
 
 
 def eager_source(bundle: Bundle, variant: Loadable, *, allow_factory: str | None = None) -> nn.Module:
@@ -91,7 +92,7 @@ def eager_source(bundle: Bundle, variant: Loadable, *, allow_factory: str | None
             variant.precision,
             variant.engine,
             example=torch.from_numpy(bundle.golden_inputs()[:1]),
-            activations=load_activations(bundle.path(activations_path(variant.id))) if is_static else None,
+            activations=load_activations(bundle.path(activations_path(variant))) if is_static else None,
         )
     return deployed(
         model,

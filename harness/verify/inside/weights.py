@@ -3,6 +3,8 @@
 Rounding and clustering leave noise around a weight, but no bias: the least-squares slope of the reference's weights on
 the file's is 1 whatever the number of bits (for k-means it is 1 exactly, as each centre is the mean of its own). A
 layer that was scaled by 1 % shows as a slope of 0.99, two exchanged channels as channels that do not correlate.
+
+Of a recipe of static int8 every weight is known, whichever value it was rounded to.
 """
 
 from __future__ import annotations
@@ -25,19 +27,18 @@ if TYPE_CHECKING:
 Weights = list[tuple[str, NDArray[np.float64]]]  # name, (out channels, everything else)
 
 _SLOPE = 0.003
-_FITTED_SLOPE = 0.05  # of weights that were fitted to a layer's answers; of the models that ship, within 0.033
+_ROUNDED = 0.009  # of a weight: XNNPACK and LiteRT have -127 for PyTorch's -128, Core ML's scales are float16
 _CORRELATION = 0.5
 _SMALL = 0.2  # a channel below this share of the layer's RMS may vanish in a coarse palette
 
 
-def compare_weights(expected: Weights, got: Weights, *, fitted: bool = False) -> tuple[str, ...]:
+def compare_weights(expected: Weights, got: Weights, *, rounded: bool = False) -> tuple[str, ...]:
     """Say what is wrong, each layer in words.
 
     Args:
         expected: of the reference, BatchNorm folded, in execution order.
         got: of the file, widened to float, in the same order.
-        fitted: whether the file's weights were fitted to the answers of their layers, or rounded at scales that the
-            network learned with, which moves slopes a little (:mod:`udacisense.stages.int8.rounding`).
+        rounded: whether ``expected`` are rounded as the file's are, so that each weight is the same.
 
     Raises:
         CannotJudgeError: their counts differ, as where a network calls layers in another way than as modules.
@@ -46,27 +47,32 @@ def compare_weights(expected: Weights, got: Weights, *, fitted: bool = False) ->
         raise CannotJudgeError(f"{len(got)} layers with weights in the file, {len(expected)} in its source")
     problems = []
     for (name, source), (other, stored) in zip(expected, got, strict=True):
-        problem = _layer_problem(source, stored, _FITTED_SLOPE if fitted else _SLOPE)
+        problem = _layer_problem(source, stored, rounded=rounded)
         if problem is not None:
             problems.append(f"the weights of {name} ({other}) are not its source's: {problem}")
     return tuple(problems)
 
 
-def _layer_problem(source: NDArray[np.float64], stored: NDArray[np.float64], most_off: float) -> str | None:
+def _layer_problem(source: NDArray[np.float64], stored: NDArray[np.float64], *, rounded: bool) -> str | None:
     if source.shape != stored.shape:
         return f"shape {stored.shape}, not {source.shape}"
     if not np.isfinite(stored).all():
         return "NaN or infinite values"
+    others = int((np.abs(stored - source) > _ROUNDED * np.abs(source)).sum()) if rounded else 0
+    if rounded and not others:
+        return None
     power = float((stored * stored).sum())
     slope = float((source * stored).sum()) / power if power > 0 else 0.0
-    if abs(slope - 1) > most_off:
+    if abs(slope - 1) > _SLOPE:
         return f"they are {1 / slope:.4g} times as large" if slope > 0 else "they do not resemble each other"
     norms = np.linalg.norm(source, axis=1), np.linalg.norm(stored, axis=1)
     product = norms[0] * norms[1]
     correlation = np.divide((source * stored).sum(axis=1), product, out=np.ones_like(product), where=product > 0)
     heavy = norms[0] > _SMALL * np.sqrt(np.square(norms[0]).mean())
     strange = np.flatnonzero(heavy & (correlation < _CORRELATION))
-    return f"channels {', '.join(map(str, strange[:4]))} are others" if strange.size else None
+    if strange.size:
+        return f"channels {', '.join(map(str, strange[:4]))} are others"
+    return f"{others} of {source.size} are not rounded as its recipe says" if others else None
 
 
 def reference_weights(reference: nn.Module, example: Tensor) -> Weights:

@@ -14,6 +14,9 @@ from torch import nn
 
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle, open_bundle
+from exporters.bundle.precision import load_activations
+from exporters.bundle.reference import activations_path, load_reference
+from exporters.formats.contract import PHONE_ENGINE
 from harness.runners.table import CannotJudgeError
 from harness.verify.inside.first_input import compare_input, reference_input
 from harness.verify.inside.half_range import beyond_half
@@ -25,6 +28,8 @@ from harness.verify.locate.trace import FloatArray
 from udacisense.base.child import RESULT
 from udacisense.base.records import read_json, write_record
 from udacisense.errors import cause
+from udacisense.stages.contract import make_plain
+from udacisense.stages.recipe import rounding_network
 
 
 class Source:
@@ -43,6 +48,21 @@ class Source:
     def weights(self) -> Weights:
         """Its weights."""
         return reference_weights(self.model, torch.from_numpy(self.bundle.golden_inputs()[:1]))
+
+    def expected(self, variant: Variant) -> Weights:
+        """Its weights as a file is to have them: rounded by the recipe that the file holds, if any."""
+        if variant.options.get("recipe") is None:
+            return self.weights
+        kept = activations_path(variant)
+        if not (self.bundle.root / kept).exists():
+            raise CannotJudgeError(f"the bundle holds no {kept}; export it again")
+        master, _ = load_reference(self.bundle, allow_factory=self._of[2])
+        example, recipe = torch.from_numpy(self.bundle.golden_inputs()[:1]), load_activations(self.bundle.path(kept))
+        model = make_plain(master).requires_grad_(False)
+        network, int8 = rounding_network(model, PHONE_ENGINE, example=example, activations=recipe)
+        found = reference_weights(network, example)
+        # Fused with what follows it, a layer is the first child of what stands in its place.
+        return [(parent if (parent := name.rpartition(".")[0]) in int8 else name, rows) for name, rows in found]
 
     @cached_property
     def first_input(self) -> FloatArray | None:
@@ -68,8 +88,11 @@ def checks(source: Source, variant: Variant) -> Iterator[tuple[str, Check]]:
         yield "its zero points", lambda: zero_point_problems(path)
     if variant.format == "onnx" and variant.precision == "fp16":
         yield "the range of float16", lambda: filter(None, [source.beyond_half])
-    fitted = variant.options.get("method") in {"fitted", "qat"}
-    yield "its weights", lambda: compare_weights(source.weights, file_weights(variant.format, path), fitted=fitted)
+    rounded = variant.options.get("recipe") is not None
+    yield (
+        "its weights",
+        lambda: compare_weights(source.expected(variant), file_weights(variant.format, path), rounded=rounded),
+    )
 
 
 def look(source: Source, variant: Variant) -> Inside:

@@ -64,10 +64,17 @@ def test_noise_passes_and_bias_does_not(change: Change, words: str | None) -> No
         assert any(word in problem for word in words.split("|"))
 
 
-def test_weights_that_were_fitted_to_answers_may_be_a_little_larger_and_no_more() -> None:
-    expected = [("a", layer())]
-    assert compare_weights(expected, [("x", 1.04 * layer())], fitted=True) == ()
-    assert compare_weights(expected, [("x", 1.06 * layer())], fitted=True)
+def test_of_weights_that_are_rounded_by_a_recipe_each_one_is_looked_at() -> None:
+    whole = np.rint(40 * layer())
+    expected = [("a", whole)]
+    assert compare_weights(expected, [("x", 1.0005 * whole)], rounded=True) == ()  # a float16 scale
+    moved = whole.copy()
+    moved[3, 2] += 1
+    assert compare_weights(expected, [("x", moved)]) == ()
+    (problem,) = compare_weights(expected, [("x", moved)], rounded=True)
+    assert problem.endswith(f"1 of {whole.size} are not rounded as its recipe says")
+    (problem,) = compare_weights(expected, [("x", 1.02 * whole)], rounded=True)
+    assert "1.02 times as large" in problem
 
 
 def test_exchanged_channels_are_named() -> None:
