@@ -4,6 +4,7 @@ Run it from the repository's root; what is in ``tests/campaigns/int8_choices.jso
 
     python tests/campaigns/int8_choices.py --data household --models tiny --choices histogram,fitted
     python tests/campaigns/int8_choices.py --table
+    python tests/campaigns/int8_choices.py --pairs
 
 It calibrates on training images; the 500 that training holds back are for choosing, the test images for the report.
 """
@@ -18,21 +19,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.ao.nn.intrinsic import ConvReLU2d, LinearReLU
 from torch.ao.quantization import FixedQParamsObserver, HistogramObserver, MinMaxObserver, MovingAverageMinMaxObserver
 from torch.ao.quantization.observer import UniformQuantizationObserverBase
+from torch.ao.quantization.quantize_fx import fuse_fx
 
 from udacisense.base.records import read_json, record, write_record
 from udacisense.data.batches import normalise
 from udacisense.data.images import Images, load_dataset, stratified_draw
 from udacisense.models.artifact import load_artifact
-from udacisense.stages import rounding, static
-from udacisense.stages.contract import replace_modules
+from udacisense.stages import static
+from udacisense.stages.contract import plain_copy, replace_modules
+from udacisense.stages.int8 import rounding
 from udacisense.stages.int8.ranges import fitted_ranges
 from udacisense.stages.quantize import quantized_engine
 from udacisense.training.run import training_split
 
 HERE = Path(__file__).resolve().parent
+LAYERS = (nn.Conv2d, nn.Linear, ConvReLU2d, LinearReLU)
 Recipe = dict[str, Tensor]
 
 
@@ -44,7 +49,6 @@ class Row:
     weights_sha256: str
     engine: str
     choice: str
-    float_blocks: str  # that stay float32, as the shipped recipe of before had them
     held_back: tuple[
         float, float, float
     ]  # fraction of float32's decisions kept, top-1 fraction, SQNR of the logits in dB
@@ -112,9 +116,9 @@ OBSERVERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def observed(model: nn.Module, engine: str, images: Tensor, blocks: Recipe, choice: str, *, bits_7: str) -> Recipe:
+def observed(model: nn.Module, engine: str, images: Tensor, choice: str, *, bits_7: str) -> Recipe:
     """Calibrate with other observers; ``bits_7`` says what has 7 bits where an engine needs it."""
-    found = dict(blocks)
+    found: Recipe = {}
     if engine == "fbgemm" and bits_7 == "weights":
         found["weight_bits"] = torch.tensor([7])
     with static.quiet(), torch.no_grad(), quantized_engine(engine):
@@ -197,19 +201,52 @@ def fitted(model: nn.Module, engine: str, images: Tensor, found: Recipe, *, what
     return found
 
 
-def recipe(choice: str, model: nn.Module, engine: str, images: Tensor, blocks: Recipe) -> Recipe:
+def pairs(fused: fx.GraphModule) -> list[tuple[nn.Module, nn.Module]]:
+    """Return the layers that follow each other with a ReLU or nothing between, BatchNorm and ReLU fused into them."""
+    layers = {
+        node: rounding._layer(fused.get_submodule(str(node.target)))
+        for node in fused.graph.nodes
+        if node.op == "call_module" and isinstance(fused.get_submodule(str(node.target)), LAYERS)
+    }
+    following = {node: next(iter(node.users)) for node in layers if len(node.users) == 1}
+    return [(layers[node], layers[after]) for node, after in following.items() if after in layers]
+
+
+@torch.no_grad()
+def equalised(model: nn.Module) -> tuple[fx.GraphModule, int]:
+    """Return the same network, each pair's channels on one range (Nagel et al. 2019, section 4.1), and how many pairs.
+
+    A channel's weights are made smaller in the first layer of a pair and as much larger in the second, again and again.
+    """
+    with static.quiet():
+        fused = fuse_fx(plain_copy(model).eval())
+    found = pairs(fused)
+    for first, second in found * 20:
+        is_depthwise = isinstance(second, nn.Conv2d) and second.groups == second.in_channels
+        if isinstance(second, nn.Conv2d) and second.groups > 1 and not is_depthwise:
+            continue
+        inputs = second.weight if is_depthwise else second.weight.transpose(0, 1)
+        ranges = [weight.flatten(1).abs().amax(1).clamp(min=1e-8) for weight in (first.weight, inputs)]
+        scale = (ranges[0] / ranges[1]).sqrt()
+        first.weight.div_(scale.view(-1, *(1,) * (first.weight.dim() - 1)))
+        if first.bias is not None:
+            first.bias.div_(scale)
+        inputs.mul_(scale.view(-1, *(1,) * (inputs.dim() - 1)))
+    return fused, len(found)
+
+
+def recipe(choice: str, model: nn.Module, engine: str, images: Tensor) -> Recipe:
     """Make the recipe of a choice."""
     few = images[:128]
     if choice == "activations of 7 bits":
-        return observed(model, engine, few, blocks, "histogram", bits_7="activations")
+        return observed(model, engine, few, "histogram", bits_7="activations")
     if choice in OBSERVERS:
-        return observed(model, engine, few, blocks, choice, bits_7="weights")
-    names = tuple(name.removeprefix("float32:") for name in blocks)
-    if choice == "fitted, no float32 blocks":
-        return static.calibrate(model, engine, few.split(16))
+        return observed(model, engine, few, choice, bits_7="weights")
     if choice in ("fitted", "fitted, 512 images"):
-        return static.calibrate(model, engine, (few if choice == "fitted" else images).split(16), float_modules=names)
-    plain = static.calibrate(model, engine, few.split(16), float_modules=names, method="histogram")
+        return static.calibrate(model, engine, (few if choice == "fitted" else images).split(16))
+    plain = static.calibrate(model, engine, few.split(16), method="histogram")
+    if choice == "histogram, equalised":
+        return plain
     change = {"histogram, bias corrected": bias_alone, "histogram, AdaRound": by_adaround}.get(choice)
     return change(model, engine, few, plain) if change else fitted(model, engine, few, plain, what=choice)
 
@@ -217,20 +254,14 @@ def recipe(choice: str, model: nn.Module, engine: str, images: Tensor, blocks: R
 CHOICES = (
     "activations of 7 bits",
     *OBSERVERS,
+    "histogram, equalised",
     "histogram, bias corrected",
     "histogram, AdaRound",
     "histogram, fitted rounding",
     "histogram, fitted ranges",
     "fitted",
     "fitted, 512 images",
-    "fitted, no float32 blocks",
 )
-# Blocks that the shipped recipes kept float32 while they were made of histograms.
-BLOCKS = {
-    ("baseline", "qnnpack"): ("features.0", "features.1"),
-    ("baseline", "fbgemm"): ("features.0", "features.1"),
-    ("p1", "fbgemm"): ("features.0", "features.1"),
-}
 
 
 def kept(expected: Tensor, answered: Tensor, labels: Tensor) -> tuple[float, float, float]:
@@ -256,20 +287,18 @@ def measured(name: str, engine: str, choice: str, data: str) -> Row:
         with torch.no_grad(), quantized_engine(engine):
             return torch.cat([network(batch) for batch in inputs(images).split(50)])
 
-    names = BLOCKS.get((name, engine), ())
-    blocks = {f"float32:{block}": torch.zeros(0, dtype=torch.float64) for block in names}
     images = inputs(stratified_draw(train, 512, seed=21))
+    source = equalised(model)[0] if "equalised" in choice else model
     start = time.process_time()
-    found = recipe(choice, model, engine, images, blocks)
+    found = recipe(choice, source, engine, images)
     cpu_s = time.process_time() - start
-    int8 = static.static_int8(model, engine, example=images[:1], activations=found)
+    int8 = static.static_int8(source, engine, example=images[:1], activations=found)
     figures = [kept(answers(model, part), answers(int8, part), part.labels) for part in (held, dataset.test)]
     return Row(
         model=name,
         weights_sha256=artifact.sha256,
         engine=engine,
         choice=choice,
-        float_blocks=" ".join(static.stays_float(found)),
         held_back=figures[0],
         test=figures[1],
         cpu_s=round(cpu_s, 1),
@@ -277,14 +306,17 @@ def measured(name: str, engine: str, choice: str, data: str) -> Row:
 
 
 def table(rows: tuple[Row, ...]) -> str:
-    """Return the record as Markdown: decisions kept of the test images, and SQNR there, for each model and engine."""
+    """Return the record as Markdown: of the test images decisions kept, top-1 and SQNR, for each model and engine."""
     columns = sorted({(row.model, row.engine) for row in rows})
     found = {(row.choice, row.model, row.engine): row for row in rows}
     lines = ["| choice | " + " | ".join(f"{model}, {engine}" for model, engine in columns) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for choice in (choice for choice in CHOICES if any(row.choice == choice for row in rows)):
         cells = [found.get((choice, *column)) for column in columns]
-        shown = [f"{row.test[0]:.1%}, {row.test[2]:.1f} dB".replace("%", " %") if row else "-" for row in cells]
+        shown = [
+            f"{row.test[0]:.1%}, {row.test[1]:.1%}, {row.test[2]:.1f} dB".replace("%", " %") if row else "-"
+            for row in cells
+        ]
         lines.append(f"| {choice} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
@@ -296,8 +328,13 @@ def main() -> None:
     parser.add_argument("--engines", default="qnnpack,fbgemm")
     parser.add_argument("--choices", default=None, help="separated by semicolons")
     parser.add_argument("--table", action="store_true", help="print the record as a table, and measure nothing")
+    parser.add_argument("--pairs", action="store_true", help="print how many pairs equalisation finds")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.pairs:
+        for name in given.models.split(","):
+            sys.stdout.write(f"{name}: {equalised(load_artifact(Path(name))[1])[1]} pairs\n")
+        return
     path = HERE / Choices.FILE_NAME
     rows = read_json(Choices, path).rows if path.exists() else ()
     wanted = [
