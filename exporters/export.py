@@ -189,7 +189,8 @@ def _write_common(source: ExportSource, options: ExportOptions, partial: Path) -
     shutil.copy(partial / WEIGHTS, shared / MODEL)
     shape = (len(golden.images), *source.signature.input_shape[1:])
     inputs = np.fromfile(partial / golden.inputs_path, dtype="<f4").reshape(shape)
-    tensors = {"golden_inputs": torch.from_numpy(inputs)}
+    logits = read_floats(partial / golden.logits_path, (len(golden.images), source.signature.output_shape[1]))
+    tensors = {"golden_inputs": torch.from_numpy(inputs), "golden_logits": torch.from_numpy(logits)}
     if calibration is not None:
         tensors["calibration"] = calibration.pixels.contiguous()
     if source.artifact_folder is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from exporters.bundle.golden import expected, write_floats
 from exporters.bundle.precision import load_activations, save_activations
@@ -16,12 +17,16 @@ from exporters.formats.workbench import Workbench
 from exporters.job import GOLDEN, IMAGES, KEPT, MODEL, Job, VariantResult, result_path, started_path
 from udacisense.base.files import remove
 from udacisense.base.records import Outcome, read_json, write_record
-from udacisense.errors import cause
+from udacisense.errors import InputError, cause
 from udacisense.models.artifact import RECIPES
 from udacisense.models.build import build_model
 from udacisense.models.weights import load_state
 from udacisense.stages.contract import make_plain
 from udacisense.stages.quantize import quantized_engine
+
+_MOST_MOVED = (
+    1e-2  # of the largest logit, from process to process: another PyTorch, or other threads, sum in another order
+)
 
 
 def main(folder: Path) -> None:
@@ -43,6 +48,7 @@ def _workbench(job: Job, folder: Path) -> Workbench:
     model = build_model(job.model)
     load_state(model, shared / MODEL)
     images = load_file(shared / IMAGES)
+    _refuse_another_network(model.eval(), images["golden_inputs"][:2], images["golden_logits"][:2])
     for name in ("files", "scratch", GOLDEN, KEPT):
         (folder / name).mkdir(exist_ok=True)
     return Workbench(
@@ -61,6 +67,22 @@ def _workbench(job: Job, folder: Path) -> Workbench:
             for kept in sorted(shared.glob(f"{RECIPES}*.safetensors"))
         },
     )
+
+
+def _refuse_another_network(model: nn.Module, inputs: Tensor, logits: Tensor) -> None:
+    """Refuse a network that answers otherwise than the one of the process that asked for the files.
+
+    Raises:
+        InputError: so it is.
+    """
+    with torch.no_grad():
+        moved = (torch.cat([model(image) for image in torch.split(inputs, 1)]) - logits).abs().max().item()
+    if moved > _MOST_MOVED * logits.abs().max().item():
+        raise InputError(
+            f"The model that is built in another process, with the same weights, answers otherwise (max |Δ| {moved:.3g}"
+            "): the order of a set, hash(), the environment, the time or a file goes into it. Let its factory depend "
+            "on its options alone."
+        )
 
 
 def _make(plan: Plan, job: Job, bench: Workbench, folder: Path) -> VariantResult:

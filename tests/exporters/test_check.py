@@ -288,6 +288,25 @@ def test_a_frozen_decision_is_the_reason_of_every_variant(
         assert ("x.numpy()" if reads else "x.abs().max() < 100") in str(variant.reason)
 
 
+def test_a_network_that_another_process_builds_otherwise_is_the_reason_of_every_variant(
+    their: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)  # children have it
+    name = their(
+        "import os\n"
+        + net(init="self.sign = -1 if 'TQDM_DISABLE' in os.environ else 1", forward="return y * self.sign")
+    )
+    manifest = export_bundle(
+        source_from_factory(name, SHAPE, None),
+        tmp_path / "b",
+        ExportOptions(formats=("ptl", "onnx"), precisions=("fp32",)),
+    )
+    assert manifest.variants
+    for variant in manifest.variants:
+        assert variant.outcome is Outcome.FAILED
+        assert "built in another process, with the same weights, answers otherwise" in (variant.reason or "")
+
+
 def test_a_check_leaves_the_model_as_it_is() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -255,6 +255,7 @@ def describe(exc: OSError) -> str:
     advice = {
         errno.ENOSPC: "free some space or write to another disk",
         errno.EDQUOT: "free some space or write to another disk",
+        errno.EFBIG: "raise the limit on the size of files, ulimit -f, or write to another file system",
         errno.EACCES: "choose a place that you may write to, or change its permissions",
         errno.EPERM: "choose a place that you may write to, or change its permissions",
         errno.EROFS: "choose a place that can be written to",
