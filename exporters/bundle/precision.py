@@ -71,6 +71,7 @@ def eager_model(
     *,
     example: Tensor,
     activations: Mapping[str, Tensor] | None,
+    signed: bool = True,
 ) -> nn.Module:
     """Return the eager network that computes in a precision, made from the float32 one (which stays as it is).
 
@@ -81,6 +82,7 @@ def eager_model(
         engine: quantised engine that packs the int8 weights; None where nothing is quantised.
         example: float32 (1, 3, H, W), for the FX trace.
         activations: what :func:`udacisense.stages.static.calibrate` returned; needed for int8-static alone.
+        signed: see :func:`udacisense.stages.static.static_int8`.
 
     Raises:
         InputError: the engine is not in this PyTorch, or ``activations`` are missing or another model's.
@@ -91,7 +93,7 @@ def eager_model(
         return dynamic_int8(model, engine=engine)
     if activations is None:
         raise InputError("A static int8 model needs its calibrated activations; calibrate it first.")
-    return static_int8(model, engine, example=example, activations=activations)
+    return static_int8(model, engine, example=example, activations=activations, signed=signed)
 
 
 def save_activations(activations: Mapping[str, Tensor], path: Path) -> None:

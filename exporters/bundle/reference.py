@@ -93,6 +93,7 @@ def eager_source(bundle: Bundle, variant: Loadable, *, allow_factory: str | None
             variant.engine,
             example=torch.from_numpy(bundle.golden_inputs()[:1]),
             activations=load_activations(bundle.path(activations_path(variant))) if is_static else None,
+            signed=variant.options.get("activations") == "qint8",
         )
     return deployed(
         model,

@@ -15,6 +15,7 @@ from exporters.formats.coverage import coverage, int8_modules
 from exporters.formats.workbench import Workbench, versions
 from udacisense.base.tensors import torchscript_bytes
 from udacisense.stages.graph import trace_and_freeze
+from udacisense.stages.int8.signed import activation_type
 from udacisense.stages.quantize import quantized_engine
 
 Rewrite = Callable[[nn.Module, Tensor], nn.Module]
@@ -101,7 +102,10 @@ def describe(plan: Plan, bench: Workbench, *, batch: int | None) -> Product:
         batch=batch,
         coverage=_coverage(plan, bench),
         precision_note=NOTES[plan.precision],
-        options=bench.recipe_options(plan, recipe),
+        options={
+            **bench.recipe_options(plan, recipe),
+            "activations": None if recipe is None else activation_type(bench.classifier(plan)),
+        },
         toolchain=versions("torch"),
         deterministic=True,
     )

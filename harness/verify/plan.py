@@ -341,7 +341,7 @@ def source_of(variant: Variant, allow_factory: str | None) -> Loadable:
         id=variant.id if is_static else f"eager {variant.precision} {variant.engine}, {kinds}",
         format=variant.format if is_static else "torchscript",
         batch=_own_batch(variant),
-        options=master.options,
+        options={**variant.options, **master.options} if is_static else master.options,
     )
 
 

@@ -43,11 +43,13 @@ from udacisense.stages.contract import Int8Source, StepContext, StepResult, plai
 from udacisense.stages.int8.ranges import fitted_ranges
 from udacisense.stages.int8.rounding import BIAS, SCALES, STEPS, fitted_rounding, round_weights
 from udacisense.stages.int8.sensitivity import sensitivities, sqnr_db, units
+from udacisense.stages.int8.signed import sign_activations
 from udacisense.stages.quantize import quantized_engine, reshaping
 
 # Beside the observers' pairs, calibration names each block that stays float32 by a key of this prefix.
 STAYS_FLOAT = "float32:"
 _WEIGHT_BITS = "weight_bits"  # int64 (1,), where it is not 8
+SIGNED_BY = "qnnpack"  # the engine that runs signed activations by XNNPACK
 SATURATING = {"fbgemm": 7, "x86": 7}  # bits of a weight
 _SENSITIVITY_IMAGES = 32
 _MIXED_IMAGES = 64
@@ -108,7 +110,9 @@ def calibrate(
     return found
 
 
-def static_int8(model: nn.Module, engine: str, *, example: Tensor, activations: Mapping[str, Tensor]) -> fx.GraphModule:
+def static_int8(
+    model: nn.Module, engine: str, *, example: Tensor, activations: Mapping[str, Tensor], signed: bool = True
+) -> fx.GraphModule:
     """Return the static int8 copy of a model.
 
     Args:
@@ -116,13 +120,21 @@ def static_int8(model: nn.Module, engine: str, *, example: Tensor, activations: 
         engine: quantised engine that packs the weights.
         example: float32 (1, 3, H, W), for the FX trace.
         activations: what :func:`calibrate` returned for this model and engine.
+        signed: activations are signed where that is quicker (:mod:`udacisense.stages.int8.signed`).
 
     Raises:
         InputError: the engine is not in this PyTorch, or ``activations`` are another model's.
     """
-    with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
+
+    def converted() -> fx.GraphModule:
         prepared = prepare_with(model, engine, example=example, activations=activations)
         return resize_by_products(convert_fx(prepared))
+
+    with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
+        network = converted()
+        if not signed or engine != SIGNED_BY:
+            return network
+        return network if sign_activations(network, example) else converted()
 
 
 def prepare_with(

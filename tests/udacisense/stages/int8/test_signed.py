@@ -1,0 +1,98 @@
+"""Tests for udacisense.stages.int8.signed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from udacisense.base.tensors import supported_engines
+from udacisense.stages.int8.signed import activation_type
+from udacisense.stages.quantize import quantized_engine
+from udacisense.stages.static import SIGNED_BY, calibrate, static_int8
+
+pytestmark = pytest.mark.skipif(SIGNED_BY not in supported_engines(), reason=f"this PyTorch has no {SIGNED_BY}")
+IMAGES = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def conv(inputs: int, outputs: int, *after: nn.Module, groups: int = 1) -> nn.Sequential:
+    """A convolution with BatchNorm, and what follows."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups, bias=False), nn.BatchNorm2d(outputs), *after
+    )
+
+
+class Branched(nn.Module):
+    """Convolutions, a residual sum, and linear layers whose answer becomes maps again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv(3, 16, nn.ReLU())
+        self.depthwise = conv(16, 16, nn.ReLU(), groups=16)
+        self.branch = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4096)
+        )
+        self.last = conv(16, 16)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images)
+        maps = maps + self.depthwise(maps)
+        return self.head(self.last(maps + self.branch(maps).reshape(-1, 16, 16, 16)) + maps)
+
+
+NETWORKS = {
+    "sums": lambda: nn.Sequential(
+        conv(3, 16, nn.ReLU()), conv(16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    ),
+    "linear layers between maps": Branched,
+}
+
+
+def packed(model: nn.Module, *, signed: bool) -> tuple[Tensor, str | None]:
+    """Return what a model's static int8 answers, and the type of its activations."""
+    recipe = calibrate(model, SIGNED_BY, [IMAGES], method="histogram")
+    network = static_int8(model, SIGNED_BY, example=IMAGES[:1], activations=recipe, signed=signed)
+    with torch.no_grad(), quantized_engine(SIGNED_BY):
+        return network(IMAGES), activation_type(network)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_signed_activations_stand_for_the_same_numbers(name: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    unsigned, signed = packed(model, signed=False), packed(model, signed=True)
+    assert (unsigned[1], signed[1]) == ("quint8", "qint8")
+    step = unsigned[0].unique().diff().min()  # of the last quantiser
+    assert (unsigned[0] - signed[0]).abs().max() <= 3 * step
+    assert unsigned[0].std() > 5 * step, "answers that are all alike would show nothing"
+
+
+@pytest.mark.parametrize("operation", [operator.add, operator.mul])
+def test_maps_of_several_sizes_stay_right(operation: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """PyTorch's signed kernels add and multiply such maps wrongly."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.pool = conv(3, 16, nn.ReLU()), conv(16, 16), nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            maps = self.first(images)
+            return self.pool(self.last(operation(maps, self.pool(maps)))).flatten(1)
+
+    torch.manual_seed(0)
+    model = Gated().eval()
+    unsigned, signed = packed(model, signed=False), packed(model, signed=True)
+    assert (signed[0] - unsigned[0]).abs().max() <= 0.1 * unsigned[0].std()
+
+
+def test_a_network_that_qnnpack_runs_quicker_stays_unsigned() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        conv(3, 16, nn.Hardswish()), conv(16, 16, nn.Hardswish(), groups=16), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    assert packed(model.eval(), signed=True)[1] == "quint8"
