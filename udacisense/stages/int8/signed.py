@@ -10,7 +10,7 @@ as Hardswish by a table, PyTorch does one by one on signed ones.
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +106,7 @@ class _Watched(fx.Interpreter):
             ):
                 return False
             if isinstance(module, Conv2d):
-                saved += _SAVED_A_MAC * size * module.weight()[0].numel()
+                saved += _SAVED_A_MAC * size * cast("Any", module).weight()[0].numel()
             elif not (_is_unsigned_layer(self.network, node) or node.target in (*_SUMS, *_FREE)):
                 is_free = isinstance(module, _FREE_MODULES) or (
                     node.op == "call_method" and node.target in _FREE_METHODS
