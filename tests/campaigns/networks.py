@@ -3,7 +3,7 @@
 Run it from the repository's root: ``.venv/bin/python tests/campaigns/networks.py``. Each network of ``networks.txt``
 has random weights and its library's own resolution, and goes through ``udacisense export`` and ``udacisense verify``.
 ``networks.json`` beside this file keeps each answer as it is found: a network that is in it is not run again, and
-``--again NAME`` runs one anew; one that has not answered in time, as on a loaded machine, is not kept. The table goes
+``--again NAME`` runs one anew; one that has not answered in time, as on a loaded machine, or was ended from outside is not kept. The table goes
 into ``docs/networks.md``; ``--table`` writes it and runs nothing.
 ``--jobs 2`` tries two at once; ``--prefix`` is put before each command, such as ``nice -n 5``.
 """
@@ -40,11 +40,13 @@ def command(prefix: str, *words: str) -> tuple[int, dict[str, Any] | None, str]:
     """Run ``udacisense``; return its exit code, its JSON, and what else it said last.
 
     Raises:
-        subprocess.TimeoutExpired: it has not answered in time.
+        subprocess.TimeoutExpired: it has not answered in time, or was ended from outside.
     """
     program = str(Path(sys.executable).with_name("udacisense"))
     line = [*shlex.split(prefix), program, "-q", *words, "--json"]
     ran = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    if ran.returncode < 0:
+        raise subprocess.TimeoutExpired(line, LIMIT_S)
     said = (ran.stderr.strip().splitlines() or [""])[-1].removeprefix("error: ")
     return ran.returncode, json.loads(ran.stdout) if ran.stdout.strip() else None, said
 
@@ -109,7 +111,7 @@ def main() -> int:
             try:
                 answers[name] = {**facts(name), **found.result()}
             except subprocess.TimeoutExpired:
-                sys.stdout.write(f"{name}: no answer within {LIMIT_S:g} s, not kept\n")
+                sys.stdout.write(f"{name}: no answer within {LIMIT_S:g} s, or ended from outside; not kept\n")
                 continue
             write_text(RECORD, json.dumps(answers, indent=1, sort_keys=True) + "\n")
             sys.stdout.write(f"{name}: {answers[name]['formats']}\n")
