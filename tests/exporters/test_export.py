@@ -47,7 +47,7 @@ class Refuses(nn.Module):
         super().__init__()
         self.linear = nn.Linear(3 * 16 * 16, 4)
     def forward(self, x):
-        if torch.onnx.is_in_onnx_export():
+        if torch.onnx._globals.GLOBALS.in_onnx_export:  # and no question that the check asks beforehand
             os.abort()
         return self.linear(x.flatten(1))
 
