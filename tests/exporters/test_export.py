@@ -317,7 +317,7 @@ def test_every_file_of_a_network_that_learned_with_rounding_has_its_numbers(engi
     graph = torch.jit.load(tmp_path / "bundle/model-torchscript-int8-static-qnnpack.pt").graph
     int8 = [n for n in graph.nodes() if n.kind().startswith("quantized::") or n.kind() == "aten::quantize_per_tensor"]
     given = {str(v.debugName()): v.toIValue() for node in int8 for v in node.inputs()}
-    in_torch = {round(float(v), 9) for v in given.values() if isinstance(v, float | torch.Tensor) and float(v) < 1}
+    in_torch = {round(float(v), 9) for v in given.values() if isinstance(v, float | torch.Tensor) and 0 < float(v) < 1}
     held = onnx.load(tmp_path / "bundle/model-onnx-int8-static.onnx").graph.initializer
     numbers = [numpy_helper.to_array(tensor) for tensor in held]
     in_onnx = {round(float(v), 9) for v in numbers if v.dtype == np.float32 and v.ndim == 0}
