@@ -3,8 +3,8 @@
 Run it from the repository's root: ``.venv/bin/python tests/campaigns/networks.py``. Each network of ``networks.txt``
 has random weights and its library's own resolution, and goes through ``udacisense export`` and ``udacisense verify``.
 ``networks.json`` beside this file keeps each answer as it is found: a network that is in it is not run again, and
-``--again NAME`` runs one anew; one that has not answered in time, as on a loaded machine, or was ended from outside is not kept. The table goes
-into ``docs/networks.md``; ``--table`` writes it and runs nothing.
+``--again NAME`` runs one anew. One that has not answered in time, as on a loaded machine, or was ended from outside is
+not kept. The table goes into ``docs/networks.md``; ``--table`` writes it and runs nothing.
 ``--jobs 2`` tries two at once; ``--prefix`` is put before each command, such as ``nice -n 5``.
 """
 
