@@ -9,11 +9,13 @@ import zipfile
 from pathlib import Path
 from typing import Any, cast
 
+from exporters.formats.contract import PHONE_ENGINE
 from exporters.formats.pointwise import SAFE_PLACES
 from udacisense.base import child
 from udacisense.base.child import RESULT, read_in_child, run_child
 from udacisense.base.files import ZIP_ERRORS, atomic_path, what_it_is
 from udacisense.base.records import record, write_record
+from udacisense.base.tensors import supported_engines
 from udacisense.errors import LoadError
 
 
@@ -84,7 +86,11 @@ def _mobile() -> Any:
 
 
 def _read(path: Path, input_shape: tuple[int, ...] | None) -> LiteFacts:
+    import torch
+
     mobile = _mobile()
+    if PHONE_ENGINE in supported_engines():
+        torch.backends.quantized.engine = PHONE_ENGINE  # another engine's kernels refuse signed activations
     bytecode = mobile._get_model_bytecode_version(str(path))
     operators = mobile._get_model_ops_and_info(str(path))
     try:

@@ -111,7 +111,7 @@ def calibrate(
 
 
 def static_int8(
-    model: nn.Module, engine: str, *, example: Tensor, activations: Mapping[str, Tensor], signed: bool = True
+    model: nn.Module, engine: str, *, example: Tensor, activations: Mapping[str, Tensor], signed: bool = False
 ) -> fx.GraphModule:
     """Return the static int8 copy of a model.
 
@@ -120,7 +120,8 @@ def static_int8(
         engine: quantised engine that packs the weights.
         example: float32 (1, 3, H, W), for the FX trace.
         activations: what :func:`calibrate` returned for this model and engine.
-        signed: activations are signed where that is quicker (:mod:`udacisense.stages.int8.signed`).
+        signed: activations are signed where that is quicker (:mod:`udacisense.stages.int8.signed`); such a network
+            runs under its own engine alone.
 
     Raises:
         InputError: the engine is not in this PyTorch, or ``activations`` are another model's.
