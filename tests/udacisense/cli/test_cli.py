@@ -200,7 +200,7 @@ BAD += [
         ("batch of none", 2, "batch size is 0", _TRAIN, "--batch-size 0"),
         ("text as a teacher of labels", 2, "notes.txt is no teacher", _TRAIN, "--teacher {text}"),
         ("mix alone", 2, "needs transfer images", _COMPRESS, "--mix 0.5"),
-        ("too much of a mix", 2, "mix 1.5", _COMPRESS, "--mix 1.5 --transfer {shapes}/train"),
+        ("too much of a mix", 2, "mix is 1.5", _COMPRESS, "--mix 1.5 --transfer {shapes}/train"),
         ("no such transfer", 2, "gone", _COMPRESS, "--transfer {tmp}/gone"),
         ("student init misspelt", 2, "imagnet is no file", _COMPRESS, "--student-init imagnet"),
         ("text as student's weights", 3, "notes.txt", _COMPRESS, "--student-init {text}"),
