@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from exporters.bundle.manifest import Precision
     from udacisense.measure.estimate import Estimate
 
-# float32 of each model, and int8 where it is what would ship; of the cascade the one way that is small enough.
+# float32 of each model, and int8 where it is what would ship; of the cascade the two ways that are small enough.
 _EVERYWHERE = ("ptl", "onnx", "coreml")
 _EXPORTED: dict[str, tuple[tuple[str, ...], tuple[Precision, ...]]] = {
     "baseline": (_EVERYWHERE, ("fp32",)),
     "p1": (_EVERYWHERE, ("fp32", "int8-static")),
     "tiny": (_EVERYWHERE, ("fp32", "int8-static")),
-    "cascade": (("ptl",), ("int8-static",)),
+    "cascade": (("ptl", "onnx"), ("int8-static",)),
 }
-_TIMED = ("ptl-fp32", "ptl-int8-static-qnnpack", "onnx-fp32")
+_TIMED = ("ptl-fp32", "ptl-int8-static-qnnpack", "onnx-fp32", "onnx-int8-static")
 _TRAINING, _TEST = 40, 20  # images drawn a class
 # Networks start from the weights that ship, and two see the shapes at 64 px: each run is then a matter of seconds.
 _COMPRESSED = {
