@@ -133,9 +133,9 @@ def static_int8(
 
     with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
         network = converted()
-        if not signed or engine != SIGNED_BY:
-            return network
-        return network if sign_activations(network, example) else converted()
+        if signed and engine == SIGNED_BY and not sign_activations(network, example):
+            return converted()
+        return network
 
 
 def prepare_with(

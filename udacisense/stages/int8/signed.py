@@ -46,13 +46,13 @@ def sign_activations(network: fx.GraphModule, example: Tensor) -> bool:
         example: float32 (1, 3, H, W).
 
     Returns:
-        Whether it is signed now: the kernels take it, each activation lies on the grid that it lay on, and the example
-        gets the same answer. If not, the network may be of no use.
+        Whether the network can be used: it is as it was, or it is signed, the kernels take it, each activation lies on
+        the grid that it lay on, and the example gets the same answer.
     """
     try:
         before = _Watched.run_of(network, example)
         if not before.saves():
-            return False
+            return True
         signed = _sign(network, before.grids)
         after = _Watched.run_of(network, example)
     except Exception:  # a kernel says by any exception that it does not take what it was given
@@ -107,11 +107,8 @@ class _Watched(fx.Interpreter):
                 return False
             if isinstance(module, Conv2d):
                 saved += _SAVED_A_MAC * size * cast("Any", module).weight()[0].numel()
-            elif not (_is_unsigned_layer(self.network, node) or node.target in (*_SUMS, *_FREE)):
-                is_free = isinstance(module, _FREE_MODULES) or (
-                    node.op == "call_method" and node.target in _FREE_METHODS
-                )
-                saved -= 0.0 if is_free else _LOST_AN_ELEMENT * size
+            elif not (_is_unsigned_layer(self.network, node) or _is_free(node, module)):
+                saved -= _LOST_AN_ELEMENT * size
         return saved > 0
 
 
@@ -142,6 +139,13 @@ def _sign(network: fx.GraphModule, grids: dict[fx.Node, _Grid]) -> set[fx.Node]:
 
 def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _is_free(node: fx.Node, module: nn.Module | None) -> bool:
+    """Tell whether a node costs the same either way: it computes next to nothing, or XNNPACK has a kernel for it."""
+    if node.op == "call_method":
+        return node.target in _FREE_METHODS
+    return node.target in (*_SUMS, *_FREE) or isinstance(module, _FREE_MODULES)
 
 
 def _is_convolution(network: fx.GraphModule, node: fx.Node) -> bool:
