@@ -39,20 +39,16 @@ def command(
 
     A gain never fails. What was skipped is shown apart and never counts as passed.
     """
-    from exporters.bundle.open import opened
     from harness.gate.config import read_config
     from harness.gate.run import exit_code, gate_bundle, read_baseline
     from harness.records import BenchSet, MeasurementSet
     from harness.report.gate import checks_table, junit, markdown
-    from udacisense.base.files import why_absent, write_text
+    from udacisense.base.files import write_text
     from udacisense.base.records import read_json, write_record
-    from udacisense.errors import InputError
 
-    with opened(bundle):  # it is one
-        records = verification or record_beside(bundle, "verify")
+    records = verification or record_beside(bundle, "verify")
     if not records.exists():
-        make = f"or make it: {shlex.join(['udacisense', 'verify', str(bundle)])}"
-        raise InputError(f"There is no record {records}{why_absent(records)}; give --verification, {make}")
+        _refuse_without(records, bundle)
     timed = bench_path or record_beside(bundle, "bench")
     report = gate_bundle(
         bundle,
@@ -73,3 +69,14 @@ def command(
         say(f"\nGate {'failed' if code else 'passed'}: {bundle}")
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _refuse_without(records: Path, bundle: Path) -> None:
+    """Say that there is no verification; of what is no bundle, that first."""
+    from exporters.bundle.open import opened
+    from udacisense.base.files import why_absent
+    from udacisense.errors import InputError
+
+    with opened(bundle):
+        make = f"or make it: {shlex.join(['udacisense', 'verify', str(bundle)])}"
+        raise InputError(f"There is no record {records}{why_absent(records)}; give --verification, {make}")
