@@ -9,9 +9,7 @@ from exporters.formats.contract import ExportOptions, Plan, Product
 from udacisense.base.records import ModelSpec, Outcome, Signature, record
 
 MODEL = "model.safetensors"
-IMAGES = (
-    "images.safetensors"  # golden_inputs and golden_logits float32, and calibration uint8 where there is a data set
-)
+IMAGES = "images.safetensors"  # golden_inputs, golden_logits: float32; calibration, where there are photos: uint8
 GOLDEN = "golden"
 KEPT = "reference"  # recipes that its files hold
 

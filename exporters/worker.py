@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from exporters.bundle.golden import expected, write_floats
 from exporters.bundle.precision import load_activations, save_activations
+from exporters.bundle.reference import activations_path
 from exporters.formats.contract import NotPossibleError, Plan, Product
 from exporters.formats.table import FORMATS
 from exporters.formats.workbench import Workbench
@@ -24,9 +25,8 @@ from udacisense.models.weights import load_state
 from udacisense.stages.contract import make_plain
 from udacisense.stages.quantize import quantized_engine
 
-_MOST_MOVED = (
-    1e-2  # of the largest logit, from process to process: another PyTorch, or other threads, sum in another order
-)
+# Of the largest logit, from process to process: another PyTorch, or other threads, sum in another order.
+_MOST_MOVED = 1e-2
 
 
 def main(folder: Path) -> None:
@@ -91,9 +91,9 @@ def _make(plan: Plan, job: Job, bench: Workbench, folder: Path) -> VariantResult
     try:
         product = FORMATS[job.format].export(plan, bench)
         has_golden = _write_own_golden(plan, product, bench, folder)
-        if (recipe := product.options.get("recipe")) is not None:
-            name = plan.id if plan.engine is not None else f"recipe-{recipe}"
-            save_activations(bench.activations(str(plan.recipe_engine)), folder / KEPT / f"{name}.safetensors")
+        if product.options.get("recipe") is not None:
+            kept = folder / activations_path(plan.id, plan.engine, product.options)
+            save_activations(bench.activations(str(plan.recipe_engine)), kept)
         outcome, reason = Outcome.PASSED, None
     except NotPossibleError as exc:
         outcome, reason, has_golden = Outcome.SKIPPED, str(exc), False

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from exporters.bundle.manifest import Loadable
 from exporters.bundle.open import Bundle, _check_file
-from udacisense.base.records import ModelSpec, Signature, read_json, record
+from udacisense.base.records import ModelSpec, Scalar, Signature, read_json, record
 from udacisense.errors import InputError, LoadError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 REFERENCE = "reference/reference.json"
@@ -60,10 +61,23 @@ def load_reference(bundle: Bundle, *, allow_factory: str | None = None) -> tuple
     return model.eval(), reference
 
 
-def activations_path(variant: Loadable) -> str:
+def activations_path(variant_id: str, engine: str | None, options: Mapping[str, Scalar]) -> str:
     """Return where the recipe of a static int8 variant is kept; variants without an engine share theirs."""
-    name = variant.id if variant.engine is not None else f"recipe-{variant.options.get('recipe')}"
+    name = variant_id if engine is not None else f"recipe-{options.get('recipe')}"
     return f"reference/{name}.safetensors"
+
+
+def kept_recipe(bundle: Bundle, variant: Loadable) -> dict[str, Tensor] | None:
+    """Return the recipe that a static int8 variant holds; None where the bundle keeps none of it.
+
+    Raises:
+        InputError: its path leaves the bundle.
+        LoadError: it is no safetensors file.
+    """
+    from exporters.bundle.precision import load_activations
+
+    kept = bundle.path(activations_path(variant.id, variant.engine, variant.options))
+    return load_activations(kept) if kept.is_file() else None
 
 
 def eager_source(bundle: Bundle, variant: Loadable, *, allow_factory: str | None = None) -> nn.Module:
@@ -87,12 +101,13 @@ def eager_source(bundle: Bundle, variant: Loadable, *, allow_factory: str | None
     signature = reference.signature
     if has_own_source(variant):
         is_static = variant.precision == "int8-static"
+        kept = activations_path(variant.id, variant.engine, variant.options)
         model = eager_model(
             model,
             variant.precision,
             variant.engine,
             example=torch.from_numpy(bundle.golden_inputs()[:1]),
-            activations=load_activations(bundle.path(activations_path(variant))) if is_static else None,
+            activations=load_activations(bundle.path(kept)) if is_static else None,
             signed=variant.options.get("activations") == "qint8",
         )
     return deployed(

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from exporters.bundle.precision import load_activations
-from exporters.bundle.reference import activations_path
+from exporters.bundle.reference import kept_recipe
 from harness.inputs import golden_pack, normalized, probe_images
 from harness.runners.table import CannotJudgeError
 from harness.verify.locate.first_difference import relative_error
@@ -79,9 +78,8 @@ def compare_input(bundle: Bundle, variant: Variant, expected: FloatArray | None)
 
 def _cut(bundle: Bundle, variant: Variant, expected: FloatArray) -> tuple[FloatArray, ...]:
     """Return what reaches an int8 first layer at the range of its recipe, which may leave out the ends."""
-    path = bundle.path(activations_path(variant))
-    recipe = load_activations(path) if variant.options.get("recipe") is not None and path.is_file() else {}
-    if _FIRST not in recipe or stays_float(recipe):
+    recipe = kept_recipe(bundle, variant) if variant.options.get("recipe") is not None else None
+    if recipe is None or _FIRST not in recipe or stays_float(recipe):
         return ()
     scale, zero = recipe[_FIRST].tolist()
     return (expected.clip(-zero * scale, (255 - zero) * scale),)

@@ -14,8 +14,7 @@ from torch import nn
 
 from exporters.bundle.manifest import Variant
 from exporters.bundle.open import Bundle, open_bundle
-from exporters.bundle.precision import load_activations
-from exporters.bundle.reference import activations_path, load_reference
+from exporters.bundle.reference import activations_path, kept_recipe, load_reference
 from exporters.formats.contract import PHONE_ENGINE
 from harness.runners.table import CannotJudgeError
 from harness.verify.inside.first_input import compare_input, reference_input
@@ -53,11 +52,11 @@ class Source:
         """Its weights as a file is to have them: rounded by the recipe that the file holds, if any."""
         if variant.options.get("recipe") is None:
             return self.weights
-        kept = activations_path(variant)
-        if not (self.bundle.root / kept).exists():
+        if (recipe := kept_recipe(self.bundle, variant)) is None:
+            kept = activations_path(variant.id, variant.engine, variant.options)
             raise CannotJudgeError(f"the bundle holds no {kept}; export it again")
         master, _ = load_reference(self.bundle, allow_factory=self._of[2])
-        example, recipe = torch.from_numpy(self.bundle.golden_inputs()[:1]), load_activations(self.bundle.path(kept))
+        example = torch.from_numpy(self.bundle.golden_inputs()[:1])
         model = make_plain(master).requires_grad_(False)
         network, int8 = rounding_network(model, PHONE_ENGINE, example=example, activations=recipe)
         found = reference_weights(network, example)

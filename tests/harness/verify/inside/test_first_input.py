@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from bundle_damage import copied, rehash
 
 from exporters.bundle.open import Bundle, open_bundle
-from exporters.bundle.precision import load_activations
-from exporters.bundle.reference import activations_path
+from exporters.bundle.reference import kept_recipe
 from exporters.formats.onnx import RESIZING
 from harness.runners.table import CannotJudgeError
 from harness.verify.inside import first_input
@@ -133,7 +132,9 @@ def test_static_int8_behind_another_mean_fails_a_verification(small_bundle: Path
 
 def test_the_range_of_a_recipe_may_cut_the_ends_and_no_other(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     variant = bundle.variant("onnx-int8-static")
-    scale, zero = load_activations(bundle.path(activations_path(variant)))["activation_post_process_0"].tolist()
+    recipe = kept_recipe(bundle, variant)
+    assert recipe is not None
+    scale, zero = recipe["activation_post_process_0"].tolist()
     low, high = -zero * scale, (255 - zero) * scale
     wide = np.linspace(3 * low, 3 * high, 1000, dtype=np.float32)
     monkeypatch.setattr(first_input, "_file_input", lambda *_: wide.clip(low, high))
