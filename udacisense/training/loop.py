@@ -43,7 +43,7 @@ from udacisense.training.optimizers import (
     rng_states,
     set_rng_states,
 )
-from udacisense.training.teachers import Answers
+from udacisense.training.teachers import Answers, Rows
 from udacisense.training.types import (
     AnyBatches,
     EpochRecord,
@@ -84,11 +84,7 @@ class TrainingRun:
         if fabric.world_size > 1 and self.device.type == "cuda":  # a CPU's processes keep statistics of their own parts
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
         self.average = Average(self.model, decay=config.ema_decay) if config.ema_decay is not None else None
-        taught = job.distillation
-        self.teacher = self._answering(taught.teacher, remember=taught.remember) if taught is not None else None
-        self.general: Answers | Teacher | None = None
-        if job.auxiliary is not None and job.auxiliary.teacher is not None:
-            self.general = self._answering(job.auxiliary.teacher, remember=job.auxiliary.remember)
+        self._make_teachers()
         self.student = self._make_student()
         self.weights = self.student.named_weights()
         self.optimizer = make_optimizer(self.weights, config)
@@ -117,6 +113,19 @@ class TrainingRun:
                 "parted; give such, or train on one device."
             )
         return batches
+
+    def _make_teachers(self) -> None:
+        """Let both teachers answer; the general one for both where the other knows some of its classes."""
+        taught, auxiliary = self.job.distillation, self.job.auxiliary
+        self.teacher: Answers | Teacher | None = None
+        self.general: Answers | Teacher | None = None
+        self.rows: Tensor | None = None  # of the general one's answers, which are the other's
+        if auxiliary is not None and auxiliary.teacher is not None:
+            self.general = self._answering(auxiliary.teacher, remember=auxiliary.remember)
+            if taught is not None and isinstance(taught.teacher, Rows) and taught.teacher.whole is auxiliary.teacher:
+                self.rows = taught.teacher.rows.to(self.device)
+        if taught is not None and self.rows is None:
+            self.teacher = self._answering(taught.teacher, remember=taught.remember)
 
     def _answering(self, teacher: Teacher, *, remember: bool) -> Answers | Teacher:
         """Return a teacher on the device; its kept answers where the batches' views come round again."""
@@ -231,7 +240,11 @@ class TrainingRun:
                 f"The model answers {answers[0].shape[1]} classes, but a label is {batch.highest} (from 0); "
                 "build it with the data's number of classes."
             )
-        loss = loss_of(answers, batch, self.job, self._taught(self.teacher, batch), self._taught(self.general, batch))
+        general = self._taught(self.general, batch)
+        taught = self._taught(self.teacher, batch)
+        if self.rows is not None and general is not None:
+            taught = general[:, self.rows]
+        loss = loss_of(answers, batch, self.job, taught, general)
         self.stepper.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         return loss.detach()

@@ -16,7 +16,7 @@ from udacisense.data.batches import Batches
 from udacisense.data.images import Images, images_sha256
 from udacisense.errors import InputError
 from udacisense.training.losses import check_distillation
-from udacisense.training.teachers import load_teacher
+from udacisense.training.teachers import Rows, load_teacher
 from udacisense.training.transfer import TransferBatches, folder_classes, load_transfer
 from udacisense.training.types import Auxiliary, Distillation, Teacher
 
@@ -159,8 +159,7 @@ def load_supervision(asked: Supervision, signature: Signature, *, is_taught: boo
         raise InputError("temperature and alpha say how a teacher counts, and there is none; give --teacher.")
     if asked.transfer is not None and not speaks and asked.views is None:
         asked = replace(asked, views="fresh")  # views come round again for a teacher's sake alone
-    teacher = None if asked.teacher is None else _teacher(asked.teacher, signature, asked, len(signature.labels))
-    general = None if asked.auxiliary_teacher is None else _teacher(asked.auxiliary_teacher, signature, asked, None)
+    teacher, general = _teachers(asked, signature)
     auxiliary: Auxiliary | None = None
     if general is not None or asked.transfer_labels == "folders":
         auxiliary = Auxiliary(
@@ -184,11 +183,12 @@ def load_supervision(asked: Supervision, signature: Signature, *, is_taught: boo
     )
 
 
-def _teacher(path: Path, signature: Signature, asked: Supervision, num_classes: int | None) -> Teacher:
-    return load_teacher(
-        path,
-        num_classes=num_classes,
-        mean=signature.mean,
-        std=signature.std,
-        allow_factory=asked.allow_factory,
-    )
+def _teachers(asked: Supervision, signature: Signature) -> tuple[Teacher | None, Teacher | None]:
+    """Return the teacher and the auxiliary one; a model that is given as both is loaded, and asked, once."""
+    given: dict[str, Any] = {"allow_factory": asked.allow_factory}
+    teacher = None if asked.teacher is None else load_teacher(asked.teacher, signature, **given)
+    if asked.auxiliary_teacher is None:
+        return teacher, None
+    if asked.auxiliary_teacher == asked.teacher and isinstance(teacher, Rows):
+        return teacher, teacher.whole
+    return teacher, load_teacher(asked.auxiliary_teacher, signature, same_classes=False, **given)

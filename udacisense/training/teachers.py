@@ -8,55 +8,112 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from udacisense.base.files import sha256_file
 from udacisense.base.progress import Advance
+from udacisense.base.records import Signature
 from udacisense.data.batches import Batches
-from udacisense.data.images import MEAN, STD
 from udacisense.errors import InputError, LoadError
 from udacisense.models.artifact import load_artifact
+from udacisense.models.layers import Resize
 from udacisense.training.types import Teacher
 from udacisense.zoo.table import ZOO, resolve_artifact
 
 
 def load_teacher(
-    path: Path,
-    *,
-    num_classes: int | None,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-    allow_factory: str | None = None,
+    path: Path, student: Signature, *, same_classes: bool = True, allow_factory: str | None = None
 ) -> Teacher:
-    """Load a teacher that answers normalised images, float32 (b, 3, H, W), with logits, float32 (b, C).
+    """Load a teacher that answers the student's images, float32 (b, 3, H, W), with logits, float32 (b, C).
 
     Args:
         path: an artifact's folder, the name of a model that ships, or an ``.onnx`` file that takes RGB pixels 0..255,
             float32 (b, 3, H, W), with its own resize and normalisation inside.
-        num_classes: C that the student has; None: any.
-        mean: with which the batches are normalised (of RGB scaled to 0..1).
-        std: likewise.
+        student: how the images are normalised, and its classes.
+        same_classes: C are the student's classes, in its order; an artifact may know more. Else C are the teacher's.
         allow_factory: the one ``package.module:factory`` that the artifact's record may import.
 
     Raises:
-        InputError: the path is neither, or the teacher answers another number of classes.
+        InputError: the path is neither, or the teacher does not answer the student's classes.
         LoadError: the file cannot be read.
     """
     if resolve_artifact(path).is_dir():
         artifact, model = load_artifact(path, allow_factory=allow_factory)
-        classes: object = len(artifact.signature.labels)
-        teacher: Teacher = model
-    elif path.suffix == ".onnx" and path.is_file():
-        teacher = OnnxTeacher(path, mean=mean, std=std)
-        classes = teacher.num_classes
-    else:
+        fed = _fed_as(model, artifact.signature, student)
+        return for_classes(fed, path, artifact.signature.labels, student.labels) if same_classes else fed
+    if path.suffix != ".onnx" or not path.is_file():
         raise InputError(
             f"{path} is no teacher; give an artifact's folder, a model that ships ({', '.join(ZOO)}), or an .onnx file "
             "that takes pixels 0-255."
         )
-    if num_classes is not None and isinstance(classes, int) and classes != num_classes:
-        raise InputError(f"The teacher {path} answers {classes} classes and the data has {num_classes}.")
+    teacher, wanted = OnnxTeacher(path, mean=student.mean, std=student.std), len(student.labels)
+    if same_classes and isinstance(teacher.num_classes, int) and teacher.num_classes != wanted:
+        raise InputError(f"The teacher {path} answers {teacher.num_classes} classes and the data has {wanted}.")
     return teacher
+
+
+def for_classes(teacher: nn.Module, path: Path, own: Sequence[str], wanted: Sequence[str]) -> nn.Module:
+    """Return a teacher that answers the wanted ones of its classes, in their order.
+
+    Raises:
+        InputError: it does not know all of them.
+    """
+    unknown = [label for label in wanted if label not in own]
+    if unknown:
+        raise InputError(
+            f"The teacher {path} does not answer {', '.join(unknown[:5])}, which the data has; its classes are "
+            f"{', '.join(own[:5])}{' …' if len(own) > 5 else ''}. Give one that was trained for the data's classes, "
+            "or give it as --auxiliary-teacher."
+        )
+    return teacher if tuple(own) == tuple(wanted) else Rows(teacher, [own.index(label) for label in wanted])
+
+
+def _fed_as(model: nn.Module, own: Signature, student: Signature) -> nn.Module:
+    is_alike = (own.mean, own.std, own.size_px) == (student.mean, student.std, student.size_px)
+    return model if is_alike else Refed(model, own, student)
+
+
+class Rows(nn.Module):
+    """A teacher's answers for some of its classes: float32 (b, 3, H, W) → float32 (b, len(rows))."""
+
+    rows: Tensor
+
+    def __init__(self, whole: nn.Module, rows: Sequence[int]) -> None:
+        super().__init__()
+        self.whole = whole
+        self.register_buffer("rows", torch.tensor(rows))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of these classes."""
+        logits: Tensor = self.whole(images)
+        return logits[:, self.rows]
+
+
+class Refed(nn.Module):
+    """A model that answers images as another one is fed them: of another size, normalised otherwise.
+
+    Args:
+        model: the teacher.
+        own: what it takes.
+        student: what it is given.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, own: Signature, student: Signature) -> None:
+        super().__init__()
+        self.model = model
+        self.resize = Resize(own.size_px) if own.size_px != student.size_px else nn.Identity()
+        scale = torch.tensor(student.std) / torch.tensor(own.std)
+        shift = (torch.tensor(student.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
+        self.register_buffer("scale", scale.view(1, 3, 1, 1))
+        self.register_buffer("shift", shift.view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, float32 (b, C), of the student's images, float32 (b, 3, H, W)."""
+        logits: Tensor = self.model(self.resize(images * self.scale + self.shift))
+        return logits
 
 
 class OnnxTeacher:

@@ -7,13 +7,16 @@
 #
 # DATA     {train,test}/<class>/*, the ten household classes
 # REST     other images, used without labels
-# TEACHER  an artifact's folder or an .onnx file that takes pixels 0-255, and answers DATA's classes
-# GENERAL  likewise, with classes of its own; on a GPU take artifacts, an .onnx teacher answers on the CPU
+# TEACHER  an artifact's folder or an .onnx file that takes pixels 0-255, and answers DATA's classes; an artifact may know more
+# GENERAL  likewise, with classes of its own; on a GPU take artifacts, an .onnx teacher answers on the CPU. An artifact that is both is
+#          asked once for both
 # INIT_*   MobileNetV3-Small's weights at the start, at 224 px (whole) and at 128 px (its features)
 #
 # VIEWS, EPOCHS_* and SEEDS are those of the models that ship; a CPU needs days for them. EPOCHS_P2=60 VIEWS=16 is a night.
 # FAST=1 is one view, one epoch and one seed: a try of every command, in minutes on a few images.
 # DRY=--dry-run says what it would take, and makes nothing.
+# BESIDE=1 trains p1 and each seed of p2 at the same time, once there is a baseline: one small network does not fill a GPU. What each
+# prints is in OUT/NAME.log, and their times are those of a busy machine.
 #
 # OUT/zoo has baseline, p1, tiny (p2 of the first seed) and the cascade, laid out as they ship, but for their cards.
 set -euo pipefail
@@ -32,22 +35,35 @@ udacisense train --model baseline --init "$INIT_224" "${taught[@]}" --transfer-r
 baseline=${DRY:+baseline} # a dry run has made none: the one that ships stands in
 compress=(udacisense compress --baseline "${baseline:-$out/baseline/artifact}" "${taught[@]}")
 
-"${compress[@]}" --pipeline p1 --student-init "$INIT_128" --transfer-ratio 0.4 --batch-size 256 --lr 1e-3 \
-    --weight-decay 0.02 --epochs "${EPOCHS_P1:-${FAST:-225}}" -o "$out/p1" "${given[@]}"
+p1() {
+    "${compress[@]}" --pipeline p1 --student-init "$INIT_128" --transfer-ratio 0.4 --batch-size 256 --lr 1e-3 \
+        --weight-decay 0.02 --epochs "${EPOCHS_P1:-${FAST:-225}}" -o "$out/p1" "${given[@]}"
+}
 
-for seed in "${seeds[@]}"; do
-    p2=(--student-init none --transfer-ratio 0.25 --batch-size 512 --lr 0.012 --weight-decay 0.01
-        --epochs "${EPOCHS_P2:-${FAST:-540}}" --seed "$seed")
-    "${compress[@]}" --pipeline p2 "${p2[@]}" -o "$out/p2-$seed" "${given[@]}"
-    int8=$out/p2-int8-$seed
+p2() { # the number of a seed
+    local options=(--student-init none --transfer-ratio 0.25 --batch-size 512 --lr 0.012 --weight-decay 0.01
+        --epochs "${EPOCHS_P2:-${FAST:-540}}" --seed "$1")
+    "${compress[@]}" --pipeline p2 "${options[@]}" -o "$out/p2-$1" "${given[@]}"
+    local int8=$out/p2-int8-$1
     if [ -z "${DRY:-}" ] && [ ! -d "$int8" ]; then
         # The distilled step is recognised in the copy and taken from there.
         rm -rf "$int8.partial"
-        cp -r "$out/p2-$seed" "$int8.partial"
+        cp -r "$out/p2-$1" "$int8.partial"
         mv "$int8.partial" "$int8"
     fi
-    "${compress[@]}" --pipeline p2-int8 "${p2[@]}" -o "$int8" "${given[@]}"
-done
+    "${compress[@]}" --pipeline p2-int8 "${options[@]}" -o "$int8" "${given[@]}"
+}
+
+if [ -n "${BESIDE:-}" ]; then
+    mkdir -p "$out"
+    trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+    p1 >"$out/p1.log" 2>&1 &
+    for seed in "${seeds[@]}"; do p2 "$seed" >"$out/p2-$seed.log" 2>&1 & done
+    for job in $(jobs -p); do wait "$job" || { tail -n 3 "$out"/*.log >&2 && exit 1; }; done
+else
+    p1
+    for seed in "${seeds[@]}"; do p2 "$seed"; done
+fi
 
 [ -z "${DRY:-}" ] || exit 0
 for made in baseline:baseline p1:p1 "tiny:p2-${seeds[0]}"; do

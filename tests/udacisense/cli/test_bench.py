@@ -18,6 +18,7 @@ from harness.bench.compare_runs import SetComparison
 from harness.records import BenchSet, MeasurementSet
 from udacisense.base.records import Outcome, from_json, read_json, write_record
 from udacisense.cli.main import run
+from udacisense.errors import Interrupted
 
 OPTIONS = ["--quick", "--threads", "1", "--variant", "ptl-fp32", "--variant", "onnx-fp32"]
 PTL, ONNX = "staged/ptl-fp32 t1", "staged/onnx-fp32 t1"
@@ -70,7 +71,7 @@ def cut_short(swept: Swept) -> BenchSet:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     def ctrl_c(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Interrupted
 
     monkeypatch.setattr(bench, "_run_step", ctrl_c)
     monkeypatch.setattr(bench, "measure_ceilings", lambda _: ())

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from training_cases import CLASSES, SIZE_PX, build, coloured, held_back, mobilenet_spec, tiny_spec
 
 from udacisense.data.images import NO_LABEL, Images, make_signature
@@ -13,6 +15,7 @@ from udacisense.training import Auxiliary, Distillation, Keep, TrainConfig, trai
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.losses import blended_cross_entropy
 from udacisense.training.supervision import Supervision, load_supervision
+from udacisense.training.teachers import Rows
 from udacisense.training.transfer import TransferBatches, folder_classes
 
 CONFIG = TrainConfig(epochs=3, learning_rate=1e-2, warmup_epochs=0)
@@ -97,6 +100,30 @@ def test_a_head_alone_teaches_the_features() -> None:
         key = "features.0.0.weight"
         rates[weight] = (result.model.state_dict()[key] - frozen.state_dict()[key]).abs().mean().item()
     assert rates[10.0] > 2 * rates[1e-6]
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_a_model_that_is_both_teachers_is_asked_once_and_teaches_the_same(remember: bool) -> None:
+    general = build(mobilenet_spec(), seed=4)
+    asked: list[int] = []
+    general.register_forward_hook(lambda *_: asked.append(1))
+
+    def taught(teacher: nn.Module, auxiliary: nn.Module) -> tuple[str, int]:
+        asked.clear()
+        result = train(
+            build(tiny_spec()),
+            batches(),
+            config=CONFIG,
+            distillation=Distillation(teacher=teacher, temperature=2.0, alpha=0.9, remember=remember),
+            auxiliary=Auxiliary(teacher=auxiliary, temperature=2.0, remember=remember),
+        )
+        return state_sha256(result.model), len(asked)
+
+    rows = [2, 0, 1]
+    together, n_together = taught(Rows(general, rows), general)
+    apart, n_apart = taught(Rows(copy.deepcopy(general), rows), general)
+    assert together == apart
+    assert n_apart - 1 == 2 * (n_together - 1)  # one of them to count the head's classes
 
 
 class Interrupted(TransferBatches):
