@@ -43,8 +43,14 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
     for name, parameter in model.named_parameters():
         if parameter.isnan().any():
             raise InputError(f"The model's {name} holds NaN, as after a training that diverged; train it again.")
+    names = {name for name, _ in _state(model)}
     with torch.no_grad():
         first = _answer(model, images[:1])
+        if made := [name for name, _ in _state(model) if name not in names]:
+            raise InputError(
+                f"The model makes its {made[0]} at the first call, where no weights can be loaded into it before; make "
+                "it in __init__, or let the factory call the model once, on one image, before it returns it."
+            )
         classes, kept = _classes(first), first.clone()
         _answer(model, images[-1:])
         if not torch.equal(first, kept):
@@ -61,6 +67,7 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
                 f"Change it in training mode alone{_still_training(model)}."
             )
         alone, repeated = (torch.cat([_answer(model, image) for image in torch.split(images, 1)]) for _ in range(2))
+        _classes(alone)  # refuses what is finite for the first image alone
         if moved := _moved(again, first) or _moved(repeated, alone):
             raise InputError(
                 f"The model answers the same image differently from call to call ({moved}): dropout that stays on in "

@@ -136,6 +136,21 @@ REFUSED = {
     "float64 answers": (net(forward="return y.double()"), "answers float64"),
     "bfloat16": (net(forward="return y.bfloat16()"), "answers bfloat16"),
     "not finite": (net(forward="return y / 0"), "NaN or infinity"),
+    "not finite for some": (
+        net(forward="return torch.where(x.mean((1, 2, 3))[:, None] < -0.8, torch.nan, y)"),
+        "NaN or infinity to an ordinary image",
+    ),
+    "a layer of the first call": (
+        net(
+            init="self.late = None",
+            forward="self.late = self.late or nn.Linear(10, 4); return self.late(y)",
+        ),
+        "makes its late.weight at the first call",
+    ),
+    "an expanded buffer": (
+        net(init="self.register_buffer('scale', torch.ones(1).expand(10))", forward="return y * self.scale"),
+        "scale of the model is expanded",
+    ),
     "another shape": (net(forward="return y[:, :, None, None]"), r"answers \(1, 10, 1, 1\)"),
     "two tensors": (net(forward="return y, x"), "answers tuple of Tensor, Tensor"),
     "a text": (net(forward="return {'answer': 'cat'}"), "answers dict with answer"),

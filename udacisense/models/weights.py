@@ -100,7 +100,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """Return a model's state as safetensors takes it: on the CPU, contiguous, nothing shared.
 
     Raises:
-        InputError: the model has weights that are no float32 tensors of its own yet: quantised or lazy ones.
+        InputError: the model has weights that nothing can be loaded into: quantised, lazy or expanded ones.
     """
     state: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
@@ -112,6 +112,11 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
         if not isinstance(value, Tensor) or value.is_quantized:
             raise InputError(
                 f"{key} of the model is quantised already; give the float32 model: each format quantises by itself."
+            )
+        if any(step == 0 and count > 1 for step, count in zip(value.stride(), value.shape, strict=True)):
+            raise InputError(
+                f"{key} of the model is expanded: one number in memory stands for several, so that no weights can be "
+                "loaded into it. Let the model keep a copy, as by .expand(...).clone()."
             )
         state[key] = value.detach().cpu().contiguous().clone()
     return state
