@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 from torch.export._unlift import _StatefulGraphModule
 
-from udacisense.errors import InputError, foreign_cause
+from udacisense.errors import InputError
+from udacisense.models.answers import answer_of, classes_of
 from udacisense.models.weights import plain_state, put_state
 from udacisense.stages.contract import Kind, kind_of
 from udacisense.stages.graph import decisions
@@ -43,31 +44,19 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
     for name, parameter in model.named_parameters():
         if parameter.isnan().any():
             raise InputError(f"The model's {name} holds NaN, as after a training that diverged; train it again.")
-    names = {name for name, _ in _state(model)}
     with torch.no_grad():
-        first = _answer(model, images[:1])
-        if made := [name for name, _ in _state(model) if name not in names]:
-            raise InputError(
-                f"The model makes its {made[0]} at the first call, where no weights can be loaded into it before; make "
-                "it in __init__, or let the factory call the model once, on one image, before it returns it."
-            )
-        classes, kept = _classes(first), first.clone()
-        _answer(model, images[-1:])
-        if not torch.equal(first, kept):
-            raise InputError(
-                "The model answers in a tensor that it keeps, and overwrites by its next call; let forward return "
-                "another each time, as by .clone()."
-            )
+        first = _first_answer(model, images)
+        classes = classes_of(first)
         before = {name: value.clone() for name, value in _state(model)}
-        again = _answer(model, images[:1])
+        again = answer_of(model, images[:1])
         changed = [name for name, value in _state(model) if not _same(value, before.get(name))]
         if changed:
             raise InputError(
                 f"The model's forward changes its {changed[0]!r} with every call; a file's weights stay as they are. "
                 f"Change it in training mode alone{_still_training(model)}."
             )
-        alone, repeated = (torch.cat([_answer(model, image) for image in torch.split(images, 1)]) for _ in range(2))
-        _classes(alone)  # refuses what is finite for the first image alone
+        alone, repeated = (torch.cat([answer_of(model, image) for image in torch.split(images, 1)]) for _ in range(2))
+        classes_of(alone)  # refuses what is finite for the first image alone
         if moved := _moved(again, first) or _moved(repeated, alone):
             raise InputError(
                 f"The model answers the same image differently from call to call ({moved}): dropout that stays on in "
@@ -83,6 +72,25 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
                 "at its weights, and at what its forward does with its input."
             )
     return classes
+
+
+def _first_answer(model: nn.Module, images: Tensor) -> Tensor:
+    """Return what a model answers to the first image, where no other call changes it."""
+    names = model.state_dict().keys()
+    first = answer_of(model, images[:1])
+    if made := [name for name in model.state_dict() if name not in names]:
+        raise InputError(
+            f"The model makes its {made[0]} at the first call, where no weights can be loaded into it before; make "
+            "it in __init__, or let the factory call the model once, on one image, before it returns it."
+        )
+    kept = first.clone()
+    answer_of(model, images[-1:])
+    if not torch.equal(first, kept) and kept.isfinite().all():
+        raise InputError(
+            "The model answers in a tensor that it keeps, and overwrites by its next call; let forward return another "
+            "each time, as by .clone()."
+        )
+    return kept
 
 
 def _still_training(model: nn.Module) -> str:
@@ -106,6 +114,8 @@ def refuse_other_forms(model: nn.Module) -> None:
         form = "exported already (torch.export)"
     elif kind_of(model) is Kind.EAGER_INT8:
         form = "quantised already"
+    elif any(isinstance(m, nn.DataParallel) for m in model.modules()):
+        form = "wrapped in DataParallel"
     elif any(isinstance(m, ObserverBase | FakeQuantizeBase) for m in model.modules()):
         form = "prepared for quantisation already (observers or fake quantisation)"
     if form is not None:
@@ -129,58 +139,6 @@ def _odd(value: Tensor) -> str | None:
     if isinstance(value, nn.Parameter) and value.is_floating_point() and value.dtype is not torch.float32:
         return f"is {value.dtype}; let the factory return model.float()".replace("torch.", "")
     return None
-
-
-def _answer(model: nn.Module, images: Tensor) -> Tensor:
-    shape = f"({', '.join(map(str, images.shape))})"
-    given = images.clone()
-    try:
-        answered = model(given)
-    # Foreign code runs here: whatever it raises means that it does not take this input.
-    except BaseException as exc:
-        raise InputError(f"The model does not take {shape}: {foreign_cause(exc).rstrip('.')}.") from exc
-    count = len(images)
-    wanted = f"a classifier answers one tensor ({count}, C)"
-    if not isinstance(answered, Tensor):
-        raise InputError(f"The model answers {_kinds(answered)} to {shape}; {wanted}, alone or as its 'logits'.")
-    if not torch.equal(given, images):
-        raise InputError("The model's forward changes its input in place; let it work on a copy, as by x = x * 0.5.")
-    if answered.is_nested or answered.layout is not torch.strided:
-        kind = "nested" if answered.is_nested else "sparse"
-        raise InputError(f"The model answers a {kind} tensor; {wanted}: let it end with a dense one.")
-    if answered.device.type != "cpu":
-        raise InputError(f"The model answers on {answered.device}; {wanted}, on the device of its input.")
-    if answered.ndim != 2 or len(answered) != count:
-        raise InputError(f"The model answers {tuple(answered.shape)} to {count} image(s) of {shape}; {wanted}.")
-    return answered
-
-
-def _kinds(answered: object) -> str:
-    """Say what came instead of a tensor: a dictionary by its keys, a tuple by its parts."""
-    name = type(answered).__name__
-    if isinstance(answered, dict):
-        return f"{name} with {', '.join(map(str, answered)) or 'nothing'}"
-    if isinstance(answered, list | tuple):
-        return f"{name} of {', '.join(type(part).__name__ for part in answered) or 'nothing'}"
-    return name
-
-
-def _classes(answered: Tensor) -> int:
-    if answered.dtype is not torch.float32:
-        raise InputError(
-            f"The model answers {answered.dtype}".replace("torch.", "")
-            + "; a classifier answers logits in float32. Let it end with them, and have model.float() for its weights."
-        )
-    if answered.shape[1] < 2:
-        raise InputError(
-            f"The model answers {answered.shape[1]} value an image; one class is no classifier. Let it answer a "
-            "logit for each class: two for yes and no."
-        )
-    if not answered.isfinite().all():
-        raise InputError(
-            "The model answers NaN or infinity to an ordinary image; look at its weights, at divisions and logarithms."
-        )
-    return answered.shape[1]
 
 
 def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
@@ -286,7 +244,8 @@ def _refuse_another_network(model: nn.Module, rebuilt: nn.Module, images: Tensor
         )
     put_state(rebuilt.eval(), own)
     # In another order: what it keeps of the first image that it sees differs too.
-    if moved := _moved(torch.cat([_answer(rebuilt, image) for image in torch.split(images.flip(0), 1)]).flip(0), alone):
+    again = torch.cat([answer_of(rebuilt, image) for image in torch.split(images.flip(0), 1)]).flip(0)
+    if moved := _moved(again, alone):
         raise InputError(
             f"The factory builds another network each time: with the same weights the next one answers otherwise "
             f"({moved}). Something that is drawn or counted is no parameter and no buffer; register it as one, and "

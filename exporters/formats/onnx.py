@@ -18,7 +18,7 @@ from exporters.formats.contract import ExportOptions, NotPossibleError, Plan, Pr
 from exporters.formats.coverage import coverage, layers
 from exporters.formats.torchscript import ANY_BATCH
 from exporters.formats.workbench import Workbench, versions
-from udacisense.errors import InputError
+from udacisense.errors import InputError, cause
 from udacisense.measure.counts import count_parameters
 from udacisense.models.resizing import ProductsForBilinear
 
@@ -94,9 +94,11 @@ def _write(precision: Precision, bench: Workbench) -> Path:
     if precision == "fp32":
         batch = bench.options.batch
         _trace(path, bench, bench.model, batch)
-        if batch is None and not _takes_batch(path, bench):
+        if batch is None and _failure(path, bench, ANY_BATCH) is not None:
             batch = 1
             _trace(path, bench, bench.model, batch)
+        if batch is not None and (why := _failure(path, bench, batch)) is not None:
+            raise InputError(f"onnxruntime does not run the file that PyTorch wrote: {why}.")
         bench.memo[_BATCH] = batch
         return path
     base = bench.once("onnx fp32", lambda: _write("fp32", bench))
@@ -106,20 +108,20 @@ def _write(precision: Precision, bench: Workbench) -> Path:
     return path
 
 
-def _takes_batch(path: Path, bench: Workbench) -> bool:
-    """Tell whether a file answers a batch size that it was not traced with: a forward may have burnt its own in."""
+def _failure(path: Path, bench: Workbench, batch: int) -> str | None:
+    """Return why a file does not answer so many images; a forward may have burnt another number in. None: it does."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
-    images = bench.example(batch=ANY_BATCH)
+    images = bench.example(batch=batch)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (answered,) = session.run(None, {bench.signature.input_name: images.numpy()})
     # onnxruntime raises classes of its own on shapes that a constant of the graph does not fit.
-    except Exception:
-        return False
-    return len(answered) == len(images)
+    except Exception as exc:
+        return cause(exc).rstrip(".")
+    return None if len(answered) == batch else f"it answers {len(answered)} images where it is given {batch}"
 
 
 def _trace(path: Path, bench: Workbench, classifier: nn.Module, batch: int | None) -> None:

@@ -147,6 +147,7 @@ REFUSED = {
         ),
         "makes its late.weight at the first call",
     ),
+    "in DataParallel": (net(build="return nn.DataParallel(Net())"), "is wrapped in DataParallel; give the eager"),
     "an expanded buffer": (
         net(init="self.register_buffer('scale', torch.ones(1).expand(10))", forward="return y * self.scale"),
         "scale of the model is expanded",

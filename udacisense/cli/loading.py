@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from udacisense.base.records import ModelSpec, Scalar
     from udacisense.data.images import DataSet
 
+_STRONG = 100  # noise, in standard deviations of ordinary images
+
 
 def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -> DataSet:
     """Load a data set, and say on standard error at which size its photos are fed.
@@ -39,13 +41,14 @@ def load_data(data: str, *, size_px: int | None, resolution_px: Scalar = None) -
     usual = usual_size(folder) or (CIFAR_PX, CIFAR_PX)
     own_px = resolution_px if isinstance(resolution_px, int) else USUAL_PX
     fed_px = fitting_px(min(usual), own_px) if size_px is None else size_px
+    dataset = load_dataset(folder, size_px=fed_px)
     if usual != (fed_px, fed_px):
         why = ", the network's own resolution (--image-size changes it)" if size_px is None and fed_px == own_px else ""
         say_cost(
             f"The images of {folder.root.resolve().name}, of about {usual[0]} × {usual[1]} px, are fed at {fed_px} px"
             f"{why}: short edge resized, centre cut out."
         )
-    return load_dataset(folder, size_px=fed_px)
+    return dataset
 
 
 def _refuse_output_among(photos: Path) -> None:
@@ -83,13 +86,16 @@ def say_the_worst(data: str, dataset: DataSet, *, is_read: bool) -> None:
 
 
 def say_answers(model: nn.Module, size_px: int) -> None:
-    """Say on standard error where a network of the user's own code does not answer logits, as noise shows."""
+    """Say on standard error where a network of the user's own code does not answer logits, as strong noise shows.
+
+    Logits of ordinary images may all be small; those of a strong one leave what a sigmoid or a softmax answers.
+    """
     import torch
 
     from udacisense.measure.confidence import not_logits
     from udacisense.measure.metrics import inference
 
-    noise = torch.randn(8, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+    noise = _STRONG * torch.randn(8, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
     with inference(model):
         answers = model(noise)
     if answers.ndim == 2 and (told := not_logits(answers.numpy())):  # other shapes are refused further on

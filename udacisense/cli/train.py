@@ -120,20 +120,24 @@ def _announce(
     supervision: Supervision,
 ) -> None:
     """Say what the run costs, behind all that can be refused; ``is_all``: no run follows that would refuse the rest."""
+    from exporters.check import refuse_other_forms
     from udacisense.cli.loading import say_answers
     from udacisense.data.batches import Batches
-    from udacisense.models.build import build_model
-    from udacisense.training.run import estimate_training, images_an_epoch, signature_of
+    from udacisense.models.answers import check_trains
+    from udacisense.training.run import estimate_training, fresh_model, images_an_epoch, signature_of
     from udacisense.training.supervision import load_supervision
 
     Batches(dataset.train, batch_size=batch_size)
+    model = fresh_model(spec, init="none", seed=config.seed)
+    refuse_other_forms(model)
+    check_trains(model, classes=len(dataset.class_names), size_px=dataset.size_px)
     if is_all:
         load_supervision(supervision, signature_of(spec, dataset), is_taught=False)
     n_images = images_an_epoch(dataset, supervision)
     cost = estimate_training(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
     announce(cost, output)
     if ":" in spec.architecture:
-        say_answers(build_model(spec), dataset.size_px)
+        say_answers(model, dataset.size_px)
 
 
 def _show(artifact: Artifact, dataset: DataSet, data: str, output: Path) -> None:

@@ -185,7 +185,18 @@ def preset(
         if key not in usual:
             what = "width multiplier; MobileNetV3-Small's have one" if key == "width_mult" else f"option {key!r}"
             raise InputError(f"The preset {name!r} has no {what}.")
+        _refuse_value(name, key, given[key], usual[key])
     return _in_range(ModelSpec(architecture=spec.architecture, options={**usual, **given}))
+
+
+def _refuse_value(name: str, key: str, value: Scalar, usual: Scalar) -> None:
+    """Refuse an option of a preset that is of another kind than its own, or that follows from the data."""
+    if key in ("num_classes", "size_px"):
+        raise InputError(f"The preset {name!r} takes no option {key!r}: classes and image size follow from the data.")
+    is_right = isinstance(value, int | float if isinstance(usual, float) else type(usual))
+    if isinstance(value, bool) or not is_right or (isinstance(usual, int) and isinstance(value, int) and value < 1):
+        kind = {int: "a whole number from 1 on", float: "a number"}.get(type(usual), "text")
+        raise InputError(f"The option {key!r} of the preset {name!r} is {value!r}; allowed is {kind}, as {usual!r}.")
 
 
 def _in_range(spec: ModelSpec) -> ModelSpec:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,6 +88,12 @@ def _traced(model: nn.Module, example: Tensor) -> tuple[torch.jit.ScriptModule, 
                 f"{type(model).__name__} cannot be traced into TorchScript ({cause(exc)}); "
                 "its forward must take one tensor and return one tensor."
             ) from exc
+        if left := next((node for node in frozen.graph.nodes() if node.kind() == "prim::PythonOp"), None):
+            name = left.pyobj().__self__.__name__
+            raise StageError(
+                f"{type(model).__name__} calls {name}.apply, an autograd function, by another name, and no file can "
+                f"hold Python: write {name}.apply(x) in forward, or compute the same by torch's own operators."
+            )
         difference = _max_difference(source, frozen, example)
     return frozen, difference
 
@@ -169,7 +177,7 @@ def _place() -> str:
 
 def _trace(source: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
     def trace() -> torch.jit.ScriptModule:
-        with ProductsForBilinear():
+        with ProductsForBilinear(), _forward_alone():
             return torch.jit.trace(source, example, check_trace=False)  # type: ignore[no-any-return, no-untyped-call]
 
     if kind_of(source) is not Kind.EAGER_FLOAT:
@@ -182,6 +190,29 @@ def _trace(source: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
     except Exception:
         _lay_out(source, torch.contiguous_format)
         return trace()
+
+
+class _NoContext:
+    """Takes what a forward of :class:`torch.autograd.Function` keeps for its backward, and keeps nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+@contextmanager
+def _forward_alone() -> Iterator[None]:
+    """Let a user's autograd functions be their forward: a trace would hold a call of Python, and no file can."""
+    kept = vars(torch.autograd.Function)["apply"]
+    without_context = torch.autograd.Function.setup_context
+
+    def apply(cls: Any, *args: Any) -> Any:
+        return cls.forward(*([_NoContext()] if cls.setup_context is without_context else []), *args)
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = kept  # type: ignore[method-assign]
 
 
 def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:

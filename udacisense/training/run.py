@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from udacisense.base.files import locked
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, read_json
-from udacisense.data.batches import Batches, normalise
+from udacisense.data.batches import Batches
 from udacisense.data.images import DataSet, Images, make_signature, stratified_split
-from udacisense.errors import InputError
+from udacisense.errors import InputError, foreign_cause
 from udacisense.measure.counts import count_parameters
 from udacisense.measure.estimate import Estimate, seconds_an_image
 from udacisense.measure.metrics import confidence_of
 from udacisense.measure.recording import record_stage
+from udacisense.models.answers import check_trains
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
 from udacisense.models.libraries import network_facts
@@ -187,7 +188,7 @@ def train_model(
     """
     spec = model if isinstance(model, ModelSpec) else _preset(model, dataset)
     untrained = fresh_model(spec, init=init, seed=config.seed)
-    _check_classes(untrained, dataset)
+    check_trains(untrained, classes=len(dataset.class_names), size_px=dataset.size_px)
     sources = load_supervision(supervision, signature_of(spec, dataset), is_taught=False)
     launch(config.compute)
     with locked(output_dir) if is_leader() else nullcontext():
@@ -284,21 +285,6 @@ def signature_of(spec: ModelSpec, dataset: DataSet) -> Signature:
     return make_signature(dataset.class_names, size_px=size_px, mean=facts.mean, std=facts.std)
 
 
-def _check_classes(model: nn.Module, dataset: DataSet) -> None:
-    """Ask one image before hours are spent: a class too many shows in no loss.
-
-    Raises:
-        InputError: the model answers another number of classes than the data has.
-    """
-    with torch.inference_mode():
-        answers = model.eval()(normalise(dataset.train.at(torch.tensor([0]))))
-    if answers.shape[1:] != (len(dataset.class_names),):
-        raise InputError(
-            f"The model answers {tuple(answers.shape[1:])} for an image and the data has "
-            f"{len(dataset.class_names)} classes; build it with the data's number of classes."
-        )
-
-
 def spec_text(spec: ModelSpec) -> str:
     """Return a spec in one line."""
     return f"{spec.architecture}({', '.join(f'{key}={value}' for key, value in sorted(spec.options.items()))})"
@@ -311,13 +297,24 @@ def _preset(name: str, dataset: DataSet) -> ModelSpec:
 def estimate_training(
     spec: ModelSpec, *, n_images: int, epochs: int, channels_last: bool = False, teacher: nn.Module | None = None
 ) -> Estimate:
-    """Estimate a training run on the CPU: one step on a few images is timed, nothing is kept of it."""
+    """Estimate a training run on the CPU: one step on a few images is timed, nothing is kept of it.
+
+    Raises:
+        InputError: the step fails.
+    """
     with torch.random.fork_rng([]):
         model = build_model(spec).train()
         images = torch.randn(PROBE_IMAGES, 3, *[int(spec.options.get("size_px") or 32)] * 2)
         if channels_last:
             model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        seconds = min(_step_s(model, images) for _ in range(3)) / PROBE_IMAGES
+        try:
+            seconds = min(_step_s(model, images) for _ in range(3)) / PROBE_IMAGES
+        # It may be a user's code, which raises whatever it likes.
+        except Exception as exc:
+            raise InputError(
+                f"A step of training {spec.architecture} fails: {foreign_cause(exc).rstrip('.')}. Let forward take "
+                "images in training mode too, and let gradients flow from its answers to its weights."
+            ) from exc
     if teacher is not None:
         seconds += seconds_an_image(teacher, tuple(images.shape))
     # The checkpoint holds the weights, the best ones and two moments of each, twice while it is replaced.

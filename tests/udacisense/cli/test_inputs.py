@@ -12,6 +12,7 @@ import pytest
 from exporters.bundle.manifest import Manifest
 from udacisense.base.records import write_record
 from udacisense.cli.main import run
+from udacisense.data.shapes import draw_dataset
 from udacisense.errors import InputError
 
 
@@ -147,3 +148,73 @@ def test_a_record_of_another_command_is_called_that(tmp_path: Path) -> None:
     write_record(tmp_path / "a.json", {"kind": "verify"})
     with pytest.raises(InputError, match="whose name is none of a record's"):
         collect([tmp_path / "a.json"])
+
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, answers=10):
+        super().__init__()
+        self.fc = nn.Linear(3, answers)
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+class Two(Net):
+    def forward(self, x):
+        return {"scores": super().forward(x), "features": x}
+
+class Squeezed(Net):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+class InPlace(Net):
+    def forward(self, x):
+        return self.fc(x.mean((2, 3))).exp_().mul_(2)
+
+class InTraining(Net):
+    def forward(self, x):
+        return super().forward(x) if not self.training else super().forward(x.flatten(1))
+
+def half(): return Net().half()
+def frozen(): return Net().requires_grad_(False)
+def lazy(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+def parallel(): return nn.DataParallel(Net())
+def compiled(): return nn.Sequential(torch.compile(Net()))
+def endless(): m = Net(); nn.init.constant_(m.fc.bias, torch.inf); return m
+"""
+NOT_TRAINED = {
+    "untrained:Net --option answers=7": "answers 7 classes and the data has 10",
+    "untrained:Two": "answers dict with scores, features",
+    "untrained:Squeezed": r"answers (10,) to 1 image",
+    "untrained:InPlace": "A step of training untrained:InPlace fails: RuntimeError: one of the variables needed",
+    "untrained:InTraining": "A step of training untrained:InTraining fails",
+    "untrained:half": "fc.weight is float16",
+    "untrained:frozen": "No weight of the model trains",
+    "untrained:lazy": "1.weight has no shape yet",
+    "untrained:parallel": "wrapped in DataParallel",
+    "untrained:compiled": "is compiled (torch.compile)",
+    "untrained:endless": "NaN or infinity",
+    "tiny --option num_classes=5": "takes no option 'num_classes'",
+    "tiny --option size_px=64": "takes no option 'size_px'",
+    "tiny --option dropout=much": "'dropout' of the preset 'tiny' is 'much'; allowed is a number, as 0.1",
+    "baseline --option linear_size=0": "is 0; allowed is a whole number from 1 on, as 1024",
+    "baseline --option linear_size=yes": "allowed is a whole number from 1 on",
+    "tiny --image-size 0": "The image size is 0 px",
+}
+
+
+@pytest.mark.parametrize("is_dry", [True, False], ids=["dry", "run"])
+@pytest.mark.parametrize("model", NOT_TRAINED)
+def test_what_cannot_be_trained_is_refused_before_the_run_and_in_a_dry_one(
+    model: str, is_dry: bool, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "untrained.py").write_text(NETS)
+    draw_dataset(here / "photos", train_per_class=3, test_per_class=1, seed=0)
+    line = ["train", "--data", "photos", "--model", *model.split(), "-o", "out", *["--dry-run"] * is_dry]
+    assert run(line) == 2
+    said = capsys.readouterr().err
+    assert NOT_TRAINED[model] in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (here / "out").exists()

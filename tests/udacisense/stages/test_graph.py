@@ -113,6 +113,50 @@ class LeNetStyle(nn.Module):
         return self.fc(self.conv(images).relu().view(-1, 8 * 28 * 28))
 
 
+class Swish(torch.autograd.Function):
+    """As memory-efficient networks have it."""
+
+    @staticmethod
+    def forward(ctx, maps):
+        ctx.save_for_backward(maps)
+        return maps * maps.sigmoid()
+
+
+class Doubled(torch.autograd.Function):
+    """With the context apart, as PyTorch's own checkpointing has it."""
+
+    @staticmethod
+    def forward(maps):
+        return maps * 2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, output)
+
+
+ALIAS = Swish.apply
+
+
+def test_an_autograd_function_becomes_its_forward_and_a_hidden_one_is_named() -> None:
+    class Net(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.conv, self.function = nn.Conv2d(3, 4, 3), function
+
+        def forward(self, images):
+            return self.function(self.conv(images)).mean((2, 3))
+
+    model = Net(lambda maps: Doubled.apply(Swish.apply(maps))).eval()
+    frozen = trace_and_freeze(model, EXAMPLE)
+    assert frozen._save_to_buffer_for_lite_interpreter()
+    with torch.inference_mode():
+        assert torch.allclose(frozen(IMAGES), model(IMAGES), atol=1e-5)
+    model(IMAGES).sum()  # outside of a trace they are what they were
+    assert Swish.apply.__func__ is ALIAS.__func__
+    with pytest.raises(StageError, match=r"Net calls Swish.apply, an autograd function, by another name"):
+        trace_and_freeze(Net(ALIAS).eval(), EXAMPLE)
+
+
 def test_a_model_that_needs_the_plain_layout_is_frozen_in_it() -> None:
     model, images = LeNetStyle().eval(), torch.randn(3, 3, 32, 32)
     frozen = trace_and_freeze(model, images[:1])
