@@ -354,3 +354,14 @@ def test_what_answers_no_logits_says_so_in_its_manifest(
     assert open_bundle(tmp_path / "bundle").manifest.notes == made.notes
     assert len(made.notes) == (told is not None)
     assert all(str(told) in note for note in made.notes)
+
+
+def test_an_onnx_file_that_onnxruntime_does_not_run_fails_at_export(
+    their: Callable[[str], str], tmp_path: Path
+) -> None:
+    code = net(forward="return (y.bfloat16() @ self.fc.weight.T.bfloat16()[:3].repeat(4, 1)[:10]).float()")
+    source = source_from_factory(their(code), SHAPE, None)
+    manifest = export_bundle(source, tmp_path / "out", ExportOptions(formats=("onnx",), precisions=("fp32",)))
+    for variant in manifest.variants:
+        assert variant.outcome is Outcome.FAILED
+        assert "onnxruntime does not run the file that PyTorch wrote: " in str(variant.reason)
