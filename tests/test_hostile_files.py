@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from training_cases import figures
 
 from exporters.bundle.open import check_bundle, open_bundle
 from exporters.preflight.onnx_facts import load_model
 from udacisense.base.files import sha256_file
 from udacisense.base.photos import read_square
-from udacisense.base.records import Artifact, StageRecord
+from udacisense.base.records import Artifact
 from udacisense.data.images import make_signature
 from udacisense.errors import InputError, LoadError
 from udacisense.models.artifact import load_artifact, save_artifact
@@ -62,22 +63,9 @@ def bomb(request: pytest.FixtureRequest, tmp_path: Path, crater: Path) -> Path:
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     folder = tmp_path / "artifact"
-    figures = StageRecord(
-        stage="baseline",
-        config={},
-        duration_s=0.0,
-        file_bytes=1,
-        parameters=1,
-        nonzero_parameters=1,
-        top1_fraction=0.0,
-        top5_fraction=0.0,
-        per_class={},
-        latency_ms=1.0,
-        n_eval_images=1,
-    )
     signature = make_signature(("a", "b", "c"))
     save_artifact(
-        folder, name="m", model=build_model(SPEC), spec=SPEC, signature=signature, baseline=figures, stages=(), seed=0
+        folder, name="m", model=build_model(SPEC), spec=SPEC, signature=signature, baseline=figures(), stages=(), seed=0
     )
     return folder
 

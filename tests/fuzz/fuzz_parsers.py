@@ -1,4 +1,4 @@
-"""Every parser of bytes from outside: a row each. What a new one reads gets a row here, or a reason in ``OWN``."""
+"""Every parser of bytes from outside: a row each. What a new one reads gets a row here, or a reason in ``fuzz_own``."""
 
 from __future__ import annotations
 
@@ -366,63 +366,3 @@ PHONES = (
 )
 
 PARSERS: tuple[Parser, ...] = (*BUNDLES, *TRAINED, *PICTURES, *SETTINGS, *RECORDS, *EXPORTED, *PHONES)
-
-_WORKER = "reads its job, or files that are to be judged, in a process of its own: what it raises is its cell's reason"
-_ANSWER = "reads what a process that it started a moment before wrote"
-_FRESH = "reads what this very command wrote"
-_SHIPPED = "reads what its own installation holds"
-# Modules that read, and nothing from outside that another row does not stand for.
-OWN: dict[str, str] = {
-    "exporters.bundle.pte_file": _WORKER,
-    "exporters.preflight.executorch": _ANSWER,
-    "exporters.bundle.tflite_metadata": _FRESH,
-    "exporters.toolchain.setup": "reads its own lock, and the record that it wrote when an environment was whole",
-    "exporters.export": _ANSWER,
-    "exporters.formats.onnx": _FRESH,
-    "exporters.preflight.run": _SHIPPED,
-    "exporters.source": "reads the record of an artifact that was loaded a moment before",
-    "exporters.worker": _WORKER,
-    "harness.runtime.count": _ANSWER,
-    "harness.runtime.session": _WORKER,
-    "harness.runtime.shim": _SHIPPED,
-    "harness.bench.run": "reads a sweep that is to be gone on with, and records of a bundle that was opened before",
-    "harness.host": "reads the kernel's description of the machine",
-    "harness.cell.identity": _WORKER,
-    "harness.verify.locate.run": _ANSWER,
-    "harness.verify.locate.rungs": _WORKER,
-    "harness.verify.locate.trace": _WORKER,
-    "harness.verify.locate.reproduce": "is copied out as a script, and reads what lies beside it there",
-    "harness.verify.locate.reproducer": _FRESH,
-    "harness.verify.locate.worker": _WORKER,
-    "harness.report.html": _SHIPPED,
-    "harness.bench.roofline": _ANSWER,
-    "harness.runners.torch": _WORKER,
-    "harness.report.plots.techniques": "reads the history that training wrote",
-    "harness.cell.measure": _WORKER,
-    "harness.verify.judge": "reads the golden logits of a bundle whose files are whole, and what a worker answered",
-    "harness.verify.inside.zero_points": _WORKER,
-    "harness.verify.inside.run": _ANSWER,
-    "harness.verify.inside.weights": _WORKER,
-    "harness.verify.inside.worker": _WORKER,
-    "harness.cell.worker": _WORKER,
-    "udacisense.cli.compress": _FRESH,
-    "udacisense.cli.techniques": _FRESH,
-    "udacisense.cli.demo": _SHIPPED,
-    "udacisense.cli.device": _FRESH,
-    "udacisense.cli.options": "reads the reference of a bundle that was opened before",
-    "udacisense.cli.export": "reads an artifact's record for its size; the artifact is loaded afterwards",
-    "udacisense.cli.preflight": _FRESH,
-    "udacisense.base.tensors": _FRESH,
-    "udacisense.base.forks": "reads what its parent asks for",
-    "udacisense.measure.shifts": "reads a JPEG that it made a moment before",
-    "udacisense.models.cascade": "reads a record, whose kind is fuzzed by itself, and artifacts, which are too",
-    "udacisense.models.pickled": _ANSWER,
-    "udacisense.base.decoder": "reads what its parent wrote, and photos as udacisense.base.photos does",
-    "udacisense.data.decoding": "reads what its own processes wrote; a cache that is not whole is made again",
-    "udacisense.data.folder": "reads the sizes of photos, which are read whole afterwards",
-    "udacisense.training.run": "reads the record of an artifact that this folder's finished training wrote",
-    "udacisense.pipeline.search.run": "reads runs of its own, and what workers of the same study answered",
-    "udacisense.pipeline.techniques": "reads what workers of the same study answered",
-    "udacisense.pipeline.run": "reads the figures of an equal run, and measures them again where it cannot",
-    "udacisense.base.records": "reads records; each kind of record is fuzzed by itself",
-}

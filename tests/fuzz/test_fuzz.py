@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from fuzz_damage import Shown, json_texts
 from fuzz_hold import Place, judge
-from fuzz_parsers import OWN, PARSERS, Parser
+from fuzz_own import OWN
+from fuzz_parsers import PARSERS, Parser
 from fuzz_seeds import Seeds, example_of, example_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -157,7 +158,9 @@ def test_every_module_that_reads_has_a_row_or_a_reason() -> None:
         if name in READING or name.endswith((".read_bytes", ".read_text", ".iter_content"))
     }
     covered = {module for row in PARSERS for module in row.reads}
-    assert reading - covered - OWN.keys() == set(), "give each a row in fuzz_parsers.PARSERS, or a reason in OWN"
+    assert reading - covered - OWN.keys() == set(), (
+        "give each a row in fuzz_parsers.PARSERS, or a reason in fuzz_own.OWN"
+    )
     assert OWN.keys() - reading == set(), "these read nothing any more"
     assert covered - {module for module, _ in sources()} == set(), "there are no such modules"
 

@@ -1,4 +1,4 @@
-"""Folders of JPEG photos, drawn for a test."""
+"""Photos that are drawn for a test, and images that bear a number."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image
 
+from udacisense.data.images import Images
 from udacisense.data.shapes import SHAPES, draw_shape
 
 
@@ -38,3 +41,16 @@ def exif_with_a_broken_rational() -> bytes:
     turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     resolution = struct.pack("<HHII", 0x011A, 10, 1, 38)
     return b"Exif\0\0" + header + turned + resolution + struct.pack("<I", 0) + struct.pack("<iI", -1, 0)
+
+
+def random_photo(seed, size=(32, 32)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def numbered(counts, size=8):
+    """Images whose first pixel holds their number, with ``counts[c]`` of class c."""
+    labels = torch.cat([torch.full((count,), c) for c, count in enumerate(counts)])
+    pixels = torch.zeros(len(labels), 3, size, size, dtype=torch.uint8)
+    pixels[:, 0, 0, 0] = torch.arange(len(labels))
+    return Images(pixels, labels)

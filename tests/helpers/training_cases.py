@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from udacisense.base.records import ModelSpec
+from udacisense.base.records import ModelSpec, StageRecord
 from udacisense.data.batches import Batches
 from udacisense.data.images import DataSet, Images, make_signature
 from udacisense.measure.recording import record_stage
@@ -63,10 +63,26 @@ def held_back(n: int = 24) -> Batches:
     return Batches(coloured(n, seed=3), batch_size=24)
 
 
-def small_baseline(folder: Path) -> Path:
+def figures(*, file_bytes: int = 1000, latency_ms: float = 10.0, top1: float = 0.887) -> StageRecord:
+    return StageRecord(
+        stage="s",
+        config={},
+        duration_s=0.0,
+        file_bytes=file_bytes,
+        parameters=1,
+        nonzero_parameters=1,
+        top1_fraction=top1,
+        top5_fraction=1.0,
+        per_class={},
+        latency_ms=latency_ms,
+        n_eval_images=1000,
+    )
+
+
+def small_baseline(folder: Path, *, seed: int = 0) -> Path:
     """An untrained MobileNetV3 kept as an artifact, measured on the coloured images; its folder."""
     spec = mobilenet_spec()
-    model = build(spec)
+    model = build(spec, seed=seed)
     signature = make_signature(CLASSES, size_px=SIZE_PX)
     figures = record_stage(
         model,

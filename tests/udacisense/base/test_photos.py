@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_photos import a_photo, exif_with_a_broken_rational
+from drawn_photos import a_photo, exif_with_a_broken_rational, random_photo
 from PIL import Image, ImageOps
 
 from udacisense.base.photos import fit_square, orientation, quiet_pillow, read_square
@@ -77,3 +78,61 @@ def test_a_sample_that_is_no_number_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0.5, np.nan], [0.1, 0.2]], "f4")).save(tmp_path / "a.tif")
     with pytest.raises(InputError, match="it holds NaN or infinity"):
         read_square(tmp_path / "a.tif", 32)
+
+
+def test_grey_transparent_and_palette_images_become_rgb():
+    photo = random_photo(6)
+    grey = photo.convert("L")
+    assert np.array_equal(fit_square(grey, 32), np.asarray(grey)[..., None].repeat(3, axis=2))
+    transparent = photo.copy()
+    transparent.putalpha(random_photo(7).convert("L"))
+    assert np.array_equal(fit_square(transparent, 32), np.asarray(photo))
+    palette = photo.convert("P")
+    assert np.array_equal(fit_square(palette, 32), np.asarray(palette.convert("RGB")))
+    one_bit = photo.convert("1")
+    assert set(np.unique(fit_square(one_bit, 32))) == {0, 255}
+
+
+def test_a_palette_with_transparency_raises_no_warning():
+    stream = io.BytesIO()
+    palette = random_photo(6).convert("P")
+    palette.save(stream, format="PNG", transparency=bytes(range(256)))
+    stream.seek(0)
+    with Image.open(stream) as photo:
+        assert np.array_equal(fit_square(photo, 32), np.asarray(palette.convert("RGB")))
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    samples = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) * 64
+    stream = io.BytesIO()
+    Image.fromarray(samples).save(stream, format="PNG")
+    stream.seek(0)
+    with Image.open(stream) as photo:
+        assert np.array_equal(fit_square(photo, 32)[..., 0], (samples >> 8).astype(np.uint8))
+
+
+def test_the_centre_square_is_cut_out_before_resizing():
+    photo = Image.new("RGB", (101, 32), "red")
+    photo.paste("blue", (34, 0, 66, 32))  # the centre square: (101 - 32) // 2 = 34
+    assert (fit_square(photo, 32) == (0, 0, 255)).all()
+    assert (fit_square(photo.rotate(90, expand=True), 16) == (0, 0, 255)).mean() > 0.9
+
+
+def test_resizing_is_pillows_antialiased_bilinear():
+    photo = random_photo(8, (64, 64))
+    expected = np.asarray(photo.resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.array_equal(fit_square(photo, 32), expected)
+    # antialiased: a reduction averages, where plain bilinear sampling would keep the contrast of random pixels
+    assert expected.std() < 0.7 * np.asarray(photo).std()
+
+
+def test_the_exif_orientation_is_applied():
+    photo = Image.new("RGB", (32, 32), "white")
+    photo.paste("black", (0, 0, 32, 8))  # dark above
+    exif = Image.Exif()
+    exif[0x0112] = 3  # the camera was upside down
+    stream = io.BytesIO()
+    photo.save(stream, format="PNG", exif=exif)
+    stream.seek(0)
+    with Image.open(stream) as turned:
+        assert fit_square(turned, 32)[:, 0, 0].tolist() == [255] * 24 + [0] * 8

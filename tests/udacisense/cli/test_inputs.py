@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from exporters.bundle.manifest import Manifest
+from exporters.bundle.open import write_zip
 from udacisense.base.records import write_record
 from udacisense.cli.main import run
 from udacisense.data.shapes import draw_dataset
@@ -218,3 +220,49 @@ def test_what_cannot_be_trained_is_refused_before_the_run_and_in_a_dry_one(
     assert NOT_TRAINED[model] in said
     assert len(said.strip().splitlines()) == 1
     assert not (here / "out").exists()
+
+
+def test_inspecting_a_zip_leaves_nothing_behind(
+    stage: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_zip(stage("onnx"), tmp_path / "given.zip")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert run(["inspect", str(tmp_path / "given.zip")]) == 0
+    assert "files is what the manifest says" in capsys.readouterr().out
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_folder_of_many_other_classes_is_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_dataset(tmp_path / "shapes", train_per_class=2, test_per_class=1, seed=0)
+    for split in ("train", "test"):
+        (one, *_) = sorted((tmp_path / "shapes" / split).iterdir())
+        for number in range(90):
+            (tmp_path / "shapes" / split / f"other {number:02d}").symlink_to(one)
+    assert run(["evaluate", "tiny", "--data", str(tmp_path / "shapes")]) == 2
+    told = capsys.readouterr().err
+    assert "… (100 in all), but tiny was trained for clock, keyboard, lamp" in told
+    assert len(told) < 600
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("net.build", "such as net:build"),
+        ("net.py", "such as net:build"),
+        ("torchvision.models.resnet18", "such as torchvision.models:resnet18"),
+        ("nothing", "torchvision/NAME, timm/NAME, or code as package.module:factory."),
+        (
+            "somewhere/net.py:build",
+            "is the path of a file; stand in its folder and name its module and factory, as net:build",
+        ),
+        (r"C:\models\net.py:build", "as net:build"),
+    ],
+)
+def test_a_model_that_is_named_otherwise_is_told_its_name(
+    given: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", given, "--input-shape", "1,3,32,32", "-o", "b"]) == 2
+    assert told in capsys.readouterr().err

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from exporters.bundle.open import write_zip
-from udacisense.cli import demo
 from udacisense.cli.main import run
 from udacisense.data.shapes import draw_dataset
 from udacisense.errors import Interrupted
-from udacisense.zoo.table import zoo_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = "import sys; from udacisense.cli.main import main; sys.argv[0] = 'udacisense'; main()"
@@ -178,69 +173,6 @@ def test_the_next_command_can_be_pasted_where_names_have_blanks(
     assert next_of(capsys.readouterr().out) == wanted
 
 
-def test_the_demo_takes_a_folder_with_a_blank_in_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "my demo"
-    assert run(["demo", "-o", str(folder), "--dry-run"]) == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("udacisense ")]
-    assert [line.split()[1] for line in lines[:3]] == ["train", "compress", "compress"]
-    assert len(lines) == 14, "then four exports, four verifications, one sweep, two reports"
-    for line in lines:
-        places = [word for word in shlex.split(line) if "demo" in word]
-        assert places
-        assert all(Path(place).is_relative_to(folder) for place in places), line
-
-
-def test_the_demo_is_of_what_ships_in_a_folder_that_holds_a_model_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("p1").mkdir()
-    assert run(["demo", "--dry-run"]) == 0
-    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
-    exported = [words[2] for words in lines if words[:2] == ["udacisense", "export"]]
-    assert exported == ["baseline", str(zoo_folder("p1")), "tiny", "cascade"]
-
-
-def test_the_demos_commands_say_as_much_as_it_does(capsys: pytest.CaptureFixture[str]) -> None:
-    log = logging.getLogger("udacisense")
-    before = log.level
-    try:
-        log.setLevel(logging.DEBUG)
-        assert demo._run("inspect nowhere") == 2
-        loud = capsys.readouterr().err
-        log.setLevel(logging.INFO)
-        assert demo._run("inspect nowhere") == 2
-    finally:
-        log.setLevel(before)
-    assert "Traceback" in loud
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_inspecting_a_zip_leaves_nothing_behind(
-    stage: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_zip(stage("onnx"), tmp_path / "given.zip")
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    assert run(["inspect", str(tmp_path / "given.zip")]) == 0
-    assert "files is what the manifest says" in capsys.readouterr().out
-    assert not list((tmp_path / "temporary").iterdir())
-
-
-def test_a_folder_of_many_other_classes_is_refused_in_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    draw_dataset(tmp_path / "shapes", train_per_class=2, test_per_class=1, seed=0)
-    for split in ("train", "test"):
-        (one, *_) = sorted((tmp_path / "shapes" / split).iterdir())
-        for number in range(90):
-            (tmp_path / "shapes" / split / f"other {number:02d}").symlink_to(one)
-    assert run(["evaluate", "tiny", "--data", str(tmp_path / "shapes")]) == 2
-    told = capsys.readouterr().err
-    assert "… (100 in all), but tiny was trained for clock, keyboard, lamp" in told
-    assert len(told) < 600
-
-
 NAMESAKES = ("random.py", "sitecustomize.py", "exporters/__init__.py", "harness/__init__.py")
 TALKING = """
 import os
@@ -335,27 +267,6 @@ def test_a_forward_that_fails_later_is_told_with_its_line(
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("error: Code that is not this program's failed at fails_later.py:7 (if self.calls[0] > 40: ")
     assert told.endswith("ValueError: the licence ended.")
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ("net.build", "such as net:build"),
-        ("net.py", "such as net:build"),
-        ("torchvision.models.resnet18", "such as torchvision.models:resnet18"),
-        ("nothing", "torchvision/NAME, timm/NAME, or code as package.module:factory."),
-        (
-            "somewhere/net.py:build",
-            "is the path of a file; stand in its folder and name its module and factory, as net:build",
-        ),
-        (r"C:\models\net.py:build", "as net:build"),
-    ],
-)
-def test_a_model_that_is_named_otherwise_is_told_its_name(
-    given: str, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["export", given, "--input-shape", "1,3,32,32", "-o", "b"]) == 2
-    assert told in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("with_ctrl_c")

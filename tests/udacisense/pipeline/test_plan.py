@@ -1,19 +1,22 @@
-"""Which student and which steps a pipeline takes for a baseline that is no preset."""
+"""Which student and which steps a pipeline takes, and whole runs of the ones that have a name."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
-from training_cases import dataset
+from pipeline_cases import SPEC
+from training_cases import build, coloured, dataset, figures, mobilenet_spec, small_baseline, tiny_spec
 
-from udacisense.base.records import Artifact, ModelSpec, StageRecord
-from udacisense.data.images import make_signature
+from udacisense.base.records import Artifact, ModelSpec
+from udacisense.data.images import DataSet, make_signature
 from udacisense.errors import InputError
 from udacisense.measure.counts import count_parameters
 from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model, preset
+from udacisense.pipeline import PipelineResult
 from udacisense.pipeline.plan import choose_student, plan_pipeline
 from udacisense.pipeline.recipes import find_pipeline
 from udacisense.pipeline.start import PipelineOptions
@@ -24,19 +27,6 @@ NAME = "torchvision/shufflenet_v2_x0_5"
 
 
 def baseline(spec: ModelSpec) -> Artifact:
-    figures = StageRecord(
-        stage="baseline",
-        config={},
-        duration_s=1.0,
-        file_bytes=1,
-        parameters=1,
-        nonzero_parameters=1,
-        top1_fraction=0.5,
-        top5_fraction=0.5,
-        per_class={},
-        latency_ms=1.0,
-        n_eval_images=1,
-    )
     return Artifact(
         schema_version=1,
         name="baseline",
@@ -46,7 +36,7 @@ def baseline(spec: ModelSpec) -> Artifact:
         seed=0,
         model=spec,
         signature=make_signature(("a", "b", "c"), size_px=32),
-        baseline=figures,
+        baseline=figures(),
         stages=(),
     )
 
@@ -103,3 +93,61 @@ def test_planning_opens_no_transfer_image(tmp_path: Path) -> None:
     planned = plan_pipeline("p2", baseline=(build_model(spec), spec), dataset=dataset(), options=options)
     with pytest.raises(InputError, match=r"broken\.jpg cannot be read"):
         planned.run(output_dir=tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "stages"), [("p1", ("distill", "static-int8", "graph")), ("p2", ("distill", "graph"))]
+)
+def test_a_pipeline_by_name_from_a_baseline_on_disk(tmp_path: Path, name: str, stages) -> None:
+    student = {"p1": mobilenet_spec("p1-student"), "p2": tiny_spec()}[name]
+    options = PipelineOptions(student=student, epochs=1, batch_size=16)
+    planned = plan_pipeline(name, baseline=small_baseline(tmp_path / "b"), dataset=dataset(), options=options)
+    artifact = planned.run(output_dir=tmp_path / "run").artifact
+    assert tuple(r.stage for r in artifact.stages) == stages
+    assert artifact.model == student
+    assert artifact.baseline.parameters == sum(p.numel() for p in build(mobilenet_spec()).parameters())
+    assert (tmp_path / "run" / "final.pt").is_file()
+    assert load_artifact(tmp_path / "run" / "artifact")[0] == artifact
+
+
+def test_a_baseline_in_memory_serves_too(tmp_path: Path) -> None:
+    options = PipelineOptions(student=tiny_spec(), epochs=1)
+    planned = plan_pipeline("p2", baseline=(build(SPEC), SPEC), dataset=dataset(), options=options)
+    assert planned.run(output_dir=tmp_path).artifact.model == tiny_spec()
+
+
+def test_what_does_not_fit_is_refused_before_training(tmp_path: Path) -> None:
+    data, baseline = dataset(), small_baseline(tmp_path / "baseline")
+    renamed = dataclasses.replace(data, class_names=("a", "b", "c"))
+    with pytest.raises(InputError, match="has the classes"):
+        plan_pipeline("p1", baseline=baseline, dataset=renamed)
+    with pytest.raises(InputError, match="engine 'tpu'"):
+        plan_pipeline("p1", baseline=baseline, dataset=data, options=PipelineOptions(engine="tpu"))
+    with pytest.raises(InputError, match="no folder"):
+        plan_pipeline("p1", baseline=tmp_path / "nowhere", dataset=data)
+
+
+@pytest.mark.slow
+def test_a_student_of_its_own_teacher_is_taken_up_whatever_baseline_and_test_images_are(tmp_path: Path) -> None:
+    data, teacher = dataset(), small_baseline(tmp_path / "teacher", seed=5)
+    options = PipelineOptions(
+        student=tiny_spec(), student_init="none", epochs=1, batch_size=16, supervision=Supervision(teacher=teacher)
+    )
+
+    def run(baseline_seed: int, used: DataSet) -> tuple[PipelineResult, float]:
+        model = build(mobilenet_spec(), seed=baseline_seed)
+        made = plan_pipeline("p2", baseline=(model, mobilenet_spec()), dataset=used, options=options)
+        result = made.run(output_dir=tmp_path / "run")
+        return result, (tmp_path / "run" / "steps" / "01-distill" / "model.safetensors").stat().st_mtime
+
+    first, written = run(1, data)
+    others = dataclasses.replace(data, test=coloured(45, seed=8))
+    second, written_again = run(2, others)
+    assert written_again == written, "it was trained again"
+    assert [stage.n_eval_images for stage in second.stages] == [45, 45]
+    assert [stage.n_eval_images for stage in first.stages] == [30, 30]
+    assert second.baseline.n_eval_images == 45
+    third, _ = run(2, dataclasses.replace(others, train=coloured(60, seed=4)))
+    assert third.stages[0].config == second.stages[0].config
+    assert (tmp_path / "run" / "steps" / "01-distill" / "model.safetensors").stat().st_mtime > written

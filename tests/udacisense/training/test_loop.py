@@ -1,126 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from training_cases import CLASSES, SIZE_PX, batches, build, coloured, dataset, held_back, tiny_spec
+from training_cases import CLASSES, SIZE_PX, batches, build, coloured, held_back, tiny_spec
 
 from udacisense.data.batches import Batches
-from udacisense.errors import InputError, TrainingError
+from udacisense.errors import TrainingError
 from udacisense.measure.metrics import evaluate
-from udacisense.models.artifact import load_artifact
-from udacisense.training import Compute, Distillation, Keep, TrainConfig, train, train_model, training_split
+from udacisense.training import Distillation, Keep, TrainConfig, train
 from udacisense.training.checkpoint import state_sha256
-from udacisense.training.losses import distillation_loss
-from udacisense.training.optimizers import cosine_rate
-from udacisense.training.types import EpochRecord, best_epoch
+from udacisense.training.types import EpochRecord
 
 FAST = TrainConfig(epochs=2, warmup_epochs=0)
-
-
-# ---- the loss
-
-
-def test_distillation_loss_on_hand_computed_logits() -> None:
-    # T = 2: student (0, 0) -> (1/2, 1/2); teacher (2 ln 3, 0) -> (3/4, 1/4); label 0.
-    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
-    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    ce = math.log(2)
-    label = torch.tensor([0])
-    for alpha in (0.0, 0.7, 1.0):
-        loss = distillation_loss(student, teacher, label, temperature=2.0, alpha=alpha)
-        assert loss.item() == pytest.approx(alpha * 4 * kl + (1 - alpha) * ce, abs=1e-6)
-
-
-def test_distillation_loss_averages_over_the_batch_and_not_over_classes() -> None:
-    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * math.log(3), 0.0]])
-    one = distillation_loss(student, teacher, torch.tensor([0]), temperature=2.0, alpha=0.7)
-    three = distillation_loss(
-        student.repeat(3, 1), teacher.repeat(3, 1), torch.tensor([0, 0, 0]), temperature=2.0, alpha=0.7
-    )
-    assert three.item() == pytest.approx(one.item(), abs=1e-6)
-
-
-def test_distillation_gradient_keeps_its_size_when_the_temperature_rises() -> None:
-    # Hinton et al. 2015: with T², the soft gradient tends to (z - v) / C for large T, and does not vanish.
-    teacher, label = torch.tensor([[1.0, -1.0]]), torch.tensor([0])
-    for temperature in (20.0, 200.0):
-        logits = torch.zeros(1, 2, requires_grad=True)
-        distillation_loss(logits, teacher, label, temperature=temperature, alpha=1.0).backward()
-        assert logits.grad is not None
-        assert logits.grad.flatten().tolist() == pytest.approx([-0.5, 0.5], abs=1e-2)
-
-
-@pytest.mark.parametrize(
-    ("temperature", "alpha", "word"),
-    [
-        (0.0, 0.5, "temperature"),
-        (-1.0, 0.5, "temperature"),
-        (float("nan"), 0.5, "temperature"),
-        (3.0, -0.1, "alpha"),
-        (3.0, 1.1, "alpha"),
-        (3.0, float("nan"), "alpha"),
-    ],
-)
-def test_meaningless_distillation_settings_are_refused(temperature: float, alpha: float, word: str) -> None:
-    with pytest.raises(InputError, match=word):
-        Distillation(teacher=build(tiny_spec()), temperature=temperature, alpha=alpha)
-
-
-def test_a_teacher_with_other_classes_is_refused() -> None:
-    with pytest.raises(InputError, match="same classes"):
-        distillation_loss(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2).long(), temperature=3.0, alpha=0.7)
-
-
-# ---- settings
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"epochs": 0},
-        {"learning_rate": 0.0},
-        {"learning_rate": float("nan")},
-        {"optimizer": "adam"},
-        {"schedule": "step"},
-        {"label_smoothing": 1.0},
-        {"ema_decay": 1.0},
-        {"early_stopping_patience": 0},
-        {"seed": -1},
-        {"weight_decay": -1.0},
-        {"plateau_factor": 1.0},
-    ],
-    ids=str,
-)
-def test_settings_out_of_range_are_refused_by_name(change: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=next(iter(change))):
-        TrainConfig(**change)  # type: ignore[arg-type]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this host has CUDA")
-def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(InputError, match="this machine has cpu"):
-        train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, compute=Compute(device="cuda")))
-
-
-def test_early_stopping_without_validation_is_refused() -> None:
-    with pytest.raises(InputError, match="validation"):
-        train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, early_stopping_patience=2))
-
-
-def test_a_label_beyond_the_models_classes_is_refused() -> None:
-    images = coloured(16, seed=0)
-    images.labels[3] = 7
-    with pytest.raises(InputError, match="a label is 7"):
-        train(build(tiny_spec()), Batches(images, batch_size=16), config=FAST)
-
-
-# ---- what training does
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -269,15 +164,6 @@ def _worsening():
     return Rising()
 
 
-def test_cosine_rate_warms_up_and_ends_near_nothing() -> None:
-    rates = [cosine_rate(step, total=100, warmup=10) for step in range(100)]
-    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
-    assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5)
-    assert rates == rates[:10] + sorted(rates[10:], reverse=True)
-    assert 0 < rates[-1] < 1e-3
-
-
 def test_averaged_weights_are_validated_and_returned() -> None:
     plain = train(build(tiny_spec()), batches(), config=FAST).model
     frozen = train(build(tiny_spec()), batches(), config=dataclasses.replace(FAST, ema_decay=0.999999)).model
@@ -397,50 +283,3 @@ def test_the_validation_loss_is_plain_cross_entropy() -> None:
     with torch.no_grad():
         expected = F.cross_entropy(result.model(images), labels).item()
     assert result.history.epochs[0].validation_loss == pytest.approx(expected, rel=1e-4)
-
-
-def epoch(number: int, top1: float | None, loss: float | None) -> EpochRecord:
-    return EpochRecord(
-        epoch=number, train_loss=1.0, validation_loss=loss, validation_top1_fraction=top1, lr=1.0, duration_s=1.0
-    )
-
-
-def test_the_best_epoch_has_the_highest_top1_then_the_lowest_loss_then_is_the_first() -> None:
-    assert best_epoch([epoch(1, 0.5, 1.0), epoch(2, 0.6, 2.0), epoch(3, 0.6, 1.5), epoch(4, 0.6, 1.5)]) == 3
-    assert best_epoch([epoch(1, None, None), epoch(2, None, None)]) == 2
-    assert best_epoch([epoch(1, 0.7, 1.0), epoch(2, 0.6, 0.5), epoch(3, 0.5, 0.9)], select_by="loss") == 2
-    assert best_epoch([]) is None
-
-
-# ---- a whole baseline
-
-
-def test_train_model_keeps_an_artifact_whose_figures_are_those_of_its_weights(tmp_path) -> None:
-    data = dataset(n_train=90)
-    config = TrainConfig(epochs=12, learning_rate=1e-2)
-    artifact = train_model(tiny_spec(), data, config=config, output_dir=tmp_path, batch_size=16, name="colours")
-    read, model = load_artifact(tmp_path / "artifact")
-    assert read == artifact
-    found = evaluate(model, Batches(data.test, batch_size=30), data.class_names)
-    assert artifact.baseline.top1_fraction == found.top1_fraction > 0.5
-    assert artifact.baseline.n_eval_images == 30
-    assert artifact.stages == ()
-    assert artifact.signature.input_shape == (1, 3, SIZE_PX, SIZE_PX)
-    history = json.loads((tmp_path / "training" / "history.json").read_text())
-    assert [e["epoch"] for e in history["epochs"]] == list(range(1, 13))
-
-
-def test_a_model_with_a_class_too_many_is_refused_before_it_trains(tmp_path) -> None:
-    spec = dataclasses.replace(tiny_spec(), options={**tiny_spec().options, "num_classes": 4})
-    with pytest.raises(InputError, match=r"answers \(4,\) .* has 3 classes"):
-        train_model(spec, dataset(n_train=90), config=TrainConfig(epochs=1), output_dir=tmp_path, batch_size=16)
-    assert not (tmp_path / "training").exists()
-
-
-def test_the_split_is_the_same_for_every_seed_and_takes_training_images_alone() -> None:
-    data = dataset(n_train=90)
-    images, drawn = training_split(data)
-    assert (len(images), len(drawn)) == (81, 9)
-    together = torch.cat([images.pixels, drawn.pixels]).flatten(1).tolist()
-    assert sorted(together) == sorted(data.train.pixels.flatten(1).tolist())
-    assert torch.equal(training_split(data)[1].pixels, drawn.pixels)
