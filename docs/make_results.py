@@ -158,7 +158,7 @@ def _models(records: dict[str, RunRecord]) -> Table:
     means = {name: statistics.mean(found) for name, found in _seeds().items()}
     base = next(iter(records.values())).baseline
     size = megabytes(base.file_bytes)
-    rows = [("`baseline`", "MobileNetV3-Small, 224 px", size, "1", percent(means["baseline"]))]
+    rows = [("`baseline`", "MobileNetV3-Small, 224 px", size, "-", percent(means["baseline"]))]
     for name, (model, network) in NETWORKS.items():
         before, after, ratio = records[name].baseline, records[name].stages[-1], records[name].time_ratios[-1].value
         rows.append(
