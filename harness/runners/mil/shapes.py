@@ -139,6 +139,30 @@ def gather_nd(a: Arguments) -> Value:
     return x[tuple(indices.movedim(-1, 0))]
 
 
+def scatter(gathered: Operator) -> Operator:
+    """Return the operator that puts ``updates`` where a gather takes from; no place twice where the order would count.
+
+    The modes are coremltools' (``scatter``, ``scatter_along_axis``, ``scatter_nd``): update, add, sub, mul, div,
+    max and min.
+    """
+
+    def scattered(a: Arguments) -> Value:
+        data, updates, mode = tensor(a["data"]), tensor(a["updates"]).flatten(), str(a.get("mode", "add"))
+        places = tensor(gathered({**a, "x": torch.arange(data.numel()).reshape(data.shape)})).flatten()
+        if mode in ("update", "div") and len(set(places.tolist())) < len(places):
+            raise UnknownOperatorError([f"a scatter by {mode} to one place twice"])
+        flat = data.flatten()
+        if mode in ("update", "div"):
+            flat = flat.index_copy(0, places, flat[places] / updates if mode == "div" else updates)
+        elif mode in ("add", "sub"):
+            flat = flat.index_add(0, places, updates, alpha=1 if mode == "add" else -1)
+        else:
+            flat = flat.scatter_reduce(0, places, updates, {"mul": "prod", "max": "amax", "min": "amin"}[mode])
+        return flat.reshape(data.shape)
+
+    return scattered
+
+
 def _batched(
     operator: Operator, a: Arguments, x: Tensor, indices: Tensor, *, batch_dims: int, **changed: Value
 ) -> Tensor:

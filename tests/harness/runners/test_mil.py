@@ -72,6 +72,13 @@ def layers(*modules: nn.Module) -> nn.Module:
     return nn.Sequential(*modules)
 
 
+def written_in_place(x: Tensor) -> Tensor:
+    kept = x * 1
+    kept[:, :2] += x[:, 1:]
+    kept[:, :, 3] = 0.5
+    return kept
+
+
 CASES: dict[str, nn.Module] = {
     "convolution with stride and groups": layers(nn.Conv2d(3, 6, 3, stride=2, padding=1, groups=3)),
     "dilated convolution": layers(nn.Conv2d(3, 4, 3, padding=2, dilation=2)),
@@ -104,6 +111,12 @@ CASES: dict[str, nn.Module] = {
     "gather": Of(lambda x: x[:, [2, 0, 1]][:, :, :, [7, 7, 0]]),
     "gather of the rows of a matrix": Of(lambda x: x.flatten(0, 2)[torch.tensor([[3, 1], [0, 23]])]),
     "gather along an axis": Of(lambda x: torch.gather(x, 3, torch.arange(8).flip(0).expand(1, 3, 8, 8))),
+    "slices written in place": Of(written_in_place),
+    "scatter along an axis": Of(
+        lambda x: torch.scatter(x, 3, torch.arange(8).flip(0).expand(1, 3, 8, 8), 2 * x).scatter_add(
+            2, torch.zeros(1, 3, 8, 8, dtype=torch.long), x
+        )
+    ),
     "gather of points": Of(lambda x: x[torch.tensor([0, 0]), torch.tensor([2, 1]), torch.tensor([7, 3])]),
     "where": Of(lambda x: torch.where(x > 0.1, x, torch.zeros_like(x))),
 }
@@ -253,6 +266,37 @@ def test_gathers_of_single_values_and_points_follow_their_documentation() -> Non
     assert torch.equal(OPERATORS["gather_nd"]({"x": x, "indices": points}), torch.stack([x[1, 3], x[0, 2]]))
     by_batch = OPERATORS["gather_nd"]({"x": x, "indices": torch.tensor([[1, 2], [0, 2]]), "batch_dims": 1})
     assert by_batch.tolist() == [x[0, 1, 2].item(), x[1, 0, 2].item()]
+
+
+SCATTERED = {  # of 1, 2, 3 and 4, 5, 6, its columns 2 and 0 with 10, 20 and 30, 40
+    "update": [[20, 2, 10], [40, 5, 30]],
+    "add": [[21, 2, 13], [44, 5, 36]],
+    "sub": [[-19, 2, -7], [-36, 5, -24]],
+    "mul": [[20, 2, 30], [160, 5, 180]],
+    "div": [[0.05, 2, 0.3], [0.1, 5, 0.2]],
+    "max": [[20, 2, 10], [40, 5, 30]],
+    "min": [[1, 2, 3], [4, 5, 6]],
+}
+
+
+@pytest.mark.parametrize("mode", SCATTERED)
+def test_scatters_combine_as_documented(mode: str) -> None:
+    data = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
+    given = {"data": data, "updates": torch.tensor([[10.0, 20], [30, 40]]), "mode": mode}
+    for operator, rest in {
+        "scatter": {"indices": torch.tensor([2, 0]), "axis": 1},
+        "scatter_along_axis": {"indices": torch.tensor([[2, 0], [2, 0]]), "axis": -1},
+        "scatter_nd": {"indices": torch.tensor([[[0, 2], [0, 0]], [[1, 2], [1, 0]]])},
+    }.items():
+        torch.testing.assert_close(OPERATORS[operator]({**given, **rest}), torch.tensor(SCATTERED[mode]).float())
+    assert data.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_scatters_to_one_place_twice_add_up_or_are_not_judged() -> None:
+    given = {"data": torch.zeros(2), "updates": torch.tensor([1.0, 2.0]), "indices": torch.tensor([1, 1]), "axis": 0}
+    assert OPERATORS["scatter"]({**given, "mode": "add"}).tolist() == [0, 3]
+    with pytest.raises(UnknownOperatorError, match="scatter by update to one place twice"):
+        OPERATORS["scatter"]({**given, "mode": "update"})
 
 
 @pytest.mark.parametrize(
