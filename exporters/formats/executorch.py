@@ -35,7 +35,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
     batch = bench.options.batch or 1
     example = bench.example(batch=batch)
     is_int8 = plan.precision == "int8-static"
-    recipe = bench.recipe() if plan.recipe_engine is not None else None
+    recipe = bench.recipe(plan.precision)
     if recipe is not None:
         model: nn.Module = in_steps(bench.deployed(bench.rounding()[0]), example, packed=True)
     else:

@@ -47,7 +47,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
     """Convert, quantise where asked for, describe, and write one precision."""
     # The shapes of a file are planned ahead of time: one batch size a file.
     batch = bench.options.batch or 1
-    recipe = bench.recipe() if plan.recipe_engine is not None else None
+    recipe = bench.recipe(plan.precision)
     if recipe is not None:
         made = _of_recipe(bench, batch)
     else:

@@ -70,7 +70,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
         tagged = bench.scratch / f"{plan.id}.onnx"
         tagged.write_bytes(_serialized(model))
         _optimize_offline(tagged, target, plan.precision)
-    recipe = bench.recipe() if plan.recipe_engine is not None else None
+    recipe = bench.recipe(plan.precision)
     return Product(
         input_kind=bench.input_kind,
         output_kind=bench.output_kind,
@@ -200,7 +200,7 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
     """Write the numbers of the recipe; where there is none, onnxruntime calibrates."""
     import onnx
 
-    if bench.recipe() is None:
+    if bench.recipe("int8-static") is None:
         _calibrated_by_onnxruntime(base, path, bench)
         return
     network, _ = bench.rounding()
@@ -318,7 +318,7 @@ def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
     """Count the layers of the float32 graph whose weights are int8 in the quantised one."""
     if precision not in {"int8-dynamic", "int8-static"}:
         return None
-    if precision == "int8-static" and bench.recipe() is not None:
+    if bench.recipe(precision) is not None:
         return coverage(bench.model, bench.golden_inputs[:1], bench.rounding()[1])
     quantized = {w.name for w in _graph(bench.memo[f"onnx {precision}"]).initializer}
     costs = _layer_costs(bench)

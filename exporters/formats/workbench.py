@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from exporters.bundle.manifest import Precision
 from exporters.bundle.metadata import Metadata
 from exporters.bundle.precision import deployed, eager_model
 from exporters.formats.contract import PHONE_ENGINE, ExportOptions, NotPossibleError, Plan
@@ -97,10 +98,11 @@ class Workbench:
 
         return self.once(f"activations {engine}", make)
 
-    def recipe(self) -> dict[str, Tensor] | None:
-        """Return the recipe of the files whose formats have tools with a calibration of their own.
+    def recipe(self, precision: Precision) -> dict[str, Tensor] | None:
+        """Return the recipe of a file of static int8 whose format has tools with a calibration of their own.
 
-        None where that has to do: FX cannot trace the model, or does not see all of its layers.
+        None where that has to do: FX cannot trace the model, or does not see all of its layers. None for any other
+        precision.
 
         Raises:
             NotPossibleError: there are no images.
@@ -113,7 +115,7 @@ class Workbench:
                 return None
             return found if not self._is_fresh(found) or self._has_all_layers(found) else None
 
-        return self.once("recipe", make)
+        return self.once("recipe", make) if precision == "int8-static" else None
 
     def _is_fresh(self, recipe: Mapping[str, Tensor]) -> bool:
         return self.calibration is not None and method_of(recipe) != "qat"
