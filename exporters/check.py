@@ -149,10 +149,26 @@ def _same(value: Tensor, before: Tensor | None) -> bool:
     return before is not None and torch.equal(value.nan_to_num(), before.nan_to_num())
 
 
-def _moved(answered: Tensor, expected: Tensor) -> str | None:
+def _moved(answered: Tensor, expected: Tensor, limit: float = _RELATIVE_LIMIT) -> str | None:
     """Return how far answers moved, or None where it is rounding."""
     difference, scale = (answered - expected).abs().max().item(), expected.abs().max().item()
-    return None if difference <= _RELATIVE_LIMIT * scale else f"max |Δ| {difference:.3g} of {scale:.3g}"
+    return None if difference <= limit * scale else f"max |Δ| {difference:.3g} of {scale:.3g}"
+
+
+def moved_alone(model: nn.Module, images: Tensor, alone: Tensor, limit: float = _RELATIVE_LIMIT) -> str | None:
+    """Return how far a network built anew, with the same weights, answers from ``alone``; None where it is rounding.
+
+    Args:
+        model: in evaluation mode.
+        images: float32 (n, 3, H, W), asked one by one from the last to the first: what it keeps of the first image that
+            it sees differs too.
+        alone: the first network's answers to them, float32 (n, C).
+        limit: of rounding, relative to the largest answer.
+    """
+    with torch.no_grad():
+        return _moved(
+            torch.cat([answer_of(model, image) for image in torch.split(images.flip(0), 1)]).flip(0), alone, limit
+        )
 
 
 @contextlib.contextmanager
@@ -243,9 +259,7 @@ def _refuse_another_network(model: nn.Module, rebuilt: nn.Module, images: Tensor
             "reader of the bundle builds it anew, so it must be the same; seed what it draws, or give it as an option."
         )
     put_state(rebuilt.eval(), own)
-    # In another order: what it keeps of the first image that it sees differs too.
-    again = torch.cat([answer_of(rebuilt, image) for image in torch.split(images.flip(0), 1)]).flip(0)
-    if moved := _moved(again, alone):
+    if moved := moved_alone(rebuilt, images, alone):
         raise InputError(
             f"The factory builds another network each time: with the same weights the next one answers otherwise "
             f"({moved}). Something that is drawn or counted is no parameter and no buffer; register it as one, and "

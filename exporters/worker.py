@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from exporters.bundle.golden import expected, write_floats
 from exporters.bundle.precision import load_activations, save_activations
 from exporters.bundle.reference import activations_path
+from exporters.check import moved_alone
 from exporters.formats.contract import NotPossibleError, Plan, Product
 from exporters.formats.table import FORMATS
 from exporters.formats.workbench import Workbench
@@ -48,12 +48,17 @@ def _workbench(job: Job, folder: Path) -> Workbench:
     model = build_model(job.model)
     load_state(model, shared / MODEL)
     images = load_file(shared / IMAGES)
-    _refuse_another_network(model.eval(), images["golden_inputs"][:2], images["golden_logits"][:2])
+    if moved := moved_alone(model.eval(), images["golden_inputs"][:2], images["golden_logits"][:2], _MOST_MOVED):
+        raise InputError(
+            f"The model that is built in another process, with the same weights, answers otherwise ({moved}): the "
+            "order of a set, hash(), the environment, the time or a file goes into it. Let its factory depend on its "
+            "options alone."
+        )
     for name in ("files", "scratch", GOLDEN, KEPT):
         (folder / name).mkdir(exist_ok=True)
     return Workbench(
         name=job.name,
-        model=make_plain(model.eval()).requires_grad_(False),
+        model=make_plain(model).requires_grad_(False),
         signature=job.signature,
         temperature=job.temperature,
         artifact_sha256=job.artifact_sha256,
@@ -67,22 +72,6 @@ def _workbench(job: Job, folder: Path) -> Workbench:
             for kept in sorted(shared.glob(f"{RECIPES}*.safetensors"))
         },
     )
-
-
-def _refuse_another_network(model: nn.Module, inputs: Tensor, logits: Tensor) -> None:
-    """Refuse a network that answers otherwise than the one of the process that asked for the files.
-
-    Raises:
-        InputError: so it is.
-    """
-    with torch.no_grad():
-        moved = (torch.cat([model(image) for image in torch.split(inputs, 1)]) - logits).abs().max().item()
-    if moved > _MOST_MOVED * logits.abs().max().item():
-        raise InputError(
-            f"The model that is built in another process, with the same weights, answers otherwise (max |Δ| {moved:.3g}"
-            "): the order of a set, hash(), the environment, the time or a file goes into it. Let its factory depend "
-            "on its options alone."
-        )
 
 
 def _make(plan: Plan, job: Job, bench: Workbench, folder: Path) -> VariantResult:
