@@ -5,7 +5,7 @@ A check that ends with an error is a check that was not made: nothing is known, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from harness.verify.inside.weights import Weights, compare_weights, file_weights
 from harness.verify.inside.zero_points import zero_point_problems
 from harness.verify.locate.trace import FloatArray
 from udacisense.base.child import RESULT
-from udacisense.base.records import read_json, write_record
+from udacisense.base.records import Scalar, read_json, write_record
 from udacisense.errors import cause
 from udacisense.stages.contract import make_plain
 from udacisense.stages.recipe import rounding_network
@@ -37,6 +37,7 @@ class Source:
     def __init__(self, bundle: Bundle, variant: Variant, allow_factory: str | None) -> None:
         self.bundle = bundle
         self._of = bundle, variant, allow_factory
+        self._rounded: dict[Scalar, Weights] = {}  # by recipe
 
     @cached_property
     def model(self) -> nn.Module:
@@ -50,11 +51,16 @@ class Source:
 
     def expected(self, variant: Variant) -> Weights:
         """Its weights as a file is to have them: rounded by the recipe that the file holds, if any."""
-        if variant.options.get("recipe") is None:
+        if (named := variant.options.get("recipe")) is None:
             return self.weights
         if (recipe := kept_recipe(self.bundle, variant)) is None:
             kept = activations_path(variant.id, variant.engine, variant.options)
             raise CannotJudgeError(f"the bundle holds no {kept}; export it again")
+        if named not in self._rounded:
+            self._rounded[named] = self._rounded_by(recipe)
+        return self._rounded[named]
+
+    def _rounded_by(self, recipe: Mapping[str, torch.Tensor]) -> Weights:
         master, _ = load_reference(self.bundle, allow_factory=self._of[2])
         example = torch.from_numpy(self.bundle.golden_inputs()[:1])
         model = make_plain(master).requires_grad_(False)

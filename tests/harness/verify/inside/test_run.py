@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from harness.verify.inside import worker
 from harness.verify.inside.half_range import first_beyond
 from harness.verify.inside.run import FORMATS, PRECISIONS, look_inside
 from harness.verify.options import VerifyOptions
+from udacisense.stages.recipe import rounding_network
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,21 @@ def test_a_source_that_fails_leaves_its_checks_unmade_and_the_others_made(bundle
     found = worker.look(Source(bundle, variant, None), variant)
     (told,) = found.not_made
     assert told.startswith("its weights could not be checked: RuntimeError: Only Tensors")
+
+
+def test_files_of_one_recipe_are_held_against_one_rounding(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounded = []
+
+    def rounding(*given: Any, **options: Any) -> Any:
+        rounded.append(given)
+        return rounding_network(*given, **options)
+
+    monkeypatch.setattr(worker, "rounding_network", rounding)
+    variants = [bundle.variant(name) for name in ("onnx-int8-static", "ort-int8-static")]
+    source = worker.Source(bundle, variants[0], None)
+    first, second = (source.expected(variant) for variant in variants)
+    assert first is second
+    assert len(rounded) == 1
 
 
 def test_what_is_wrong_with_an_onnx_file_is_wrong_with_the_ort_that_was_made_of_it(
