@@ -209,7 +209,8 @@ class Planner:
                     break  # one line is enough: every runner would say the same
                 continue
             engines = self._other_engines(variant, runner)
-            settings = [*self._other_settings(variant, runner, engine), *(self._setting(cell) for cell in engines)]
+            tried = (self._setting(cell) for cell in engines if cell.outcome is None)
+            settings = [*self._other_settings(variant, runner, engine), *tried]
             settings += () if runner.is_emulated else self._beyond(variant, engine=engine, batch_size=batch_size)
             assert own.job is not None
             cells += [dataclasses.replace(own, job=dataclasses.replace(own.job, others=tuple(settings))), *engines]
@@ -245,12 +246,16 @@ class Planner:
     def _other_engines(self, variant: Variant, runner: Runner) -> list[CellJob]:
         if variant.engine is None or not runner.quantized_engines:
             return []
+        others: list[str | None] = [engine for engine in supported_engines() if engine != variant.engine]
+        outcome = reason = None
+        if others and variant.options.get("activations") == "qint8":
+            reason = f"its activations are signed: {variant.engine} alone computes them, so no other engine was tried"
+            others, outcome = [None], Outcome.SKIPPED
         cells = [
             self._cell("engine", variant, runner, engine=engine, batch_size=_own_batch(variant), rows="some")
-            for engine in supported_engines()
-            if engine != variant.engine
+            for engine in others
         ]
-        return [dataclasses.replace(cell, job=None) for cell in cells]
+        return [dataclasses.replace(cell, job=None, outcome=outcome, reason=reason) for cell in cells]
 
     def _setting(self, cell: CellJob) -> Setting:
         return Setting(
