@@ -9,9 +9,9 @@ from exporters.bundle.pte_file import read_pte
 from exporters.preflight.checks import PreflightCheck, check, check_shape, say_labels, skipped
 from exporters.toolchain.setup import python_of, unusable
 from udacisense.base.child import RESULT, read_in_child
-from udacisense.base.files import what_it_is
+from udacisense.base.files import another_kind
 from udacisense.base.records import record, write_record
-from udacisense.errors import InputError, LoadError
+from udacisense.errors import InputError
 
 #: Releases of ExecuTorch that can be asked: the toolchain's.
 EXECUTORCH_RUNTIMES = ("1.5.1",)
@@ -35,11 +35,10 @@ def check_pte(path: Path, runtime: str) -> list[PreflightCheck]:
         LoadError: the file is damaged.
     """
     if not path.is_file() or path.read_bytes()[4:6] != b"ET":
-        what = what_it_is(path) or "it does not begin as one"
-        raise LoadError(f"{path} is no .pte file ({what}); export or copy it again.")
+        raise another_kind(path, ".pte file")
     if (reason := unusable("executorch")) is not None:
         raise InputError(f"A .pte is read by ExecuTorch's toolchain alone: {reason}.")
-    facts = read_in_child(PteFacts, __name__, path, expected="whole .pte file", python=python_of("executorch"))
+    facts = read_in_child(PteFacts, __name__, path, python=python_of("executorch"))
     needed = (*facts.backends, *facts.operators)
     return [
         check(

@@ -13,7 +13,7 @@ from exporters.formats.contract import PHONE_ENGINE
 from exporters.formats.pointwise import SAFE_PLACES
 from udacisense.base import child
 from udacisense.base.child import RESULT, read_in_child, run_child
-from udacisense.base.files import ZIP_ERRORS, atomic_path, what_it_is
+from udacisense.base.files import ZIP_ERRORS, another_kind, atomic_path
 from udacisense.base.records import record, write_record
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import LoadError
@@ -39,17 +39,10 @@ def read_lite(path: Path, *, input_shape: tuple[int, ...] | None = None) -> Lite
     Raises:
         LoadError: it is no lite interpreter file, or damaged.
     """
-    shape = [",".join(str(n) for n in input_shape)] if input_shape else []
     if not _has_bytecode(path):
-        reason = what_it_is(path) or "it does not begin as one"
-        raise LoadError(f"{path} is no file of the lite interpreter ({reason}); export or copy it again.")
-    return read_in_child(
-        LiteFacts,
-        "exporters.preflight.lite_facts",
-        path,
-        *shape,
-        expected="file of the lite interpreter",
-    )
+        raise another_kind(path, "file of the lite interpreter")
+    shape = [",".join(str(n) for n in input_shape)] if input_shape else []
+    return read_in_child(LiteFacts, "exporters.preflight.lite_facts", path, *shape)
 
 
 def _has_bytecode(path: Path) -> bool:

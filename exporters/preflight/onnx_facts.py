@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from exporters.bundle.metadata import KEY, Metadata
 from udacisense.base.child import RESULT, read_in_child
-from udacisense.base.files import what_it_is
+from udacisense.base.files import another_kind, what_it_is
 from udacisense.base.records import from_json, record, write_record
 from udacisense.errors import LoadError, first_line
 
@@ -124,7 +124,9 @@ def _onnx_facts(path: Path) -> OnnxFacts:
 
 
 def _ort_facts(path: Path) -> OnnxFacts:
-    return read_in_child(OnnxFacts, "exporters.preflight.onnx_facts", path, expected="readable .ort model")
+    if not path.is_file() or path.read_bytes()[4:8] != b"ORTM":
+        raise another_kind(path, ".ort model")
+    return read_in_child(OnnxFacts, "exporters.preflight.onnx_facts", path)
 
 
 def _read_ort(path: Path) -> OnnxFacts:

@@ -24,7 +24,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from udacisense.base.files import what_it_is
 from udacisense.base.forks import Forge, Fork, NotStartedError, can_fork, serve_forks
 from udacisense.base.records import read_json
 from udacisense.errors import LoadError, cause
@@ -215,9 +214,7 @@ def _start(
         )
 
 
-def read_in_child(
-    kind: type[T], module: str, path: Path, *arguments: str, expected: str, python: Path | None = None
-) -> T:
+def read_in_child(kind: type[T], module: str, path: Path, *arguments: str, python: Path | None = None) -> T:
     """Return the record that ``module.main(folder, path, *arguments)`` leaves as ``result.json``.
 
     Args:
@@ -225,17 +222,16 @@ def read_in_child(
         module: reads the file.
         path: of the file.
         arguments: what else ``main`` takes.
-        expected: what the file should be, behind "is no".
         python: as of :func:`run_child`.
 
     Raises:
-        LoadError: the child crashed, took too long, or refused the file.
+        LoadError: the child crashed, was ended, took too long, or refused the file.
     """
     with tempfile.TemporaryDirectory(prefix="udacisense-read-") as name:
         folder = Path(name)
         failure = run_child(module, folder, str(path.absolute()), *arguments, timeout_s=READ_S, python=python)
         if failure is not None:
-            raise LoadError(f"{path} is no {expected} ({what_it_is(path) or failure}); export or copy it again.")
+            raise LoadError(f"{path} could not be read: {failure}; if the file is damaged, export or copy it again.")
         return read_json(kind, folder / RESULT)
 
 

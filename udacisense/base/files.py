@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from udacisense.errors import InputError
+from udacisense.errors import InputError, LoadError
 
 # What the standard library raises on a damaged, encrypted or exotic zip file; its decompressors' errors are no OSError.
 ZIP_ERRORS = (
@@ -234,6 +234,12 @@ def what_it_is(path: Path) -> str | None:
     text = start.decode("utf-8", errors="ignore").split()
     is_text = len("".join(text)) > len(start) // 2 and all(map(str.isprintable, text))
     return next((kind for magic, kind in _FOREIGN if start.startswith(magic)), "it is text" if is_text else None)
+
+
+def another_kind(path: Path, wanted: str) -> LoadError:
+    """Return what to raise of a file that does not begin as one of the wanted kind."""
+    found = what_it_is(path) or "it does not begin as one"
+    return LoadError(f"{path} is no {wanted} ({found}); export or copy it again.")
 
 
 def _zip_kind(path: Path) -> str:

@@ -155,7 +155,7 @@ def test_an_ort_file_that_crashes_onnxruntime_is_one_sentence(exported, tmp_path
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == LoadError.exit_code, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: {path} is no readable .ort model (its process ended with signal 11 (SIGSEGV)")
+    assert line.startswith(f"error: {path} could not be read: its process ended with signal 11 (SIGSEGV)")
     assert line.endswith("export or copy it again.")
 
 
@@ -165,8 +165,9 @@ def test_a_file_that_keeps_its_reader_busy_is_one_sentence(
     monkeypatch.setattr(child, "READ_S", 0.001)
     monkeypatch.setattr(child, "_forges", [])  # a child that starts afresh is not that quick
     root, target = exported.bundle.root, tmp_path / "older.ptl"
-    with pytest.raises(LoadError, match=r"model-ort-fp32\.ort is no readable .*\(no answer within .* again\."):
-        preflight(root / "model-ort-fp32.ort")
+    for name in ("model-ort-fp32.ort", "model-ptl-fp32.ptl"):  # whole files of their kind, and not called another
+        with pytest.raises(LoadError, match=rf"{name} could not be read: no answer within .* again\."):
+            preflight(root / name)
     target.write_bytes(b"kept")
     with pytest.raises(LoadError, match=r"cannot be written as bytecode 5 \(no answer within the time limit"):
         lite_facts.backport(root / "model-ptl-fp32.ptl", target, 5)
@@ -294,6 +295,8 @@ def test_another_file_named_ptl_is_told(tmp_path: Path, kind: str, reason: str) 
         path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(LoadError, match=rf"no file of the lite interpreter \({reason}"):
         preflight(path)
+    with pytest.raises(LoadError, match=rf"no \.ort model \({reason}"):
+        preflight(path.rename(tmp_path / "model.ort"))
 
 
 def write_onnx(path: Path, *nodes: tuple[str, str], opsets: dict[str, int]) -> Path:

@@ -65,6 +65,11 @@ def main(folder, *words):
     (folder / "began").touch()
     time.sleep(60)
 """,
+    "takes_too_much": """
+import os, signal
+def main(folder, *words):
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
     "keeps_the_lock": """
 import re
 def main(folder):
@@ -211,12 +216,20 @@ def test_a_thread_of_another_pool_is_not_stopped(children: Path, folder: Path) -
         assert pool.submit(run_child, "works", folder, timeout_s=60).result() is None
 
 
-def test_a_file_that_keeps_its_reader_busy_is_no_file_of_its_kind(
-    children: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("reader", "cause"),
+    [
+        ("sleeps", "no answer within the time limit of 1 s"),
+        ("takes_too_much", r"its process ended with signal 9 \(SIGKILL\), as a system ends what takes its last memory"),
+    ],
+)
+def test_a_file_is_not_blamed_for_what_ended_its_reader(
+    children: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, reader: str, cause: str
 ) -> None:
-    monkeypatch.setattr(child, "READ_S", 1)
-    with pytest.raises(LoadError, match=r"model\.x is no drawing \(no answer within the time limit of 1 s; .*again\."):
-        read_in_child(ModelSpec, "sleeps", tmp_path / "model.x", expected="drawing")
+    monkeypatch.setattr(child, "READ_S", 1 if reader == "sleeps" else 60)
+    (tmp_path / "notes.x").write_text("a file that is right, and looks like text")
+    with pytest.raises(LoadError, match=rf"notes\.x could not be read: {cause}.*; if the file is damaged"):
+        read_in_child(ModelSpec, reader, tmp_path / "notes.x")
 
 
 def _wait_for(path: Path, process: subprocess.Popen[bytes] | None = None) -> None:
