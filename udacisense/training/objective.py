@@ -69,9 +69,9 @@ class Student(nn.Module):
             batch_size: images of a batch.
             must: a network that cannot be compiled ends the run; else it is trained as it is.
         """
-        # Loops between the convolutions on one thread: Inductor's parallel ones do not compile where a map's channels are
-        # no multiple of a vector (one name for two arrays, PyTorch 2.7.0).
-        options = {"cpp.threads": 1}
+        # Loops between the convolutions on one thread: Inductor's parallel ones do not compile where a map's channels
+        # are no multiple of a vector (one name for two arrays, PyTorch 2.7.0).
+        options: dict[str, str | int | bool] = {"cpp.threads": 1}
         self._compiled, self._compiled_size = torch.compile(self._answers, dynamic=False, options=options), batch_size
         self._must_compile = must
         for name in () if "TORCH_LOGS" in os.environ else _TALKERS:
