@@ -8,17 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from udacisense.base.files import sha256_file
 from udacisense.base.progress import Advance
 from udacisense.base.records import Signature
 from udacisense.data.batches import Batches
-from udacisense.errors import InputError, LoadError
+from udacisense.errors import InputError, LoadError, cause
 from udacisense.models.artifact import load_artifact
 from udacisense.models.layers import Resize
 from udacisense.training.types import Teacher
 from udacisense.zoo.table import ZOO, resolve_artifact
+
+_EXPORTED = "udacisense"  # the key of the record in files of ours
 
 
 def load_teacher(
@@ -46,8 +50,8 @@ def load_teacher(
             f"{path} is no teacher; give an artifact's folder, a model that ships ({', '.join(ZOO)}), or an .onnx file "
             "that takes pixels 0-255."
         )
-    teacher, wanted = OnnxTeacher(path, mean=student.mean, std=student.std), len(student.labels)
-    if same_classes and isinstance(teacher.num_classes, int) and teacher.num_classes != wanted:
+    teacher, wanted = OnnxTeacher(path, student), len(student.labels)
+    if same_classes and teacher.num_classes != wanted:
         raise InputError(f"The teacher {path} answers {teacher.num_classes} classes and the data has {wanted}.")
     return teacher
 
@@ -117,31 +121,70 @@ class Refed(nn.Module):
 
 
 class OnnxTeacher:
-    """An ONNX classifier run by onnxruntime on the CPU; it takes RGB pixels 0..255."""
+    """An ONNX classifier run by onnxruntime on the CPU.
 
-    def __init__(self, path: Path, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    It takes RGB pixels 0..255, float32 (b, 3, H, W), and gets the student's images resized to its own H and W, and in
+    batches of its own b, where the file fixes these. It answers logits, float32 (b, C).
+
+    Args:
+        path: of the file.
+        student: how the images are normalised, and their size.
+
+    Raises:
+        InputError: it takes or answers something else; the student's first image is tried.
+        LoadError: onnxruntime does not load it.
+    """
+
+    def __init__(self, path: Path, student: Signature) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # Its threads would spin between the batches on the cores that the student trains on.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it says by itself before it raises
         try:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # onnxruntime's errors share no base class of their own
             raise LoadError(f"The teacher {path} cannot be loaded ({str(exc).splitlines()[0]}).") from exc
+        if _EXPORTED in self._session.get_modelmeta().custom_metadata_map:
+            raise InputError(
+                f"{path} was exported by udacisense and takes normalised images, where an .onnx teacher takes pixels "
+                "0-255; give the artifact's folder that it was exported from, or the folder reference of its bundle."
+            )
         self.fingerprint = sha256_file(path)
-        self._input = self._session.get_inputs()[0].name
-        self.num_classes = self._session.get_outputs()[0].shape[-1]  # text where the file leaves it open
-        self._mean = torch.tensor(tuple(mean)).view(1, 3, 1, 1)
-        self._std = torch.tensor(tuple(std)).view(1, 3, 1, 1)
+        self._mean = torch.tensor(student.mean).view(1, 3, 1, 1)
+        self._std = torch.tensor(student.std).view(1, 3, 1, 1)
+        ((self._input, taken),) = [(given.name, given.shape) for given in self._session.get_inputs()[:1]]
+        fixed = dict(zip(("batch", "channels", "height", "width"), taken, strict=False))
+        self._fixed = {axis: n for axis, n in fixed.items() if isinstance(n, int)}
+        self.num_classes = self._tried(path, student.size_px, taken)
+
+    def _tried(self, path: Path, size_px: int, taken: Sequence[object]) -> int:
+        try:
+            answer = self(torch.zeros(2, 3, size_px, size_px))
+            if answer.ndim != 2:
+                raise InputError(f"it answers {tuple(answer.shape)}")
+        except Exception as exc:
+            raise InputError(
+                f"The teacher {path} takes {tuple(taken)} and does not answer two images of {size_px} px with two rows "
+                f"of logits ({cause(exc).rstrip('.')}); an .onnx teacher takes RGB pixels 0-255, float32 (b, 3, H, W)."
+            ) from exc
+        return answer.shape[1]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return logits, float32 (b, C), of normalised images, float32 (b, 3, H, W)."""
-        pixels = images.cpu().mul(self._std).add_(self._mean).mul_(255).contiguous()
-        answer = self._session.run(None, {self._input: pixels.numpy()})[0]
-        return torch.from_numpy(np.asarray(answer, np.float32)).to(images.device)
+        pixels = images.cpu().mul(self._std).add_(self._mean).mul_(255)
+        size = (self._fixed.get("height", pixels.shape[2]), self._fixed.get("width", pixels.shape[3]))
+        if size != tuple(pixels.shape[2:]):
+            pixels = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+        answers = [self._answer(part) for part in torch.split(pixels, self._fixed.get("batch", len(pixels)))]
+        return torch.from_numpy(np.concatenate(answers)).to(images.device)
+
+    def _answer(self, pixels: Tensor) -> NDArray[np.float32]:
+        missing = self._fixed.get("batch", len(pixels)) - len(pixels)
+        given = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing)).contiguous().numpy()
+        return np.asarray(self._session.run(None, {self._input: given})[0], np.float32)[: len(pixels)]
 
 
 class Answers:

@@ -11,7 +11,7 @@ from training_cases import CLASSES, SIZE_PX, build, coloured, held_back, mobilen
 
 from udacisense.base.records import Signature
 from udacisense.data.batches import normalise
-from udacisense.data.images import MEAN, NO_LABEL, STD, make_signature
+from udacisense.data.images import NO_LABEL, make_signature
 from udacisense.errors import InputError, LoadError
 from udacisense.measure.recording import record_stage
 from udacisense.models.artifact import save_artifact
@@ -21,15 +21,15 @@ from udacisense.training.teachers import Answers, OnnxTeacher, load_teacher
 from udacisense.training.transfer import TransferBatches
 
 
-def channel_means(path: Path) -> Path:
+def channel_means(path: Path, *, taken: tuple[object, ...] = ("n", 3, SIZE_PX, SIZE_PX), keepdims: int = 0) -> Path:
     """An ONNX file whose logits are the mean of each colour channel of its 0-255 input."""
     axes = numpy_helper.from_array(np.array([2, 3], np.int64), "axes")
-    node = helper.make_node("ReduceMean", ["pixels", "axes"], ["logits"], keepdims=0)
+    node = helper.make_node("ReduceMean", ["pixels", "axes"], ["logits"], keepdims=keepdims)
     graph = helper.make_graph(
         [node],
         "means",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", 3, SIZE_PX, SIZE_PX])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, taken)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
         [axes],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
@@ -54,6 +54,39 @@ def test_an_onnx_teacher_gets_pixels(tmp_path: Path) -> None:
     pixels = coloured(5, seed=0).pixels
     answered = teacher(normalise(pixels))
     torch.testing.assert_close(answered, pixels.float().mean((2, 3)), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "taken", [(1, 3, SIZE_PX, SIZE_PX), (4, 3, "h", "w"), ("n", 3, 2 * SIZE_PX, 2 * SIZE_PX)], ids=str
+)
+def test_an_onnx_teacher_of_fixed_sizes_gets_the_images_in_these(tmp_path: Path, taken: tuple[object, ...]) -> None:
+    teacher = load_teacher(channel_means(tmp_path / "t.onnx", taken=taken), signature())
+    pixels = coloured(5, seed=0).pixels
+    torch.testing.assert_close(teacher(normalise(pixels)), pixels.float().mean((2, 3)), rtol=1e-2, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("taken", "keepdims", "words"),
+    [
+        (("n", 1, SIZE_PX, SIZE_PX), 0, r"takes \('n', 1, 16, 16\) and does not answer two images of 16 px"),
+        (("n", SIZE_PX, SIZE_PX, 3), 0, r"RGB pixels 0-255, float32 \(b, 3, H, W\)"),
+        (("n", 3, SIZE_PX, SIZE_PX), 1, r"it answers \(2, 3, 1, 1\)"),
+    ],
+    ids=str,
+)
+def test_an_onnx_teacher_of_other_things_is_refused(
+    tmp_path: Path, taken: tuple[object, ...], keepdims: int, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        load_teacher(channel_means(tmp_path / "t.onnx", taken=taken, keepdims=keepdims), signature())
+
+
+def test_an_exported_file_which_takes_normalised_images_is_no_teacher(tmp_path: Path) -> None:
+    model = onnx.load(channel_means(tmp_path / "t.onnx"))
+    helper.set_model_props(model, {"udacisense": "{}"})
+    onnx.save(model, tmp_path / "t.onnx")
+    with pytest.raises(InputError, match=r"takes normalised images.* give the artifact's folder"):
+        load_teacher(tmp_path / "t.onnx", signature())
 
 
 def test_a_model_that_ships_teaches_by_its_name() -> None:
@@ -123,10 +156,10 @@ def test_a_teacher_is_asked_once_about_each_view_and_its_kept_answers_are_those_
 
 
 def test_another_file_is_another_teacher(tmp_path: Path) -> None:
-    first = OnnxTeacher(channel_means(tmp_path / "a.onnx"), mean=MEAN, std=STD)
+    first = OnnxTeacher(channel_means(tmp_path / "a.onnx"), signature())
     changed = onnx.load(tmp_path / "a.onnx")
     changed.doc_string = "other"
     onnx.save(changed, tmp_path / "b.onnx")
-    other = OnnxTeacher(tmp_path / "b.onnx", mean=MEAN, std=STD)
-    again = OnnxTeacher(tmp_path / "a.onnx", mean=MEAN, std=STD)
+    other = OnnxTeacher(tmp_path / "b.onnx", signature())
+    again = OnnxTeacher(tmp_path / "a.onnx", signature())
     assert again.fingerprint == first.fingerprint != other.fingerprint
