@@ -4,6 +4,7 @@
 
     UdacisenseError          exit code 2   (base: bad input unless a subclass says otherwise)
     ├── InputError           exit code 2   a path, an option or a file's content is wrong
+    │   └── BusyError        exit code 2   another run writes there now
     ├── LoadError            exit code 3   an artifact exists but would not load
     ├── InferenceError       exit code 4   a loaded model failed while it ran
     └── TrainingError        exit code 1   training ran and ended without a usable model
@@ -86,6 +87,10 @@ class UdacisenseError(Exception):
 
 class InputError(UdacisenseError):
     """A path, an option or a file's content is not what is allowed."""
+
+
+class BusyError(InputError):
+    """Another run writes to the same place now."""
 
 
 class LoadError(UdacisenseError):

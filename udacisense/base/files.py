@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from udacisense.errors import InputError, LoadError
+from udacisense.errors import BusyError, InputError, LoadError
 
 # What the standard library raises on a damaged, encrypted or exotic zip file; its decompressors' errors are no OSError.
 ZIP_ERRORS = (
@@ -101,7 +101,7 @@ def locked(target: Path) -> Iterator[None]:
     leaves no lock behind. Where the file system has no locks, the block runs without.
 
     Raises:
-        InputError: another process or thread writes there now.
+        BusyError: another process or thread writes there now.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def _take_lock(path: Path, target: Path) -> int:
         except BlockingIOError as exc:
             who = os.pread(descriptor, 20, 0).decode(errors="replace")
             os.close(descriptor)
-            raise InputError(
+            raise BusyError(
                 f"{target} is being written by another run{f' (process {who})' if who else ''}; wait for its end, or "
                 "give another output."
             ) from exc

@@ -73,7 +73,7 @@ def read_square(path: Path, size_px: int) -> NDArray[np.uint8]:
 def why_unreadable(exc: Exception, path: Path) -> str:
     """Return why Pillow could not read a file, as half a sentence: what it is instead, where that is known."""
     if not isinstance(exc, UnidentifiedImageError):
-        return str(exc).rstrip(".") or type(exc).__name__
+        return (getattr(exc, "strerror", None) or str(exc)).rstrip(".") or type(exc).__name__
     with path.open("rb") as stream:
         start = stream.read(256).lstrip(b" \r\n\t")
     for pattern, what in _NO_PHOTOS:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import IO, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from torch import Tensor
 from udacisense.base.child import READ_S, allowed_cores, child_pool, run_child
 from udacisense.base.decoder import DIGEST_BYTES, DIGESTS, FACTS, FILES, PIXELS, PROGRESS, PhotoFacts
 from udacisense.base.display import megabytes
-from udacisense.base.files import atomic_path, cache_folder, lock_path, locked, remove, sha256_file
+from udacisense.base.files import atomic_path, cache_folder, locked, remove, sha256_file
 from udacisense.base.progress import progress
 from udacisense.base.records import read_json, record, write_record
-from udacisense.errors import InputError
+from udacisense.errors import BusyError, InputError, cause
 
 log = logging.getLogger("udacisense")
 
@@ -114,8 +114,8 @@ def photo_facts(files: Sequence[Path]) -> list[PhotoFacts]:
 def cached_squares(files: Sequence[Path], size_px: int, description: str) -> tuple[Tensor, Tensor]:
     """Return photos as :func:`udacisense.base.photos.fit_square` gives them, mapped from the cache; decoded once.
 
-    The cache holds for the same files, by their names, sizes and times. It appears whole or not at all; a second run
-    waits for the first.
+    The cache holds for the same files, by their names, sizes and times: when they were written, and when anything of
+    them was changed, which no copying of times hides. It appears whole or not at all; a second run waits for the first.
 
     Returns:
         uint8 (n, 3, size_px, size_px), which lies on disk and is read as it is used; and uint8 (n, 32), the SHA-256
@@ -127,20 +127,27 @@ def cached_squares(files: Sequence[Path], size_px: int, description: str) -> tup
     root = _root(files)
     place = caches() / f"{root.parent.name}-{root.name}-{size_px}px-{_sha256(str(root))[:8]}"
     states = [(path, path.stat()) for path in files]
-    key = _sha256("\n".join(f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}" for path, state in states))
+    key = _sha256(
+        "\n".join(
+            f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}\0{state.st_ctime_ns}" for path, state in states
+        )
+    )
     is_made = False
-    while (found := _opened(place, key, size_px)) is None:
+    while (found := _opened(place, key, len(files), size_px)) is None:
         if is_made:
             raise InputError(f"What was decoded into {place} cannot be read back; look after the disk, or make room.")
         try:
             with locked(place):
-                if _opened(place, key, size_px) is None:
+                if _opened(place, key, len(files), size_px) is None:
                     _make(place, files, key, size_px, description)
                     is_made = True
-        except InputError:
-            if not lock_path(place).exists():
-                raise
+        except BusyError:
             time.sleep(_POLL_S)
+        except OSError as exc:
+            raise InputError(
+                f"The decoded photos cannot be kept in {place.parent}: {(exc.strerror or cause(exc)).lower()}; set "
+                "UDACISENSE_CACHE to a folder that you may write to and that has room."
+            ) from exc
     return found
 
 
@@ -157,11 +164,13 @@ def _make(place: Path, files: Sequence[Path], key: str, size_px: int, descriptio
             f"{megabytes(free)} are free; make room, feed smaller images, or set UDACISENSE_CACHE to another folder."
         )
     log.info("%s photos of %s are decoded once, into %s below %s", f"{n:,}", root, megabytes(needed), place.parent)
+    if not place.is_dir():
+        remove(place)  # a file there would be in the folder's way
     with atomic_path(place) as partial:
         partial.mkdir()
         for name, width in ((PIXELS, square_bytes), (DIGESTS, DIGEST_BYTES)):
             with (partial / name).open("wb") as stream:
-                stream.truncate(n * width)
+                _reserve(stream, n * width)
         decode(files, partial, "squares", size_px=size_px, description=description)
         for left in (*partial.glob("process-*"), partial / FILES):
             remove(left)
@@ -177,14 +186,20 @@ def _make(place: Path, files: Sequence[Path], key: str, size_px: int, descriptio
         write_record(partial / PhotoCache.FILE_NAME, made)
 
 
-def _opened(place: Path, key: str, size_px: int) -> tuple[Tensor, Tensor] | None:
+def _reserve(stream: IO[bytes], count: int) -> None:
+    """Give a file its size, and the disk that it takes: a mapped file for which none is left ends its process."""
+    stream.truncate(count)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), 0, count)
+
+
+def _opened(place: Path, key: str, n: int, size_px: int) -> tuple[Tensor, Tensor] | None:
     """Return what a whole cache of these files holds; None where there is none."""
     if not (place / PhotoCache.FILE_NAME).is_file():
         return None
     try:
         kept = read_json(PhotoCache, place / PhotoCache.FILE_NAME)
-        n = kept.n_images
-        is_ours = (kept.files_sha256, kept.size_px) == (key, size_px)
+        is_ours = (kept.files_sha256, kept.n_images, kept.size_px) == (key, n, size_px)
         if not is_ours or sha256_file(place / DIGESTS) != kept.digests_sha256:
             return None
         digests = np.fromfile(place / DIGESTS, np.uint8).reshape(n, DIGEST_BYTES)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +18,10 @@ from udacisense.base.decoder import PIXELS
 from udacisense.base.photos import read_square
 from udacisense.data import decoding, images
 from udacisense.data.batches import Batches
-from udacisense.data.decoding import cached_squares, caches, list_caches, remove_caches
+from udacisense.data.decoding import PhotoCache, cached_squares, caches, list_caches, remove_caches
 from udacisense.data.folder import list_folder
 from udacisense.data.images import load_dataset, stratified_split
-from udacisense.errors import InputError
+from udacisense.errors import BusyError, InputError
 
 COUNTS = {"train": {"cup": 6, "pan": 5}, "test": {"cup": 2, "pan": 2}}
 
@@ -79,6 +83,64 @@ def test_a_changed_photo_and_a_damaged_cache_are_decoded_again(photos: Path, cap
     again, _ = cached_squares(files, 32, "reading")
     assert "are damaged, and are made again" in caplog.text
     assert np.array_equal(again[0].permute(1, 2, 0).numpy(), read_square(files[0], 32))
+
+
+def test_another_photo_under_a_copied_time_is_decoded(photos: Path) -> None:
+    files = [photo.with_suffix(".bmp") for photo in list_folder(photos).flat("train")]  # all bitmaps are of one size
+    for index, path in enumerate(files):
+        a_photo("heart", index).save(path)
+    cached_squares(files, 32, "reading")
+    before = files[3].stat()
+    a_photo("star", 99).save(files[3])
+    os.utime(files[3], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (files[3].stat().st_size, files[3].stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    pixels, _ = cached_squares(files, 32, "reading")
+    assert np.array_equal(pixels[3].permute(1, 2, 0).numpy(), read_square(files[3], 32))
+
+
+def _many(place: Path) -> None:
+    record = place / PhotoCache.FILE_NAME
+    record.write_text(record.read_text().replace('"n_images": 11', '"n_images": -1'))
+
+
+def _a_file(place: Path) -> None:
+    shutil.rmtree(place)
+    place.write_text("no folder")
+
+
+@pytest.mark.parametrize("harm", [_many, _a_file, lambda place: os.truncate(place / PIXELS, 5)])
+def test_what_is_no_cache_is_made_again(harm: Callable[[Path], None], photos: Path) -> None:
+    files = list_folder(photos).flat("train")
+    wanted = cached_squares(files, 32, "reading")[0].clone()
+    ((place, _),) = list_caches()
+    harm(place)
+    assert torch.equal(cached_squares(files, 32, "reading")[0], wanted)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match=r"cannot be kept in .*: no space left on device; set UDACISENSE_CACHE"):
+        _ = load_dataset(str(photos), size_px=32).train.pixels
+    assert [path.name for path in caches().iterdir()] == []
+
+
+def test_a_run_that_ended_between_two_looks_is_no_failure(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = decoding.locked, []
+
+    def busy_once(place: Path) -> AbstractContextManager[None]:
+        asked.append(place)
+        if len(asked) == 1:
+            raise BusyError("another run")  # which has ended when the lock is looked at
+        return real(place)
+
+    monkeypatch.setattr(decoding, "locked", busy_once)
+    assert len(load_dataset(str(photos), size_px=32).train.pixels) == 11
+    assert len(asked) == 2
 
 
 def test_a_photo_that_cannot_be_read_is_named_and_nothing_is_kept(photos: Path) -> None:
