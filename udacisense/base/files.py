@@ -14,7 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,8 @@ def _take_lock(path: Path, target: Path) -> int:
         # The holder before may have removed the file between our two calls: then this lock guards nothing.
         try:
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                with suppress(OSError):  # a full disk: the lock holds without the number that others are told
+                    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
                 return descriptor
         except FileNotFoundError:
             pass

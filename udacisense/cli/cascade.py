@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -46,6 +47,9 @@ def command(
 
     if max_asked is not None and not 0 <= max_asked <= 1:
         raise InputError(f"--max-asked is {max_asked:g}; give a share of the images from 0 to 1, for example 0.3.")
+    for option, value in {"--max-points-lost": max_points_lost, "--max-mean-ms": max_mean_ms}.items():
+        if value is not None and math.isnan(value):
+            raise InputError(f"{option} is {value:g}; give a number, for example 1.")
     if (max_points_lost, max_mean_ms, max_asked) == (None, None, None):
         max_points_lost = 1.0
     found = candidates(members, allow_factory=allow_factory)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from udacisense.cli.options import OutputPath, allow_factory_option, allowing, model_options, names_of
+from udacisense.cli.options import (
+    OutputPath,
+    allow_factory_option,
+    allowing,
+    found_beside_the_user,
+    model_options,
+    names_of,
+)
 from udacisense.cli.output import Choice, announce, dry_run_option, emit_json, json_option, next_command, say, show
 from udacisense.cli.training_options import compute_options, supervision_options
 
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, help="'cifar100' (downloaded), or a folder with {train,test}/<class>/*.")
 @click.option(
     "--student",
+    callback=found_beside_the_user,
     help="p1-student, p1-slim, tiny, p2-student, a line of blocks or LIBRARY/NAME; the pipeline's by default.",
     shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )

@@ -159,6 +159,13 @@ def search_working_folder() -> None:
         sys.path.append(here)
 
 
+def found_beside_the_user(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Let the factory that an option names lie in the working folder; this is click's callback of the option."""
+    if ":" in (value or ""):
+        search_working_folder()
+    return value
+
+
 def thread_counts(text: str, *, most: int = 1024) -> list[int]:
     """Return what ``--threads`` names, each once, in its order."""
     from udacisense.errors import InputError

@@ -62,11 +62,13 @@ def command(
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions
+    from udacisense.pipeline.start import check_start
     from udacisense.pipeline.techniques import estimate_techniques, find_techniques, run_techniques
 
     chosen, options = find_techniques(names), PipelineOptions(**asked)
     kept, model = load_artifact(baseline, allow_factory=options.allow_factory)
     dataset = load_data(data, size_px=kept.signature.size_px)
+    check_start(kept, baseline, dataset, batch_size=options.batch_size, seeds=seeds or (options.seed,))
     cost = estimate_techniques(chosen, kept.model, model, dataset, epochs=options.epochs)
     n_seeds = max(1, len(seeds))
     announce(replace(cost, seconds=cost.seconds * n_seeds, disk_bytes=cost.disk_bytes * n_seeds), output)

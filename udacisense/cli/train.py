@@ -14,9 +14,9 @@ from udacisense.cli.options import (
     OutputPath,
     allow_factory_option,
     allowing,
+    found_beside_the_user,
     model_options,
     names_of,
-    search_working_folder,
 )
 from udacisense.cli.output import announce, dry_run_option, duration, emit_json, json_option, next_command, say, table
 from udacisense.cli.training_options import compute_options, config_options, supervision_options
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     "preset",
     default="baseline",
     show_default=True,
+    callback=found_beside_the_user,
     help="baseline, p1-student, p1-slim, tiny, p2-student, torchvision/NAME, timm/NAME or package.module:factory.",
     shell_complete=names_of("udacisense.models.build", "PRESETS"),
 )
@@ -86,8 +87,6 @@ def command(
     from udacisense.pipeline.initial import check_init
     from udacisense.training import train_model
 
-    if ":" in preset:
-        search_working_folder()
     named = partial(make_spec, preset, resolution_px=resolution_px, options=model_options)
     dataset = load_data(data, size_px=size_px, resolution_px=named().options.get("resolution_px"))
     spec = named(num_classes=len(dataset.class_names), size_px=dataset.size_px)
@@ -127,7 +126,7 @@ def _announce(
     from udacisense.training.run import estimate_training, fresh_model, images_an_epoch, signature_of
     from udacisense.training.supervision import load_supervision
 
-    Batches(dataset.train, batch_size=batch_size)
+    Batches(dataset.train, batch_size=batch_size, seed=config.seed)
     model = fresh_model(spec, init="none", seed=config.seed)
     refuse_other_forms(model)
     check_trains(model, classes=len(dataset.class_names), size_px=dataset.size_px)

@@ -127,8 +127,8 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"The batch size is {batch_size}; allowed is 1 or more.")
-        if seed < 0:
-            raise InputError(f"The seed is {seed}; allowed is 0 or more.")
+        if not 0 <= seed < 2**63:
+            raise InputError(f"The seed is {seed}; allowed is 0 to {2**63 - 1}.")
         self.images = images
         self.batch_size = batch_size
         self.shuffle = shuffle

@@ -53,13 +53,15 @@ def candidates(places: Sequence[Path], *, allow_factory: str | None = None) -> t
     """Load the members of a cascade to be.
 
     Raises:
-        InputError: fewer than two or more than three, or they do not take the same images and answer the same classes.
+        InputError: fewer than two or more than three, one twice, or they do not take the same images and answer the same classes.
     """
     if not 2 <= len(places) <= _MOST_MEMBERS:
         raise InputError(f"A cascade has 2 to {_MOST_MEMBERS} members, from small to large; given: {len(places)}.")
     made: list[Candidate] = []
     for place in places:
         artifact, model = load_artifact(place, allow_factory=allow_factory)
+        if any(artifact.sha256 == one.artifact.sha256 for one in made):
+            raise InputError(f"{place} has the weights of a member before it: who is asked twice answers the same.")
         names = [one.name for one in made]
         name = artifact.name if artifact.name not in names else f"{artifact.name}-{len(made) + 1}"
         made.append(Candidate(name=name, place=place, artifact=artifact, model=model))

@@ -12,6 +12,7 @@ from torch import nn
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature
 from udacisense.data.images import DataSet
 from udacisense.measure.estimate import Estimate
+from udacisense.models.answers import check_trains
 from udacisense.models.build import build_model
 from udacisense.models.libraries import at_lower_resolution, is_library
 from udacisense.pipeline.initial import check_student_init
@@ -138,7 +139,9 @@ def _check_distillation(step: RecipeStep, signature: Signature, baseline: nn.Mod
     replace(config, epochs=cast("int", options["epochs"]), learning_rate=cast("float", options["learning_rate"]))
     check_distillation(temperature=cast("float", options["temperature"]), alpha=cast("float", options["alpha"]))
     student = student_spec(options, num_classes=len(signature.labels), size_px=signature.size_px)
-    refuse_larger(build_model(student), cast("Teacher", options.get("teacher") or baseline))
+    built = build_model(student)
+    check_trains(built, classes=len(signature.labels), size_px=signature.size_px)
+    refuse_larger(built, cast("Teacher", options.get("teacher") or baseline))
     check_student_init(student, str(options.get("student_init", "auto")))
 
 

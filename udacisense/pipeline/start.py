@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -91,17 +92,38 @@ def load_baseline(
         signature = make_signature(dataset.class_names, size_px=size_px)
         return Baseline(model=model, spec=spec, signature=signature, artifact=None)
     artifact, model = load_artifact(baseline, allow_factory=allow_factory)
+    check_start(artifact, baseline, dataset)
+    return Baseline(model=model, spec=artifact.model, signature=artifact.signature, artifact=artifact)
+
+
+def check_start(
+    artifact: Artifact, baseline: Path, dataset: DataSet, *, batch_size: int = 1, seeds: Sequence[int] = ()
+) -> None:
+    """Refuse what no run can start with.
+
+    Args:
+        artifact: of the baseline.
+        baseline: its folder.
+        dataset: what it is to be used with.
+        batch_size: of training.
+        seeds: of the run.
+
+    Raises:
+        InputError: the data has other classes, or another size; or a number is out of range.
+    """
     signature = artifact.signature
     if signature.labels != dataset.class_names:
         raise InputError(
             f"The data set {dataset.name} has the classes {', '.join(dataset.class_names)}, but {baseline} was trained "
             f"for other classes, {', '.join(signature.labels)}; give the data that the baseline was made for."
         )
-    if signature.size_px != size_px:
+    if signature.size_px != dataset.size_px:
         raise InputError(
-            f"The images were loaded at {size_px} px, but {baseline} takes {signature.size_px}; load them at that size."
+            f"The images were loaded at {dataset.size_px} px, but {baseline} takes {signature.size_px}; load them at "
+            "that size."
         )
-    return Baseline(model=model, spec=artifact.model, signature=signature, artifact=artifact)
+    for seed in seeds:
+        Batches(dataset.train, batch_size=batch_size, seed=seed)
 
 
 def start_pipeline(

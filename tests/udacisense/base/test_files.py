@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import subprocess
@@ -163,6 +164,18 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 
     with pytest.raises(OSError, match="No space left"):
         write()
+    assert names(tmp_path) == []
+
+
+def test_a_lock_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with locked(tmp_path / "file.txt"):
+        assert names(tmp_path) == [".file.txt.lock"]
+        with pytest.raises(InputError, match="by another run; wait"), locked(tmp_path / "file.txt"):
+            pass
     assert names(tmp_path) == []
 
 

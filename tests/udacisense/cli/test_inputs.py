@@ -14,8 +14,10 @@ from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import write_zip
 from udacisense.base.records import write_record
 from udacisense.cli.main import run
+from udacisense.data.images import load_dataset
 from udacisense.data.shapes import draw_dataset
 from udacisense.errors import InputError
+from udacisense.training import TrainConfig, train_model
 
 
 @pytest.fixture
@@ -265,4 +267,52 @@ def test_a_model_that_is_named_otherwise_is_told_its_name(
     given: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["export", given, "--input-shape", "1,3,32,32", "-o", "b"]) == 2
+    assert told in capsys.readouterr().err
+
+
+P2 = "compress --pipeline p2 --baseline mine/artifact --data photos --student"
+NOT_STARTED = {
+    "techniques --baseline tiny --data photos": "trained for other classes, clock, keyboard",
+    "search --baseline tiny --data photos --max-parameters 42K": "trained for other classes, clock, keyboard",
+    "techniques --baseline mine/artifact --data photos --batch-size 0": "The batch size is 0",
+    "techniques --baseline mine/artifact --data photos --seed 99999999999999999999": "allowed is 0 to 9223372036",
+    "search --baseline mine/artifact --data photos --max-parameters 42K --seed -1": "The seed is -1; allowed is 0 to",
+    "train --data photos --model tiny --seed 99999999999999999999": "allowed is 0 to",
+    f"{P2} untrained:Net --student-option answers=7": "answers 7 classes and the data has 10",
+    f"{P2} untrained:lazy": "has no shape yet",
+    f"{P2} untrained:frozen": "No weight of the model",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos and a baseline that was trained on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    draw_dataset(folder / "photos", train_per_class=3, test_per_class=1, seed=0)
+    train_model("tiny", load_dataset(str(folder / "photos")), config=TrainConfig(epochs=1), output_dir=folder / "mine")
+    (folder / "untrained.py").write_text(NETS)
+    return folder
+
+
+@pytest.mark.parametrize("line", NOT_STARTED)
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    line: str, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    assert run([*line.split(), "-o", "out", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert NOT_STARTED[line] in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("tiny tiny", "tiny has the weights of a member before it"),
+        ("tiny baseline --max-points-lost nan", "--max-points-lost is nan; give a number"),
+        ("tiny baseline --max-mean-ms nan", "--max-mean-ms is nan; give a number"),
+    ],
+)
+def test_a_cascade_that_cannot_be_is_refused(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cascade", *line.split(), "--data", "nothing", "-o", "out"]) == 2
     assert told in capsys.readouterr().err
