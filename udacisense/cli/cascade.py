@@ -11,11 +11,24 @@ from udacisense.cli.options import OutputPath, allow_factory_option
 from udacisense.cli.output import emit_json, json_option, next_command, say, show
 
 
+def _number(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter(f"{param.opts[0]} is nan; give a number, for example 1.")
+    return value
+
+
 @click.command("cascade", short_help="Let a small model answer, and a larger one where it is not sure.")
 @click.argument("members", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="'cifar100', or a folder with {train,test}/<class>/*.")
-@click.option("--max-points-lost", type=float, help="Top-1 that may be lost to the last member alone; default: 1.")
-@click.option("--max-mean-ms", type=float, help="Mean time of an image, in eager PyTorch on one thread.")
+@click.option(
+    "--max-points-lost",
+    type=float,
+    callback=_number,
+    help="Top-1 that may be lost to the last member alone; default: 1.",
+)
+@click.option(
+    "--max-mean-ms", type=float, callback=_number, help="Mean time of an image, in eager PyTorch on one thread."
+)
 @click.option("--max-asked", type=float, help="Share of the images that may go past the first member, 0 to 1.")
 @allow_factory_option
 @click.option("-o", "--output", required=True, type=OutputPath(is_folder=True), help="Folder of the cascade.")
@@ -47,9 +60,6 @@ def command(
 
     if max_asked is not None and not 0 <= max_asked <= 1:
         raise InputError(f"--max-asked is {max_asked:g}; give a share of the images from 0 to 1, for example 0.3.")
-    for option, value in {"--max-points-lost": max_points_lost, "--max-mean-ms": max_mean_ms}.items():
-        if value is not None and math.isnan(value):
-            raise InputError(f"{option} is {value:g}; give a number, for example 1.")
     if (max_points_lost, max_mean_ms, max_asked) == (None, None, None):
         max_points_lost = 1.0
     found = candidates(members, allow_factory=allow_factory)

@@ -53,7 +53,8 @@ def candidates(places: Sequence[Path], *, allow_factory: str | None = None) -> t
     """Load the members of a cascade to be.
 
     Raises:
-        InputError: fewer than two or more than three, one twice, or they do not take the same images and answer the same classes.
+        InputError: fewer than two or more than three, one twice, or they do not take the same images and answer the
+            same classes.
     """
     if not 2 <= len(places) <= _MOST_MEMBERS:
         raise InputError(f"A cascade has 2 to {_MOST_MEMBERS} members, from small to large; given: {len(places)}.")
