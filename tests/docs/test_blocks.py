@@ -31,10 +31,23 @@ _WORDS = ("udacisense", "python", "make", "ls", "pip", "source")  # a block with
 SHORTER = {
     "udacisense train": "--epochs 1 --resolution 32 --init none",
     "udacisense compress": "--epochs 1 --resolution 32",
+    "udacisense compress --pipeline p1 --baseline runs/baseline": "--student tiny",  # fewer layers to fit
     "udacisense export runs/": "-f ptl --precision fp32",
     "udacisense export my_model:build --input-shape 1,3,224,224": "-f ptl --precision fp32",
     "udacisense bench": "--quick --threads 1 --variant ptl-fp32",
 }
+# The command as a user starts it; the cells of a sweep alone are forks, as those of a verification are: no page asserts
+# a time, and each would load PyTorch anew. tests/harness/cell starts cells as users do.
+PROGRAM = """
+import sys
+from contextlib import nullcontext
+from harness.cell import run as cells
+from udacisense.base.child import run_child, warm_children
+from udacisense.cli.main import main
+cells.run_child = lambda *given, **options: run_child(*given, **{**options, "shares_cores": True})
+with warm_children("harness.cell.worker", "torch") if "bench" in sys.argv[1:2] else nullcontext():
+    main()
+"""
 # "A valid negative answer" is an answer: one epoch on shapes meets no requirement.
 MAY_SAY_NO = ("udacisense gate", "udacisense verify")
 
@@ -77,7 +90,7 @@ def place(tmp_path: Path) -> Path:
             (tmp_path / "shapes" / split / shape).rename(tmp_path / "shapes" / split / name)
     programs = tmp_path / ".bin"
     programs.mkdir()
-    for name, line in {"udacisense": "-c 'from udacisense.cli.main import main; main()'", "python": ""}.items():
+    for name, line in {"udacisense": f"-c '{PROGRAM}'", "python": ""}.items():
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {line} "$@"\n')
         (programs / name).chmod(0o755)
     return tmp_path
