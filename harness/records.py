@@ -120,7 +120,7 @@ class Comparison:
 
     n_inputs: Count
     rtol: float
-    atol: float
+    atol: float  # the limit's, times the scale of the source's answers
     allclose: bool
     nonfinite: int
     max_abs: float | None  # None where an output is not finite
@@ -140,6 +140,7 @@ class Comparison:
     certainty: Certainty | None = None  # None: some answers are not finite, or an earlier release compared
     unknown: Unknown | None = None  # None: not asked for
     shifts: Shifts | None = None  # None: not asked for
+    scale: float = 1.0  # of the master's answers, by which limits of a flip's margin are multiplied
     asked: Asked | None = None  # of a cascade, whose outputs are the answering member's probabilities
 
 

@@ -36,7 +36,8 @@ def compare(
         labels: int64 (n,), true classes; None where they are not known.
         class_names: the C labels, in output order.
         rtol: relative tolerance, of |source|.
-        atol: absolute tolerance; an element is close where |Δ| ≤ atol + rtol · |source|.
+        atol: absolute tolerance, times :func:`scale_of` of ``source``. An element is close where
+            |Δ| ≤ atol · scale + rtol · |source|.
 
     Returns:
         PSNR is 20 · log10(range of ``source`` / RMSE). An image whose outputs are not all finite counts as a flip
@@ -54,16 +55,33 @@ def compare(
     return Comparison(
         n_inputs=len(outputs),
         rtol=rtol,
-        atol=atol,
-        allclose=bool(np.allclose(outputs, source, rtol=rtol, atol=atol)),
+        atol=atol * scale_of(source),
+        allclose=is_close(outputs, source, rtol=rtol, atol=atol),
         nonfinite=int(outputs.size - np.isfinite(outputs).sum()),
         **numbers,
         top1_agreement_fraction=float(agrees.mean()),
         top1_agreement_low=low,
         top1_agreement_high=high,
         flips=_flips(np.flatnonzero(~agrees), predicted, master),
+        scale=scale_of(master),
         **_accuracy(finite, predicted, expected, labels, class_names),
     )
+
+
+def scale_of(answers: FloatArray) -> float:
+    """Return what an absolute tolerance is multiplied by: 1 where all answers together have a range of 1 to 100.
+
+    Below, the range: of a network that answers in millionths, 0.001 would let everything pass. Above, a hundredth of
+    it: float32 itself rounds answers in billions by hundreds.
+    """
+    span = float(answers.max()) - float(answers.min())
+    return min(1.0, span) if span < 100 else span / 100
+
+
+def is_close(got: FloatArray, wanted: FloatArray, *, rtol: float, atol: float, scale: float | None = None) -> bool:
+    """Tell whether |Δ| ≤ atol · scale + rtol · |wanted| everywhere; ``scale``: that of ``wanted`` if not given."""
+    absolute = atol * (scale_of(wanted) if scale is None else scale)
+    return bool(np.allclose(got, wanted, rtol=rtol, atol=absolute))
 
 
 def difference(outputs: FloatArray, other: FloatArray) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -23,7 +24,7 @@ from harness.verify.answers import Answers
 from harness.verify.beyond.certainty import believe, certainty
 from harness.verify.beyond.inputs import BEYOND
 from harness.verify.beyond.judge import judge_beyond, told_beyond
-from harness.verify.compare import FloatArray, compare, difference
+from harness.verify.compare import FloatArray, compare, difference, is_close, scale_of
 from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, limit_for, out_of_limits
 from harness.verify.plan import (
@@ -46,7 +47,7 @@ def check_golden(answers: Answers, logits: FloatArray) -> None:
         LoadError: they are not its answers.
     """
     master = answers.master()[answers.feed.golden]
-    if not np.allclose(master, logits, rtol=1e-3, atol=1e-3):
+    if not is_close(logits, master, rtol=1e-3, atol=1e-3):
         raise LoadError(
             f"The golden pack's logits are not the float32 master's (max |Δ| {np.abs(master - logits).max():.3g}): "
             "the weights or the pack were changed. Export the bundle again."
@@ -256,19 +257,22 @@ def _recipe_notes(answers: Answers, job: CellJob, outputs: FloatArray) -> list[s
 def _probes(answers: Answers, variant: Variant, outputs: FloatArray, limit: Limit) -> tuple[list[str], list[str]]:
     """Judge the answers to inputs that no photo is; a flip counts there above the limits' `max_flip_margin` alone."""
     rows, names = answers.feed.probes, answers.feed.probe_names
-    got, wanted, master = outputs[rows], answers.source(variant)[rows], answers.master()[rows]
+    source, whole = answers.source(variant), answers.master()
+    got, wanted, master, scale = outputs[rows], source[rows], whole[rows], scale_of(whole)
     infinite = [names[i] for i in np.flatnonzero(~np.isfinite(got).all(axis=1))]
     if infinite:
         return [f"NaN or infinite answers to: {', '.join(infinite)}"], []
     flipped = np.flatnonzero(got.argmax(axis=1) != master.argmax(axis=1))
     gaps = margins(master)
     if limit.is_close:
-        off = [names[i] for i in range(len(names)) if not np.allclose(got[i], wanted[i], limit.rtol, limit.atol)]
+        close = {"rtol": limit.rtol, "atol": limit.atol, "scale": scale_of(source)}
+        off = [names[i] for i in range(len(names)) if not is_close(got[i], wanted[i], **close)]
         if off:
             return [
                 f"not equal to its eager source on: {', '.join(off)} (max |Δ| {np.abs(got - wanted).max():.3g})"
             ], []
-    wide = [names[i] for i in flipped if limit.max_flip_margin is not None and gaps[i] > limit.max_flip_margin]
+    most = math.inf if limit.max_flip_margin is None else limit.max_flip_margin * scale
+    wide = [names[i] for i in flipped if gaps[i] > most]
     if wide:
         return [f"decides otherwise than the float32 master on: {', '.join(wide)}"], []
     told = [f"{names[i]} (margin {gaps[i]:.2g})" for i in flipped]
@@ -288,7 +292,7 @@ def _settings(answers: Answers, job: CellJob, outputs: FloatArray, limit: Limit)
     own = outputs[answers.feed.rows["few"]]
     if got.shape != own.shape:
         return [f"{what}: answers of the shape {got.shape}, not {own.shape}"], []
-    if np.allclose(got, own, rtol=limit.rtol, atol=limit.atol):
+    if is_close(got, own, rtol=limit.rtol, atol=limit.atol):
         return [], []
     told = f"{what}: {difference(got, own)}"
     if job.variant.precision == "int8-dynamic":
@@ -310,6 +314,6 @@ def _golden(answers: Answers, variant: Variant, limit: Limit) -> list[str]:
     span, rmse = np.ptp(wanted), np.sqrt(np.square(logits - wanted).mean())
     # Written an image at a time: in a batch, int8 rounds some activations over a border, which leaves 50 dB.
     floor = span * 10 ** (-min(limit.min_psnr_db or 30.0, _GOLDEN_PSNR_DB) / 20)
-    if np.allclose(logits, wanted, rtol=limit.rtol, atol=limit.atol) or rmse <= floor:
+    if is_close(logits, wanted, rtol=limit.rtol, atol=limit.atol) or rmse <= floor:
         return []
     return [f"its golden logits are not its eager source's: {difference(logits, wanted)}"]

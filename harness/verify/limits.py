@@ -146,17 +146,18 @@ def out_of_limits(comparison: Comparison, limit: Limit) -> tuple[str, ...]:
 def _decisions(c: Comparison, limit: Limit) -> list[str]:
     problems = []
     allowed = allowed_flips(c.n_inputs, limit.min_agreement_fraction)
-    flips = [f for f in c.flips if f.reference_margin > limit.tie_margin]
+    flips = [f for f in c.flips if f.reference_margin > limit.tie_margin * c.scale]
     if len(flips) > allowed:
         problems.append(
             f"top-1 differs from the float32 master on {len(flips)} of {c.n_inputs} images "
             f"(largest margin {max(f.reference_margin for f in flips):.3g}), {allowed} allowed"
         )
-    wide = [f for f in c.flips if limit.max_flip_margin is not None and f.reference_margin > limit.max_flip_margin]
+    most = math.inf if limit.max_flip_margin is None else limit.max_flip_margin * c.scale
+    wide = [f for f in c.flips if f.reference_margin > most]
     if wide:
         problems.append(
             f"image {wide[0].index} flips although the float32 master decides by {wide[0].reference_margin:.3g} "
-            f"({limit.max_flip_margin:g} is the most that rounding explains)"
+            f"({most:.3g} is the most that rounding explains)"
         )
     if limit.max_class_drop_points is not None:
         problems += _class_drops(c, limit.max_class_drop_points)

@@ -42,6 +42,31 @@ def test_equal_outputs_agree_fully() -> None:
     assert found.mcnemar_p == 1
 
 
+def test_answers_in_millionths_are_held_to_their_own_size() -> None:
+    """Files of an untrained network, or of one that answers small shares, pass for no smallness of theirs."""
+    small = MASTER * np.float32(1e-7)
+
+    def problems(outputs: FloatArray, precision: str) -> tuple[str, ...]:
+        given = {"labels": None, "class_names": NAMES, "rtol": 1e-3, "atol": 1e-3}
+        return out_of_limits(compare(outputs, small, small, **given), LIMITS[precision])
+
+    assert any("not equal to its eager source" in words for words in problems(np.zeros_like(small), "fp32"))
+    assert any("top-1 differs" in words for words in problems(small[:, ::-1].copy(), "int8-static"))
+    assert any("is the most that rounding explains" in words for words in problems(small[:, ::-1].copy(), "fp16"))
+    assert problems(small * np.float32(1 + 1e-6), "fp32") == ()
+
+
+def test_answers_in_billions_may_differ_by_what_float32_rounds() -> None:
+    large = MASTER * np.float32(1e12)
+    given = {"labels": None, "class_names": NAMES, "rtol": 1e-3, "atol": 1e-3}
+
+    def problems(off: float) -> tuple[str, ...]:
+        return out_of_limits(compare(large + np.float32(off), large, large, **given), LIMITS["fp32"])
+
+    assert problems(1e6) == ()  # a fifth of a millionth of their range, where one of them is 0
+    assert any("not equal to its eager source" in words for words in problems(1e9))
+
+
 def test_numbers_are_those_computed_by_hand() -> None:
     outputs = MASTER.copy()
     outputs[1] = (0, 1.4, 1.5)  # b loses to c: off by 0.6 at one of 12 values

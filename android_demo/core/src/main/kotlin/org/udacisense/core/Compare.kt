@@ -74,11 +74,12 @@ object Compare {
         val n = outputs.size
         val (low, high) = wilson(n - flips.size, n)
         val numbers = if (nonfinite == 0) Numbers.of(outputs, source) else null
+        val atol = limit.atol * scaleOf(source)
         return Comparison(
             nInputs = n,
             rtol = limit.rtol,
-            atol = limit.atol,
-            allclose = outputs.indices.all { i -> isClose(outputs[i], source[i], limit) },
+            atol = atol,
+            allclose = outputs.indices.all { i -> isClose(outputs[i], source[i], limit.rtol, atol) },
             nonfinite = nonfinite,
             maxAbs = numbers?.maxAbs,
             meanAbs = numbers?.meanAbs,
@@ -93,7 +94,8 @@ object Compare {
             referenceTop1Fraction = null,
             perClass = null,
             referencePerClass = null,
-            mcnemarP = null
+            mcnemarP = null,
+            scale = scaleOf(master)
         )
     }
 
@@ -110,9 +112,9 @@ object Compare {
             problems += "PSNR %.1f dB, at least %g dB wanted".en(psnr, limit.minPsnrDb)
         }
         val allowed = allowedFlips(c.nInputs, limit.minAgreementFraction)
-        val decided = c.flips.count { it.referenceMargin > limit.tieMargin }
+        val decided = c.flips.count { it.referenceMargin > limit.tieMargin * c.scale }
         if (decided > allowed) problems += "$decided of ${c.nInputs} labels differ from the desk's, $allowed allowed"
-        val wide = c.flips.find { limit.maxFlipMargin != null && it.referenceMargin > limit.maxFlipMargin }
+        val wide = c.flips.find { limit.maxFlipMargin != null && it.referenceMargin > limit.maxFlipMargin * c.scale }
         if (wide != null) problems += "image ${wide.index} flips although the desk decides by %.3g".en(wide.referenceMargin)
         return problems
     }
@@ -146,8 +148,14 @@ object Compare {
     private fun isClose(
         got: FloatArray,
         wanted: FloatArray,
-        limit: Limit
-    ): Boolean = got.size == wanted.size && got.indices.all { abs(got[it].toDouble() - wanted[it]) <= limit.atol + limit.rtol * abs(wanted[it].toDouble()) }
+        rtol: Double,
+        atol: Double
+    ): Boolean = got.size == wanted.size && got.indices.all { abs(got[it].toDouble() - wanted[it]) <= atol + rtol * abs(wanted[it].toDouble()) }
+
+    /** What absolute limits are multiplied by, as in harness/verify/compare.py: 1 where the answers' range is 1 to 100. */
+    private fun scaleOf(answers: List<FloatArray>): Double = rangeOf(answers).let { if (it < 100) min(1.0, it) else it / 100 }
+
+    private fun rangeOf(answers: List<FloatArray>): Double = answers.maxOf { it.max() }.toDouble() - answers.minOf { it.min() }
 
     private class Numbers(
         val maxAbs: Double,
@@ -175,7 +183,7 @@ object Compare {
                     }
                 }
                 val rmse = sqrt(squares / count)
-                val span = source.maxOf { it.max() }.toDouble() - source.minOf { it.min() }
+                val span = rangeOf(source)
                 return Numbers(
                     maxAbs = largest,
                     meanAbs = sum / count,

@@ -109,7 +109,9 @@ data class Comparison(
     val referenceTop1Fraction: Double?,
     val perClass: Map<String, Double>?,
     val referencePerClass: Map<String, Double>?,
-    val mcnemarP: Double?
+    val mcnemarP: Double?,
+    /** Of the master's answers; limits of a flip's margin are multiplied by it. */
+    val scale: Double
 )
 
 @Serializable

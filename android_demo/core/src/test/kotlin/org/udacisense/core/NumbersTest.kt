@@ -56,6 +56,8 @@ class NumbersTest {
             assertEquals(name, wanted.getValue("nonfinite").jsonPrimitive.int, got.nonfinite)
             val pairs =
                 mapOf(
+                    "atol" to got.atol,
+                    "scale" to got.scale,
                     "max_abs" to got.maxAbs,
                     "mean_abs" to got.meanAbs,
                     "rmse" to got.rmse,
@@ -72,6 +74,14 @@ class NumbersTest {
             val flips = wanted.getValue("flips").jsonArray.map { it.jsonObject }
             assertEquals(name, flips.map { it.getValue("index").jsonPrimitive.int to it.getValue("label").jsonPrimitive.int }, got.flips.map { it.index to it.label })
         }
+    }
+
+    @Test
+    fun `answers in millionths are held to their own size`() {
+        val master = rows("master").map { row -> FloatArray(row.size) { row[it] * 1e-7f } }
+        val limit = Limit.of(Precision.FP32)
+        assertEquals(emptyList<String>(), Compare.judge(Compare.compare(master, master, master, limit), limit))
+        assertEquals(2, Compare.judge(Compare.compare(master.map { FloatArray(it.size) }, master, master, limit), limit).size)
     }
 
     @Test
