@@ -290,8 +290,10 @@ def judged() -> list[dict[str, object]]:
         "one decided too many": [0.05, 0.05, 0.05, 0.05, 0.018],
         "beyond what rounding explains": [0.8],
     }
+    sized = {name: (flips, 1.0) for name, flips in cases.items()}
+    sized |= {"in millionths": ([0.8], 1e-7), "in billions": ([0.8], 1e9)}
     found = []
-    for name, flips in cases.items():
+    for name, (flips, size) in sized.items():
         # 40 rows, whose best two logits are apart by 3, or by the margin of a flip.
         master = np.random.default_rng(1).uniform(-4, 2, size=(40, 10)).astype(np.float32)
         master[:, 0], master[:, 1] = 5.0, 2.0
@@ -299,6 +301,7 @@ def judged() -> list[dict[str, object]]:
         for i, margin in enumerate(flips):
             master[i, 1] = outputs[i, 0] = np.float32(5.0 - margin)
             outputs[i, 1] = 5.0
+        master, outputs = (values * np.float32(size) for values in (master, outputs))
         problems = {
             precision: len(out_of_limits(compared(outputs, master, rtol=limit.rtol, atol=limit.atol), limit))
             for precision, limit in LIMITS.items()

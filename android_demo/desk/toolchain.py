@@ -49,7 +49,8 @@ def fixtures(artifacts: Sequence[str] = ()) -> Path:
     """Return the folder of what the tests are run on, made anew where what it is made from has changed."""
     folder, script = ROOT / "build" / "fixtures", ROOT / "desk" / "make_fixtures.py"
     shipped = (p for p in (ROOT.parent / "udacisense" / "zoo").rglob("*") if p.suffix in {".json", ".safetensors"})
-    sources = [script, *sorted((ROOT.parent / "exporters").rglob("*.py")), *sorted(shipped)]
+    limits = (ROOT.parent / "harness" / "verify" / name for name in ("compare.py", "limits.py"))
+    sources = [script, *limits, *sorted((ROOT.parent / "exporters").rglob("*.py")), *sorted(shipped)]
     photos = os.environ.get("UDACISENSE_DATA", "")
     converter = unusable("litert") or ""
     made, wanted = folder / "made.txt", "\n".join([*map(digest, sources), photos, converter, *artifacts])
