@@ -96,7 +96,8 @@ def _pool(a: Arguments, *, average: bool) -> Value:
     strides = ints(a.get("strides", [1] * len(kernel)))
     pads = _conv_pads(a, x.shape[2:], kernel, strides, [1] * len(kernel))
     largest = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(kernel)]
-    if a.get("ceil_mode", False):
+    ends = zip(x.shape[2:], kernel, strides, pads[::2], pads[1::2], strict=True)
+    if a.get("ceil_mode", False) and any((n + low + high - k) % s for n, k, s, low, high in ends):  # else no rounding
         if average or pads[::2] != pads[1::2]:
             raise UnknownOperatorError(["an average pool, or one of uneven padding, with ceil_mode"])
         return largest(x, kernel, strides, pads[::2], ceil_mode=True)  # "same as PyTorch's" (coremltools, ``max_pool``)
