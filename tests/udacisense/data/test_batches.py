@@ -124,5 +124,5 @@ def test_other_means_are_used():
 def test_impossible_batches_are_refused():
     with pytest.raises(InputError, match=r"batch size is 0; allowed is 1 or more\.$"):
         Batches(numbered([2, 2]), batch_size=0)
-    with pytest.raises(InputError, match=r"^The seed is -1; allowed is 0 or more\.$"):
+    with pytest.raises(InputError, match=r"^The seed is -1; allowed is 0 to 9223372036854775807\.$"):
         Batches(numbered([2, 2]), batch_size=1, seed=-1)

@@ -51,7 +51,7 @@ def test_train_model_keeps_an_artifact_whose_figures_are_those_of_its_weights(tm
 
 def test_a_model_with_a_class_too_many_is_refused_before_it_trains(tmp_path) -> None:
     spec = dataclasses.replace(tiny_spec(), options={**tiny_spec().options, "num_classes": 4})
-    with pytest.raises(InputError, match=r"answers \(4,\) .* has 3 classes"):
+    with pytest.raises(InputError, match="answers 4 classes and the data has 3;"):
         train_model(spec, dataset(n_train=90), config=TrainConfig(epochs=1), output_dir=tmp_path, batch_size=16)
     assert not (tmp_path / "training").exists()
 
