@@ -16,7 +16,7 @@ from exporters.bundle.open import Bundle
 from harness.cell.run import Cell
 from harness.runners.table import RUNNERS
 from harness.verify.beyond.inputs import BEYOND
-from harness.verify.compare import FloatArray, difference, is_close
+from harness.verify.compare import FloatArray, difference, is_close, scale_of
 from harness.verify.inside.job import Inside
 from harness.verify.plan import ALONE, CellJob, CellKey, Feed, ReferenceJob, master_of, source_of
 from udacisense.errors import InferenceError
@@ -151,5 +151,5 @@ def _check_alone(outputs: FloatArray, alone: FloatArray, rows: NDArray[np.intp],
 
 def _is_rounding(got: FloatArray, wanted: FloatArray) -> bool:
     """Tell whether float32 answers are the same but for the order of their sums."""
-    atol = max(1e-3, 1e-4 * float(np.ptp(wanted)))
-    return got.shape == wanted.shape and is_close(got, wanted, rtol=1e-3, atol=atol)
+    scale = max(scale_of(wanted), float(np.ptp(wanted)) / 10)
+    return got.shape == wanted.shape and is_close(got, wanted, rtol=1e-3, atol=1e-3, scale=scale)

@@ -72,9 +72,11 @@ def scale_of(answers: FloatArray) -> float:
     """Return what an absolute tolerance is multiplied by: 1 where all answers together have a range of 1 to 100.
 
     Below, the range: of a network that answers in millionths, 0.001 would let everything pass. Above, a hundredth of
-    it: float32 itself rounds answers in billions by hundreds.
+    it: float32 itself rounds answers in billions by hundreds. 1 where one of them is not finite.
     """
     span = float(answers.max()) - float(answers.min())
+    if not np.isfinite(span):
+        return 1.0
     return min(1.0, span) if span < 100 else span / 100
 
 
