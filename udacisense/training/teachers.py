@@ -155,10 +155,11 @@ class OnnxTeacher:
         self.fingerprint = sha256_file(path)
         self._mean = torch.tensor(student.mean).view(1, 3, 1, 1)
         self._std = torch.tensor(student.std).view(1, 3, 1, 1)
-        ((self._input, taken),) = [(given.name, given.shape) for given in self._session.get_inputs()[:1]]
-        fixed = dict(zip(("batch", "channels", "height", "width"), taken, strict=False))
+        given = self._session.get_inputs()[0]
+        self._input = given.name
+        fixed = dict(zip(("batch", "channels", "height", "width"), given.shape, strict=False))
         self._fixed = {axis: n for axis, n in fixed.items() if isinstance(n, int)}
-        self.num_classes = self._tried(path, student.size_px, taken)
+        self.num_classes = self._tried(path, student.size_px, given.shape)
 
     def _tried(self, path: Path, size_px: int, taken: Sequence[object]) -> int:
         try:
@@ -183,8 +184,8 @@ class OnnxTeacher:
 
     def _answer(self, pixels: Tensor) -> NDArray[np.float32]:
         missing = self._fixed.get("batch", len(pixels)) - len(pixels)
-        given = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing)).contiguous().numpy()
-        return np.asarray(self._session.run(None, {self._input: given})[0], np.float32)[: len(pixels)]
+        given = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else pixels.contiguous()
+        return np.asarray(self._session.run(None, {self._input: given.numpy()})[0], np.float32)[: len(pixels)]
 
 
 class Answers:
