@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_records import LABELS, make_source, make_variant, plan_of, runs_of, set_of
+from report_records import verified_cell
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import bundle_sha256
@@ -14,7 +15,7 @@ from harness.bench.cells import Source
 from harness.gate.config import GateConfig
 from harness.gate.run import GateReport, gate_bundle
 from harness.host import read_host
-from harness.records import BenchSet, Check, Comparison, Measurement, MeasurementSet, RunSpec
+from harness.records import BenchSet, Check, Comparison, Measurement, MeasurementSet
 from harness.verify.beyond.certainty import believe, certainty
 from harness.verify.compare import compare
 from udacisense.base.records import UNFITTED, Outcome, write_record
@@ -56,28 +57,9 @@ def comparison(right: int) -> Comparison:
 
 
 def measurement(variant_id: str, *, right: int | None, outcome: Outcome, reason: str | None = None) -> Measurement:
-    spec = RunSpec(
-        variant_id=variant_id,
-        runner=ROWS.get(variant_id, "executorch"),
-        engine=None,
-        threads=1,
-        batch_size=1,
-        warmup=0,
-        min_samples=1,
-        min_s=0.0,
-        max_s=1.0,
-        timeout_s=1.0,
-        seed=0,
-    )
-    return Measurement(
-        spec=spec,
-        actual={},
-        comparison=None if right is None else comparison(right),
-        timing=None,
-        warnings=(),
-        outcome=outcome,
-        reason=reason,
-    )
+    found = None if right is None else comparison(right)
+    runner = ROWS.get(variant_id, "executorch")
+    return verified_cell(variant_id, runner, comparison=found, outcome=outcome, reason=reason)
 
 
 def verified(source: Source, *, int8_right: int = 78, int8: Outcome = Outcome.PASSED) -> MeasurementSet:

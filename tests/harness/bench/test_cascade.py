@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from bench_records import counted as counts_of
 from bench_records import make_source, make_variant, plan_of, run_of, set_of
+from report_records import verified_cell
 
 from harness.bench.advice import verdicts
 from harness.bench.cascade import by_member, cascade_rows, check_cascade, with_ways
@@ -20,9 +21,7 @@ from harness.records import (
     BenchedMember,
     BenchSet,
     Comparison,
-    Measurement,
     MeasurementSet,
-    RunSpec,
 )
 from udacisense.base.records import Outcome
 from udacisense.errors import InputError
@@ -160,22 +159,7 @@ def _verified(*, reached: tuple[float, ...], top1: float) -> MeasurementSet:
         mcnemar_p=None,
         asked=Asked(n_otherwise=0, reached_fractions=reached, reference_reached_fractions=reached),
     )
-    spec = RunSpec(
-        variant_id="ptl-fp32",
-        runner="lite",
-        engine=None,
-        threads=1,
-        batch_size=1,
-        warmup=0,
-        min_samples=1,
-        min_s=0.0,
-        max_s=1.0,
-        timeout_s=1.0,
-        seed=0,
-    )
-    row = Measurement(
-        spec=spec, actual={}, comparison=comparison, timing=None, warnings=(), outcome=Outcome.PASSED, reason=None
-    )
+    row = verified_cell("ptl-fp32", "lite", comparison=comparison)
     return MeasurementSet(
         schema_version=1,
         kind="verify",
