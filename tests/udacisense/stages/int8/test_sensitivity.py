@@ -39,16 +39,21 @@ def test_the_block_that_int8_hurts_comes_first() -> None:
     assert found[0].sqnr_db < found[-1].sqnr_db - 6
 
 
-@pytest.mark.parametrize("spec", [tiny_spec, mobilenet_spec])
-@pytest.mark.parametrize("count", [1, None], ids=["one block", "every block"])
-def test_a_rehearsal_is_as_noisy_as_the_int8_copy(spec: Callable[[], ModelSpec], count: int | None) -> None:
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [(tiny_spec, 1), (tiny_spec, None), (mobilenet_spec, 1), (mobilenet_spec, 3)],
+    ids=["tiny, one block", "tiny, every block", "mobilenet, one block", "mobilenet, three blocks"],
+)
+def test_a_rehearsal_answers_as_the_int8_copy(spec: Callable[[], ModelSpec], count: int | None) -> None:
     model = trained_like(spec())
     others = units(model)[count:] if count is not None else ()
     found = calibrate(model, ENGINE, [IMAGES], float_modules=others, method="histogram")
     with torch.no_grad():
         exact, int8 = model(IMAGES), static_int8(model, ENGINE, example=IMAGES[:1], activations=found)(IMAGES)
         rehearsed = Rehearsal(prepared_of(model)).answers(IMAGES, others)
-    assert sqnr_db(exact, rehearsed) == pytest.approx(sqnr_db(exact, int8), abs=0.5)
+    # A value at the border of two steps may round differently from CPU to CPU, and every later block makes more of it:
+    # half of int8's noise may stem from that.
+    assert sqnr_db(int8, rehearsed) > sqnr_db(int8, exact) + 3
 
 
 def test_a_rehearsal_without_an_int8_block_is_the_network_itself() -> None:
