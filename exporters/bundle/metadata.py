@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from exporters.bundle.manifest import Precision
-from udacisense.base.files import ZIP_ERRORS
+from udacisense.base.files import METADATA_KEY, ZIP_ERRORS
 from udacisense.base.records import Signature, from_json, record, to_json
 from udacisense.errors import LoadError
 
-KEY = "udacisense"
-EXTRA_FILE = f"{KEY}.json"  # name within TorchScript's ``_extra_files``
+EXTRA_FILE = f"{METADATA_KEY}.json"  # name within TorchScript's ``_extra_files``
 
 
 @record
@@ -49,4 +49,14 @@ def read_extra_file(path: Path) -> Metadata | None:
             text = archive.read(found[0]) if found else None
     except ZIP_ERRORS as exc:
         raise LoadError(f"{path} is no whole file ({exc}); it may be cut short: export or copy it again.") from exc
+    return None if text is None else from_json(Metadata, text, source=f"the metadata in {path}")
+
+
+def metadata_in(entries: Mapping[str, str], path: Path) -> Metadata | None:
+    """Return what a file says about itself among the metadata that its format has, None where it says nothing.
+
+    Raises:
+        LoadError: what it says is no such record.
+    """
+    text = entries.get(METADATA_KEY)
     return None if text is None else from_json(Metadata, text, source=f"the metadata in {path}")

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.bundle.file_layer import FileLayer, channels_last_layer, dequantised
-from exporters.bundle.metadata import KEY, Metadata
+from exporters.bundle.metadata import Metadata
+from udacisense.base.files import METADATA_KEY
 from udacisense.base.records import from_json
 from udacisense.errors import LoadError, cause
 
@@ -58,7 +59,7 @@ def read_pte(path: Path) -> PteFile:
         ]
         kinds = [node["xnode_union_type"] for graph in graphs for node in graph["xnodes"]]
         layers = [layer for graph in graphs for layer in _layers(graph, file.named_data)]
-        told = [plan.values[plan.outputs[0]].val for plan in file.program.execution_plan if plan.name == KEY]
+        told = [plan.values[plan.outputs[0]].val for plan in file.program.execution_plan if plan.name == METADATA_KEY]
     # The parsers follow whatever a damaged file has.
     except Exception as exc:
         raise LoadError(f"{path} is no whole .pte file ({cause(exc)}); export or copy it again.") from exc

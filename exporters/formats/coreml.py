@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exporters.bundle.manifest import Coverage, Precision
-from exporters.bundle.metadata import KEY, Metadata, metadata_text
+from exporters.bundle.metadata import Metadata, metadata_in, metadata_text
 from exporters.bundle.precision import deployed
 from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.workbench import Workbench, versions
-from udacisense.base.files import size_bytes, what_it_is
-from udacisense.base.records import from_json
+from udacisense.base.files import METADATA_KEY, size_bytes, what_it_is
 from udacisense.errors import LoadError
 
 _SPEC = Path("Data") / "com.apple.CoreML" / "model.mlmodel"
@@ -93,7 +92,7 @@ def read_metadata(path: Path) -> Metadata | None:
         LoadError: it is no Core ML package.
     """
     entries = dict(load_spec(path).description.metadata.userDefined)
-    return from_json(Metadata, entries[KEY], source=f"the metadata in {path}") if KEY in entries else None
+    return metadata_in(entries, path)
 
 
 def load_spec(path: Path) -> Any:
@@ -297,7 +296,7 @@ def cluster(weight: NDArray[Any], *, bits: int) -> tuple[NDArray[Any], NDArray[n
 def _describe(mlmodel: Any, metadata: Metadata) -> None:
     mlmodel.short_description = f"{metadata.name}: image classifier, {metadata.precision}"
     mlmodel.version = str(metadata.schema_version)
-    mlmodel.user_defined_metadata[KEY] = metadata_text(metadata)
+    mlmodel.user_defined_metadata[METADATA_KEY] = metadata_text(metadata)
 
 
 def save(mlmodel: Any, package: Path) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from exporters.bundle.metadata import KEY, metadata_text
+from exporters.bundle.metadata import metadata_text
 from exporters.bundle.pte_file import read_pte
 from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.coverage import coverage_of_file
 from exporters.formats.workbench import Workbench, versions
+from udacisense.base.files import METADATA_KEY
 
 NOTES = {
     "fp32": "none: the float32 weights",
@@ -44,7 +45,7 @@ def export(plan: Plan, bench: Workbench) -> Product:
     program: Any = to_edge_transform_and_lower(
         exported,
         partitioner=[XnnpackPartitioner()],
-        constant_methods={KEY: metadata_text(bench.metadata(plan, batch=batch))},  # a method that answers it
+        constant_methods={METADATA_KEY: metadata_text(bench.metadata(plan, batch=batch))},  # a method that answers it
     ).to_executorch()
     target = bench.folder / plan.file_name
     target.write_bytes(program.buffer)

@@ -15,6 +15,7 @@ from exporters.formats.torchscript import describe, traced
 from exporters.formats.workbench import Workbench
 from udacisense.base.tensors import compact
 from udacisense.errors import InputError
+from udacisense.measure.metrics import scale_of
 
 XNNPACK = "xnnpack"
 
@@ -72,7 +73,7 @@ def _prepacked(scripted: torch.jit.ScriptModule, model: nn.Module, bench: Workbe
     probe = bench.example(batch=bench.options.batch or 1)
     with torch.inference_mode():
         expected, answered = model(probe), rewritten(probe)
-    if not torch.allclose(answered, expected, rtol=1e-3, atol=1e-3 * min(1.0, expected.abs().max().item())):
+    if not torch.allclose(answered, expected, rtol=1e-3, atol=1e-3 * scale_of(expected.numpy())):
         largest = (answered - expected).abs().max().item()
         raise InputError(f"optimize_for_mobile changed the answers (max |Δ| {largest:.3g}); use the plain ptl-fp32.")
     return rewritten

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from exporters.bundle.manifest import Coverage, Precision
-from exporters.bundle.metadata import KEY, metadata_text
+from exporters.bundle.metadata import metadata_text
 from exporters.bundle.qdq import LAYERS, pack
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan, Product, make_plan
 from exporters.formats.coverage import coverage, layers
 from exporters.formats.torchscript import ANY_BATCH
 from exporters.formats.workbench import Workbench, versions
+from udacisense.base.files import METADATA_KEY
 from udacisense.errors import InputError, cause
 from udacisense.measure.counts import count_parameters
 from udacisense.models.resizing import ProductsForBilinear
@@ -298,7 +299,7 @@ def _with_metadata(path: Path, text: str) -> onnx.ModelProto:
     import onnx
 
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {KEY: text})
+    onnx.helper.set_model_props(model, {METADATA_KEY: text})
     model.producer_name = "udacisense"
     return model
 

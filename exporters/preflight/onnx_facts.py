@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.bundle.metadata import KEY, Metadata
+from exporters.bundle.metadata import Metadata, metadata_in
 from udacisense.base.child import RESULT, read_in_child
 from udacisense.base.files import another_kind, what_it_is
-from udacisense.base.records import from_json, record, write_record
+from udacisense.base.records import record, write_record
 from udacisense.errors import LoadError, first_line
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _read_ort(path: Path) -> OnnxFacts:
 
 
 def _metadata(path: Path, entries: dict[str, str]) -> Metadata | None:
-    return from_json(Metadata, entries[KEY], source=f"the metadata in {path}") if KEY in entries else None
+    return metadata_in(entries, path)
 
 
 def main(folder: Path, path: str) -> None:

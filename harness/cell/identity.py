@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.bundle.metadata import KEY, Metadata, read_extra_file
+from exporters.bundle.metadata import Metadata, metadata_in, read_extra_file
 from udacisense.base.records import Signature, from_json, to_json
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _from_onnxruntime(path: Path) -> Metadata | None:
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     entries = session.get_modelmeta().custom_metadata_map
-    return from_json(Metadata, entries[KEY], source=f"the metadata in {path}") if KEY in entries else None
+    return metadata_in(entries, path)
 
 
 def _from_coreml(path: Path) -> Metadata | None:

@@ -16,10 +16,11 @@ from exporters.bundle.open import Bundle
 from harness.cell.run import Cell
 from harness.runners.table import RUNNERS
 from harness.verify.beyond.inputs import BEYOND
-from harness.verify.compare import FloatArray, difference, is_close, scale_of
+from harness.verify.compare import FloatArray, difference, is_close
 from harness.verify.inside.job import Inside
 from harness.verify.plan import ALONE, CellJob, CellKey, Feed, ReferenceJob, master_of, source_of
 from udacisense.errors import InferenceError
+from udacisense.measure.metrics import scale_of
 
 
 @dataclass(frozen=True)

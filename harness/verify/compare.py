@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from harness.records import Comparison, Flip
 from udacisense.errors import InputError
 from udacisense.measure.confidence import margins
-from udacisense.measure.metrics import mcnemar_p, wilson_interval
+from udacisense.measure.metrics import mcnemar_p, scale_of, wilson_interval
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -66,18 +66,6 @@ def compare(
         scale=scale_of(master),
         **_accuracy(finite, predicted, expected, labels, class_names),
     )
-
-
-def scale_of(answers: FloatArray) -> float:
-    """Return what an absolute tolerance is multiplied by: 1 where all answers together have a range of 1 to 100.
-
-    Below, the range: of a network that answers in millionths, 0.001 would let everything pass. Above, a hundredth of
-    it: float32 itself rounds answers in billions by hundreds. 1 where one of them is not finite.
-    """
-    span = float(answers.max()) - float(answers.min())
-    if not np.isfinite(span):
-        return 1.0
-    return min(1.0, span) if span < 100 else span / 100
 
 
 def is_close(got: FloatArray, wanted: FloatArray, *, rtol: float, atol: float, scale: float | None = None) -> bool:

@@ -24,7 +24,7 @@ from harness.verify.answers import Answers
 from harness.verify.beyond.certainty import believe, certainty
 from harness.verify.beyond.inputs import BEYOND
 from harness.verify.beyond.judge import judge_beyond, told_beyond
-from harness.verify.compare import FloatArray, compare, difference, is_close, scale_of
+from harness.verify.compare import FloatArray, compare, difference, is_close
 from harness.verify.inside.job import Inside
 from harness.verify.limits import Limit, limit_for, out_of_limits
 from harness.verify.plan import (
@@ -36,6 +36,7 @@ from harness.verify.plan import (
 from udacisense.base.records import UNFITTED, Outcome, Scalar
 from udacisense.errors import InferenceError, LoadError
 from udacisense.measure.confidence import margins
+from udacisense.measure.metrics import scale_of
 
 _GOLDEN_PSNR_DB = 40.0
 

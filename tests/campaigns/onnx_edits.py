@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from exporters.bundle.metadata import KEY
 from exporters.formats.onnx import RESIZING
+from udacisense.base.files import METADATA_KEY
 
 _FLOAT, _UINT8, _FLOAT16 = 1, 2, 10
 # A quantiser lets a layer take its Relu's place; the name of the value is what is left of it.
@@ -30,7 +30,7 @@ def save_edited(source: Path, target: Path, edit: Callable[[Any], None], *, vari
     edit(model)
     assert model.SerializeToString(deterministic=True) != before, f"{edit.__name__} changes nothing in {source.name}"
     for entry in model.metadata_props:
-        if entry.key == KEY and variant_id is not None:
+        if entry.key == METADATA_KEY and variant_id is not None:
             entry.value = json.dumps({**json.loads(entry.value), "variant_id": variant_id})
     onnx.save(model, target)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,32 @@ def test_a_model_that_cannot_be_traced_says_so(factories: str, tmp_path: Path, f
     variant = manifest.variants[0]
     assert variant.outcome is Outcome.FAILED
     assert "froze a decision on the input's values, at their_models.py:" in variant.reason
+
+
+def test_a_network_that_answers_in_billions_is_prepacked(
+    their: Callable[[str], str], tmp_path: Path, fp32_ptl: ExportOptions
+) -> None:
+    code = """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                torch.manual_seed(0)
+                self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 10)
+                nn.init.normal_(self.head.weight, std=1e10)
+                nn.init.zeros_(self.head.bias)
+
+            def forward(self, x):
+                seen = F.relu(self.conv(x)).mean((2, 3))
+                turned = F.linear(seen.flip(1), self.head.weight[:1].flip(1))
+                answers = self.head(seen)
+                return torch.cat([answers[:, :1] - turned, answers[:, 1:]], 1)  # the first is nothing but rounding
+
+
+        def build():
+            return Net()
+        """
+    manifest = export_bundle(source_from_factory(their(code), (1, 3, 16, 16), None), tmp_path / "bundle", fp32_ptl)
+    assert {v.reason for v in manifest.variants if v.id == "ptl-fp32-xnnpack"} == {None}
 
 
 def test_what_cannot_be_is_skipped_with_its_reason(factories: str, tmp_path: Path) -> None:

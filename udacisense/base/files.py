@@ -20,6 +20,8 @@ from typing import Any
 
 from udacisense.errors import BusyError, InputError, LoadError
 
+METADATA_KEY = "udacisense"  # of what our files say about themselves, in the metadata that their format has
+
 # What the standard library raises on a damaged, encrypted or exotic zip file; its decompressors' errors are no OSError.
 ZIP_ERRORS = (
     zipfile.BadZipFile,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from udacisense.base.records import Confidence, ShiftAccuracy, record
@@ -202,3 +202,15 @@ def mcnemar_p(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
         raise InputError(f"McNemar's test pairs two answers an image, got shapes {a.shape} and {b.shape}.")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+
+
+def scale_of(answers: NDArray[np.float32]) -> float:
+    """Return what an absolute tolerance is multiplied by: 1 where all answers together have a range of 1 to 100.
+
+    Below, the range: of a network that answers in millionths, 0.001 would let everything pass. Above, a hundredth of
+    it: float32 itself rounds answers in billions by hundreds. 1 where one of them is not finite.
+    """
+    span = float(answers.max()) - float(answers.min())
+    if not np.isfinite(span):
+        return 1.0
+    return min(1.0, span) if span < 100 else span / 100

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from udacisense.base.files import sha256_file
+from udacisense.base.files import METADATA_KEY, sha256_file
 from udacisense.base.progress import Advance
 from udacisense.base.records import Signature
 from udacisense.data.batches import Batches
@@ -21,8 +21,6 @@ from udacisense.models.artifact import load_artifact
 from udacisense.models.layers import Resize
 from udacisense.training.types import Teacher
 from udacisense.zoo.table import ZOO, resolve_artifact
-
-_EXPORTED = "udacisense"  # the key of the record in files of ours
 
 
 def load_teacher(
@@ -147,7 +145,7 @@ class OnnxTeacher:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # onnxruntime's errors share no base class of their own
             raise LoadError(f"The teacher {path} cannot be loaded ({str(exc).splitlines()[0]}).") from exc
-        if _EXPORTED in self._session.get_modelmeta().custom_metadata_map:
+        if METADATA_KEY in self._session.get_modelmeta().custom_metadata_map:
             raise InputError(
                 f"{path} was exported by udacisense and takes normalised images, where an .onnx teacher takes pixels "
                 "0-255; give the artifact's folder that it was exported from, or the folder reference of its bundle."
