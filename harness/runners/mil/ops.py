@@ -96,15 +96,19 @@ def _pool(a: Arguments, *, average: bool) -> Value:
     strides = ints(a.get("strides", [1] * len(kernel)))
     pads = _conv_pads(a, x.shape[2:], kernel, strides, [1] * len(kernel))
     largest = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(kernel)]
+    mean = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(kernel)]
     ends = zip(x.shape[2:], kernel, strides, pads[::2], pads[1::2], strict=True)
     if a.get("ceil_mode", False) and any((n + low + high - k) % s for n, k, s, low, high in ends):  # else no rounding
-        if average or pads[::2] != pads[1::2]:
-            raise UnknownOperatorError(["an average pool, or one of uneven padding, with ceil_mode"])
-        return largest(x, kernel, strides, pads[::2], ceil_mode=True)  # "same as PyTorch's" (coremltools, ``max_pool``)
+        if pads[::2] != pads[1::2]:
+            raise UnknownOperatorError(["a pool of uneven padding with ceil_mode"])
+        if not average:
+            return largest(x, kernel, strides, pads[::2], ceil_mode=True)  # "same as PyTorch's" (coremltools, max_pool)
+        if not a.get("exclude_padding_from_average", False):
+            raise UnknownOperatorError(["an average pool with ceil_mode that counts what lies outside"])
+        return mean(x, kernel, strides, pads[::2], ceil_mode=True, count_include_pad=False)
     torch_pads = [p for axis in reversed(range(len(kernel))) for p in pads[2 * axis : 2 * axis + 2]]
     if not average:
         return largest(F.pad(x, torch_pads, value=float("-inf")), kernel, strides)
-    mean = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(kernel)]
     pooled = mean(F.pad(x, torch_pads), kernel, strides)
     if a.get("exclude_padding_from_average", False):
         pooled = pooled / mean(F.pad(torch.ones_like(x), torch_pads), kernel, strides)

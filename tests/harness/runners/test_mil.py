@@ -85,6 +85,8 @@ CASES: dict[str, nn.Module] = {
     "batch norm after a pool": layers(nn.MaxPool2d(3, 2, 1), nn.BatchNorm2d(3)),
     "pools rounded up": layers(nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
     "average pool rounded up, where nothing is left over": layers(nn.AvgPool2d(2, 2, ceil_mode=True)),
+    "average pool rounded up": layers(nn.AvgPool2d(3, 2, ceil_mode=True, count_include_pad=False)),
+    "the same, padded": layers(nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)),
     "average pool": layers(nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(2, count_include_pad=False)),
     "padding modes": Of(lambda x: F.pad(F.pad(x, (1, 2, 0, 1), mode="reflect"), (1, 1, 1, 1), value=0.5)),
     "hard swish and sigmoid": layers(nn.Hardswish(), nn.Hardsigmoid(), nn.Conv2d(3, 3, 1), nn.SiLU()),
