@@ -12,6 +12,7 @@ from udacisense.data.images import DataSet, Images, make_signature
 from udacisense.measure.recording import record_stage
 from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
+from udacisense.stages.contract import StepContext
 
 CLASSES = ("red", "green", "blue")
 SIZE_PX = 16
@@ -61,6 +62,20 @@ def batches(n: int = 48, *, seed: int = 0) -> Batches:
 
 def held_back(n: int = 24) -> Batches:
     return Batches(coloured(n, seed=3), batch_size=24)
+
+
+def step_context(train: Batches) -> StepContext:
+    """What a step is given that trains on these images, keeps nothing and begins anew."""
+    return StepContext(
+        train=train,
+        validation=held_back(),
+        class_names=CLASSES,
+        input_shape=(1, 3, SIZE_PX, SIZE_PX),
+        seed=0,
+        fingerprint="f",
+        work_dir=None,
+        resume=False,
+    )
 
 
 def figures(*, file_bytes: int = 1000, latency_ms: float = 10.0, top1: float = 0.887) -> StageRecord:

@@ -7,30 +7,15 @@ from pathlib import Path
 
 import pytest
 from bench_records import make_source, make_variant, plan_of, runs_of, set_of
+from report_records import stage
 
 from harness.records import BenchSet
 from harness.report.collect import collect
 from harness.report.markdown import to_json_text, to_markdown
-from udacisense.base.records import StageRecord, write_record
+from udacisense.base.records import write_record
 from udacisense.errors import InputError
 from udacisense.pipeline.requirements import check_requirements
 from udacisense.pipeline.run import RunRecord
-
-
-def stage(name: str, *, file_bytes: int, latency_ms: float, top1: float) -> StageRecord:
-    return StageRecord(
-        stage=name,
-        config={},
-        duration_s=1.0,
-        file_bytes=file_bytes,
-        parameters=1000,
-        nonzero_parameters=1000,
-        top1_fraction=top1,
-        top5_fraction=0.99,
-        per_class={"a": top1},
-        latency_ms=latency_ms,
-        n_eval_images=100,
-    )
 
 
 def bench_set() -> BenchSet:
@@ -40,8 +25,8 @@ def bench_set() -> BenchSet:
 
 
 def write_run(folder: Path, name: str, last: str = "graph") -> None:
-    baseline = stage("baseline", file_bytes=6_000_000, latency_ms=10.0, top1=0.887)
-    final = stage(last, file_bytes=3_000_000, latency_ms=6.0, top1=0.880)
+    baseline = stage("baseline", file_bytes=6_000_000, latency_ms=10.0, top1=0.887, labels=("a",))
+    final = stage(last, file_bytes=3_000_000, latency_ms=6.0, top1=0.880, labels=("a",))
     write_record(
         folder / RunRecord.FILE_NAME,
         RunRecord(

@@ -9,27 +9,18 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
-from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
+from training_cases import CLASSES, batches, build, held_back, mobilenet_spec, step_context, tiny_spec
 
 from udacisense.base.tensors import supported_engines
 from udacisense.pipeline.step import Step, perform
-from udacisense.stages.contract import Kind, Stage, StepContext, StepResult, kind_of, plain_copy
+from udacisense.stages.contract import Kind, Stage, StepResult, kind_of, plain_copy
 from udacisense.stages.graph import trace_and_freeze
 from udacisense.stages.quantize import dynamic_int8
 from udacisense.stages.static import calibrate, static_int8
 from udacisense.stages.table import STAGES
 from udacisense.training.checkpoint import state_sha256
 
-CONTEXT = StepContext(
-    train=batches(32),
-    validation=held_back(),
-    class_names=CLASSES,
-    input_shape=(1, 3, SIZE_PX, SIZE_PX),
-    seed=0,
-    fingerprint="f",
-    work_dir=None,
-    resume=False,
-)
+CONTEXT = step_context(batches(32))
 # Defaults must work; what would only take time is cut short here.
 SHORT = {"epochs": 1}
 # These try every block of the network apart; test_static.py and test_qat.py have larger ones.

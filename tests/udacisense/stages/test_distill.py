@@ -4,25 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
+from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, step_context, tiny_spec
 
 from udacisense.errors import InputError
 from udacisense.measure.metrics import evaluate
-from udacisense.stages.contract import StepContext
 from udacisense.stages.distill import apply_knowledge_distillation, select_weights
 from udacisense.training.checkpoint import state_sha256
 from udacisense.training.types import TrainConfig
 
-CONTEXT = StepContext(
-    train=batches(96),
-    validation=held_back(),
-    class_names=CLASSES,
-    input_shape=(1, 3, SIZE_PX, SIZE_PX),
-    seed=0,
-    fingerprint="f",
-    work_dir=None,
-    resume=False,
-)
+CONTEXT = step_context(batches(96))
 
 
 def test_the_student_learns_and_the_teacher_stays() -> None:

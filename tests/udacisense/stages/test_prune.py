@@ -2,26 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training_cases import CLASSES, SIZE_PX, batches, build, held_back, mobilenet_spec, tiny_spec
+from training_cases import CLASSES, SIZE_PX, batches, build, mobilenet_spec, step_context, tiny_spec
 
 from udacisense.errors import InputError, TrainingError
 from udacisense.measure.counts import count_macs, count_parameters
 from udacisense.measure.recording import parameter_counts
 from udacisense.models.build import build_model
 from udacisense.models.shapes import fitted_spec
-from udacisense.stages.contract import StepContext
 from udacisense.stages.prune import Sparsity, apply_magnitude_pruning, apply_structured_pruning
 
-CONTEXT = StepContext(
-    train=batches(32),
-    validation=held_back(),
-    class_names=CLASSES,
-    input_shape=(1, 3, SIZE_PX, SIZE_PX),
-    seed=0,
-    fingerprint="f",
-    work_dir=None,
-    resume=False,
-)
+CONTEXT = step_context(batches(32))
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:

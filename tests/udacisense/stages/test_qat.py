@@ -3,27 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.ao.quantization.quantize_fx import convert_fx
-from training_cases import CLASSES, SIZE_PX, batches, held_back, tiny_spec, trained_like
+from training_cases import batches, held_back, step_context, tiny_spec, trained_like
 
 from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError
 from udacisense.stages import qat
-from udacisense.stages.contract import StepContext
 from udacisense.stages.int8.rounding import method_of
 from udacisense.stages.qat import apply_quantization_aware_training
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import quiet
 
-CONTEXT = StepContext(
-    train=batches(48),
-    validation=held_back(),
-    class_names=CLASSES,
-    input_shape=(1, 3, SIZE_PX, SIZE_PX),
-    seed=0,
-    fingerprint="f",
-    work_dir=None,
-    resume=False,
-)
+CONTEXT = step_context(batches(48))
 
 
 @pytest.mark.parametrize("engine", [e for e in ("fbgemm", "qnnpack") if e in supported_engines()])

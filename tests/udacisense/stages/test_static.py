@@ -5,14 +5,20 @@ from functools import partial
 
 import pytest
 import torch
-from training_cases import CLASSES, SIZE_PX, batches, coloured, held_back, mobilenet_spec, tiny_spec, trained_like
+from training_cases import (
+    batches,
+    coloured,
+    mobilenet_spec,
+    step_context,
+    tiny_spec,
+    trained_like,
+)
 
 from udacisense.base.tensors import supported_engines
 from udacisense.data.batches import normalise
 from udacisense.errors import InputError
 from udacisense.measure.recording import is_quantized
 from udacisense.stages import static
-from udacisense.stages.contract import StepContext
 from udacisense.stages.recipe import recipe_sha256
 from udacisense.stages.static import (
     NotTraceableError,
@@ -27,16 +33,7 @@ from udacisense.stages.static import (
 
 ENGINE = supported_engines()[0]
 IMAGES = normalise(coloured(24, seed=4).pixels)
-CONTEXT = StepContext(
-    train=batches(32),
-    validation=held_back(),
-    class_names=CLASSES,
-    input_shape=(1, 3, SIZE_PX, SIZE_PX),
-    seed=0,
-    fingerprint="f",
-    work_dir=None,
-    resume=False,
-)
+CONTEXT = step_context(batches(32))
 
 
 def test_noise_is_measured_on_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
