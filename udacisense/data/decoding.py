@@ -29,7 +29,7 @@ from udacisense.errors import BusyError, InputError, cause
 
 log = logging.getLogger("udacisense")
 
-_SAMPLED = 32  # squares of a cache that are held against their digests when it is opened
+_CHECKED_BYTES = 256 << 20  # of a cache's squares that are held against their digests when it is opened: half a second
 _POLL_S = 0.5
 
 
@@ -206,7 +206,7 @@ def _opened(place: Path, key: str, n: int, size_px: int) -> tuple[Tensor, Tensor
         pixels = np.memmap(place / PIXELS, np.uint8, "r", shape=(n, 3, size_px, size_px))
     except (InputError, OSError, ValueError):
         return None
-    for index in range(0, n, -(-n // _SAMPLED)):
+    for index in range(0, n, -(-pixels.nbytes // _CHECKED_BYTES)):  # every one of a small cache
         if hashlib.sha256(np.ascontiguousarray(pixels[index]).data).digest() != digests[index].tobytes():
             log.warning("the decoded photos in %s are damaged, and are made again", place)
             return None

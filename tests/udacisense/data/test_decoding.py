@@ -72,17 +72,22 @@ def test_photos_are_opened_when_their_pixels_are_asked_for_and_few_of_them_alone
 
 
 def test_a_changed_photo_and_a_damaged_cache_are_decoded_again(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for index in range(40):
+        a_photo("star", index).save(photos / f"train/cup/more-{index}.png")
     files = list_folder(photos).flat("train")
     cached_squares(files, 32, "reading")
     a_photo("heart", 99).save(files[3])
     pixels, _ = cached_squares(files, 32, "reading")
     assert np.array_equal(pixels[3].permute(1, 2, 0).numpy(), read_square(files[3], 32))
     ((place, _),) = list_caches()
-    with (place / PIXELS).open("r+b") as stream:
-        stream.write(bytes(100))
-    again, _ = cached_squares(files, 32, "reading")
-    assert "are damaged, and are made again" in caplog.text
-    assert np.array_equal(again[0].permute(1, 2, 0).numpy(), read_square(files[0], 32))
+    for square in (0, 1, len(files) - 2, len(files) - 1):
+        caplog.clear()
+        with (place / PIXELS).open("r+b") as stream:
+            stream.seek(square * 3 * 32 * 32)
+            stream.write(bytes(100))
+        again, _ = cached_squares(files, 32, "reading")
+        assert "are damaged, and are made again" in caplog.text
+        assert np.array_equal(again[square].permute(1, 2, 0).numpy(), read_square(files[square], 32))
 
 
 def test_another_photo_under_a_copied_time_is_decoded(photos: Path) -> None:
