@@ -20,3 +20,11 @@ def test_answers_that_differ_from_call_to_call_are_no_rounding_whatever_their_si
     check(answers, answers * np.float32(1 + 1e-6))
     with pytest.raises(InferenceError, match="differ from call to call"):
         check(answers, answers[:, ::-1].copy())
+
+
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e9])
+def test_a_small_difference_beside_others_is_not_blamed_on_the_batch_alone(size: float) -> None:
+    alone = ALONE * np.float32(size)
+    for factor, cause in ((1.005, "enlarges float32's own rounding does so"), (1.05, "depends on the other images")):
+        with pytest.raises(InferenceError, match=cause):
+            _check_alone(alone * np.float32(factor), np.concatenate([alone, alone]), np.arange(len(alone)), 50)
