@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from exporters.bundle.metadata import KEY
-from exporters.formats.onnx import RESIZING
+from exporters.formats.onnx.graph import RESIZING
 
 _FLOAT, _UINT8, _FLOAT16 = 1, 2, 10
 # A quantiser lets a layer take its Relu's place; the name of the value is what is left of it.

@@ -116,7 +116,7 @@ def onnx_weights(path: Path) -> Weights:
     import onnx
     from onnx import numpy_helper
 
-    from exporters.formats.onnx import RESIZING
+    from exporters.formats.onnx.graph import RESIZING
 
     graph = onnx.load(path).graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
