@@ -162,7 +162,7 @@ def _trace(path: Path, bench: Workbench, classifier: nn.Module, batch: int | Non
                 dynamic_axes=axes,
                 dynamo=False,
             )
-        except torch.onnx.errors.UnsupportedOperatorError as exc:
+        except torch.onnx.errors.OnnxExporterError as exc:
             raise InputError(
                 f"ONNX of opset {bench.options.opset} has no operator for what the model computes ({_asked(exc)}); let "
                 "its forward compute that from others, or export the other formats alone."
@@ -171,9 +171,10 @@ def _trace(path: Path, bench: Workbench, classifier: nn.Module, batch: int | Non
 
 
 def _asked(exc: Exception) -> str:
-    """Return the operator that an exporter's refusal names."""
-    found = re.search(r"operator '([^']+)'", str(exc))
-    return found[1] if found else first_line(exc)
+    """Return the operator that an exporter's refusal names, or its first sentence."""
+    said = re.split(r"\. | +\[Caused by", first_line(exc))[0].removeprefix("Unsupported: ONNX export of ")
+    found = re.search(r"operator '([^']+)'", said)
+    return found[1] if found else said.removeprefix("operator ")
 
 
 def _to_float16(base: Path, path: Path, bench: Workbench) -> None:

@@ -41,10 +41,17 @@ def compare_weights(expected: Weights, got: Weights, *, rounded: bool = False) -
         rounded: whether ``expected`` are rounded as the file's are, so that each weight is the same.
 
     Raises:
-        CannotJudgeError: their counts differ, as where a network calls layers in another way than as modules.
+        CannotJudgeError: their counts differ, or the shapes of several, as where a network calls layers in another way
+            than as modules.
     """
     if len(expected) != len(got):
         raise CannotJudgeError(f"{len(got)} layers with weights in the file, {len(expected)} in its source")
+    other_shapes = [
+        name for (name, source), (_, stored) in zip(expected, got, strict=True) if source.shape != stored.shape
+    ]
+    if len(other_shapes) > 1:
+        named = " and ".join(other_shapes[:2])
+        raise CannotJudgeError(f"its layers come in another order, or are others: {named} have other shapes")
     problems = []
     for (name, source), (other, stored) in zip(expected, got, strict=True):
         problem = _layer_problem(source, stored, rounded=rounded)
