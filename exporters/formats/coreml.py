@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._export.utils import _get_decomp_for_cia, _is_cia_op
 
 from exporters.bundle.manifest import Coverage, Precision
 from exporters.bundle.metadata import Metadata, metadata_in, metadata_text
@@ -24,7 +26,7 @@ from exporters.bundle.qdq import NOTE, in_steps
 from exporters.formats.contract import ExportOptions, Plan, Product, make_plan
 from exporters.formats.workbench import Workbench, versions
 from udacisense.base.files import METADATA_KEY, size_bytes, what_it_is
-from udacisense.errors import LoadError
+from udacisense.errors import InputError, LoadError, cause
 
 _SPEC = Path("Data") / "com.apple.CoreML" / "model.mlmodel"
 _BLOB_HEAD_BYTES = 64  # where a blob begins, before its values: their type, size and place
@@ -180,13 +182,30 @@ def _convert_tensor(precision: Precision, bench: Workbench) -> Any:
         network, _ = bench.rounding()
         return _program(in_steps(bench.deployed(network), example, packed=True), example)
 
-    return ct.convert(
+    return _convert(
         program(),
         inputs=[ct.TensorType(name=signature.input_name, shape=tuple(example.shape), dtype=np.float32)],
         outputs=[ct.TensorType(name=signature.output_name, dtype=np.float32)],
         compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
         **_common(bench),
     )
+
+
+def _convert(program: torch.export.ExportedProgram, **options: Any) -> Any:
+    import coremltools as ct
+
+    try:
+        return ct.convert(program, **options)
+    except OSError:
+        raise
+    # It raises what its own code ran into, on operators and values that it does not know.
+    except Exception as exc:
+        unknown = re.search(r"Unsupported fx node (\w+)", str(exc))
+        why = f"it has no form of {unknown[1]}" if unknown else cause(exc).rstrip(".")
+        raise InputError(
+            f"coremltools does not take this model: {why}; let its forward compute that from other operators, or "
+            "export the other formats alone."
+        ) from exc
 
 
 def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
@@ -196,16 +215,47 @@ def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     scalars in a way that NumPy 2.4 refuses. What coremltools cannot translate is written as its parts: ``addcmul`` as a
     product and a sum.
     """
+    exported = torch.export.export(model, (example,), strict=False).run_decompositions({})
+    while parts := _parts(exported):
+        exported = exported.run_decompositions(parts)
+    _fill_by_type(exported.graph_module)
+    return cast("torch.export.ExportedProgram", exported)
+
+
+def _parts(exported: torch.export.ExportedProgram) -> dict[Any, Any]:
+    """Return how to compute from others what coremltools cannot translate; nothing where that is not known."""
     from coremltools.converters.mil.frontend.torch.torch_op_registry import is_torch_fx_node_supported
 
-    exported = torch.export.export(model, (example,), strict=False).run_decompositions({})
-    calls = [node for node in exported.graph.nodes if node.op == "call_function"]
     lacking = {
-        n.target for n in calls if isinstance(n.target, torch._ops.OpOverload) and not is_torch_fx_node_supported(n)
+        n.target
+        for n in exported.graph.nodes
+        if isinstance(n.target, torch._ops.OpOverload)
+        and (not is_torch_fx_node_supported(n) or (n.target is torch.ops.aten.pad.default and "circular" in n.args))
     }
-    if parts := torch._decomp.get_decompositions([*lacking]):
-        exported = exported.run_decompositions(parts)
-    return cast("torch.export.ExportedProgram", exported)
+    implicit = {operator: _get_decomp_for_cia(operator) for operator in lacking if _is_cia_op(operator)}
+    return {**implicit, **torch._decomp.get_decompositions([*lacking])}
+
+
+def _fill_by_type(program: torch.fx.GraphModule) -> None:
+    """Write every tensor of one number as ``full``, in place, where coremltools 9.0 heeds the type that is asked for.
+
+    Of ``zeros_like(mask, dtype=float32)`` it makes truth values, and of what is filled into them 0 or 1.
+    """
+    new = torch.ops.aten
+    fixed = {new.zeros_like: 0, new.new_zeros: 0, new.ones_like: 1, new.new_ones: 1}
+    given = {new.full_like: 1, new.new_full: 2}  # place of the number
+    for node in [*program.graph.nodes]:
+        target = getattr(node.target, "overloadpacket", None)
+        if target not in fixed and target not in given:
+            continue
+        made = node.meta["val"]
+        number = fixed[target] if target in fixed else node.args[given[target]]
+        with program.graph.inserting_before(node):
+            full = program.graph.call_function(new.full.default, ([*made.shape], number), {"dtype": made.dtype})
+        full.meta = node.meta
+        node.replace_all_uses_with(full)
+        program.graph.erase_node(node)
+    program.recompile()
 
 
 class _FromImage(nn.Module):
@@ -232,7 +282,7 @@ def _convert_image(bench: Workbench) -> Any:
 
     signature = bench.signature
     shape = (1, *signature.input_shape[1:])
-    return ct.convert(
+    return _convert(
         _program(_FromImage(bench).eval(), torch.zeros(shape)),
         inputs=[ct.ImageType(name=signature.input_name, shape=shape, color_layout=ct.colorlayout.RGB, scale=1 / 255)],
         classifier_config=ct.ClassifierConfig(list(signature.labels)),

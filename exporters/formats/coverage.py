@@ -42,16 +42,17 @@ class Layer:
 def layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     """Return every module that multiplies weights with ``example``, or parts of it with each other, in any order."""
     return tuple(
-        Layer(name, sum(weight.numel() for weight in _weights(model.get_submodule(name)) if weight.ndim > 1), macs)
+        Layer(name, sum(weight.numel() for weight in _weights(model.get_submodule(name))), macs)
         for name, macs in macs_by_module(model, tuple(example.shape)).items()
     )
 
 
 def _weights(module: nn.Module) -> Iterator[Tensor]:
-    """Yield a module's own parameters, and those that a parametrisation computes."""
-    yield from module.parameters(recurse=False)
+    """Yield what a module multiplies with: its own parameters but for biases, and those a parametrisation computes."""
+    yield from (weight for weight in module.parameters(recurse=False) if weight.ndim > 1)
     if parametrize.is_parametrized(module):
-        yield from (getattr(module, name) for name in cast("nn.ModuleDict", module.parametrizations))
+        computed = (getattr(module, name) for name in cast("nn.ModuleDict", module.parametrizations))
+        yield from (weight for weight in computed if weight.ndim > 1)
 
 
 def int8_modules(converted: nn.Module) -> frozenset[str]:
@@ -70,10 +71,12 @@ def coverage(model: nn.Module, example: Tensor, int8: Collection[str]) -> Covera
     found = layers(model, example)
     parameters = sum(p.numel() for p in model.parameters())
     chosen = [layer for layer in found if layer.name in int8]
+    # Weights that several layers share are there once.
+    weights = {id(weight): weight for layer in chosen for weight in _weights(model.get_submodule(layer.name))}
     return Coverage(
         modules_int8=len(chosen),
         modules_total=len(found),
-        parameters_int8_fraction=_fraction(sum(layer.weights for layer in chosen), parameters),
+        parameters_int8_fraction=_fraction(sum(weight.numel() for weight in weights.values()), parameters),
         macs_int8_fraction=_fraction(sum(layer.macs for layer in chosen), sum(layer.macs for layer in found)),
     )
 
@@ -86,11 +89,13 @@ def coverage_of_file(bench: Workbench, found: Sequence[FileLayer]) -> Coverage:
         found: every layer of the file.
     """
     chosen = [layer for layer in found if layer.is_int8]
-    weights = sum(layer.weights.size for layer in chosen)
+    weights, held = sum(layer.weights.size for layer in chosen), sum(layer.weights.size for layer in found)
+    # A file may hold weights that layers share once for each.
+    parameters = max(held, sum(p.numel() for p in bench.model.parameters()))
     return Coverage(
         modules_int8=len(chosen),
         modules_total=len(layers(bench.model, bench.golden_inputs[:1])),
-        parameters_int8_fraction=_fraction(weights, sum(p.numel() for p in bench.model.parameters())),
+        parameters_int8_fraction=_fraction(weights, parameters),
         macs_int8_fraction=_fraction(sum(layer.macs for layer in chosen), sum(layer.macs for layer in found)),
     )
 

@@ -76,7 +76,7 @@ FORMATS: dict[str, FormatRow] = {
         ),
         FormatRow(
             name="onnx",
-            module="exporters.formats.onnx",
+            module="exporters.formats.onnx.write",
             writes=("onnx", "ort"),
             precisions=("fp32", "fp16", "int8-dynamic", "int8-static"),
             summary="ONNX .onnx, and each optimised offline as .ort for onnxruntime-mobile",

@@ -169,7 +169,7 @@ def ort_faults(variant: Variant, bundle: Bundle) -> list[Mutant]:
     whole = exporter_faults.file_of(bundle, sister)
 
     def alone(copy: Bundle, edit: Callable) -> None:
-        from exporters.formats.onnx import _optimize_offline
+        from exporters.formats.onnx.write import _optimize_offline
 
         with tempfile.TemporaryDirectory() as name:
             faulty = Path(name) / "faulty.onnx"

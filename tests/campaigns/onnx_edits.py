@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from exporters.formats.onnx import RESIZING
+from exporters.formats.onnx.graph import RESIZING
 from udacisense.base.files import METADATA_KEY
 
 _FLOAT, _UINT8, _FLOAT16 = 1, 2, 10

@@ -62,6 +62,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
             _replace_folder(target, partial)
         else:
             partial.replace(target)
+    except OSError as exc:
+        # A write that finds the disk full names no file; there may be several disks.
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT) and exc.filename is None:
+            exc.filename = str(target)
+        raise
     finally:
         remove(partial)
 

@@ -89,7 +89,7 @@ def command(
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline.search.cost import Limits
-    from udacisense.pipeline.search.run import SearchOptions, estimate_search, run_search
+    from udacisense.pipeline.search.run import SearchOptions, check_search, estimate_search, run_search
     from udacisense.pipeline.start import check_start
 
     options = SearchOptions(
@@ -101,6 +101,7 @@ def command(
     kept, model = load_artifact(baseline, allow_factory=allow_factory)
     dataset = load_data(data, size_px=kept.signature.size_px)
     check_start(kept, baseline, dataset, batch_size=options.batch_size, seeds=(options.seed, *options.seeds))
+    check_search(options, dataset)
     announce(estimate_search(options, model, dataset), output)
     if dry_run:
         return

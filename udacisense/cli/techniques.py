@@ -68,6 +68,7 @@ def command(
     chosen, options = find_techniques(names), PipelineOptions(**asked)
     kept, model = load_artifact(baseline, allow_factory=options.allow_factory)
     dataset = load_data(data, size_px=kept.signature.size_px)
+    place.check()
     check_start(kept, baseline, dataset, batch_size=options.batch_size, seeds=seeds or (options.seed,))
     cost = estimate_techniques(chosen, kept.model, model, dataset, epochs=options.epochs)
     n_seeds = max(1, len(seeds))

@@ -96,7 +96,7 @@ def command(
         "batch_size": batch_size,
         "supervision": replace(supervision, allow_factory=allow_factory),
     }
-    _announce(spec, dataset, output, is_all=dry_run, **given)
+    _announce(spec, dataset, output, init=init, is_all=dry_run, resume=resume, **given)
     say_interpolation(spec, init)
     say_the_worst(data, dataset, is_read=not dry_run)
     if dry_run:
@@ -113,7 +113,9 @@ def _announce(
     dataset: DataSet,
     output: Path,
     *,
+    init: str,
     is_all: bool,
+    resume: bool,
     config: TrainConfig,
     batch_size: int,
     supervision: Supervision,
@@ -123,7 +125,7 @@ def _announce(
     from udacisense.cli.loading import say_answers
     from udacisense.data.batches import Batches
     from udacisense.models.answers import check_trains
-    from udacisense.training.run import estimate_training, fresh_model, images_an_epoch, signature_of
+    from udacisense.training.run import check_resume, estimate_training, fresh_model, images_an_epoch, signature_of
     from udacisense.training.supervision import load_supervision
 
     Batches(dataset.train, batch_size=batch_size, seed=config.seed)
@@ -131,7 +133,10 @@ def _announce(
     refuse_other_forms(model)
     check_trains(model, classes=len(dataset.class_names), size_px=dataset.size_px)
     if is_all:
-        load_supervision(supervision, signature_of(spec, dataset), is_taught=False)
+        sources = load_supervision(supervision, signature_of(spec, dataset), is_taught=False)
+        if resume:
+            asked: dict[str, Any] = {"config": config, "init": init, "batch_size": batch_size}
+            check_resume(spec, dataset, sources, output_dir=output, **asked)
     n_images = images_an_epoch(dataset, supervision)
     cost = estimate_training(spec, n_images=n_images, epochs=config.epochs, channels_last=config.channels_last)
     announce(cost, output)

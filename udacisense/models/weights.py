@@ -39,7 +39,7 @@ def initialise(model: nn.Module, init: str, spec: ModelSpec) -> None:
         spec: that built it.
 
     Raises:
-        InputError: the file is missing, the download failed, or no such weights exist for this model.
+        InputError: the file is missing or holds NaN, the download failed, or no such weights exist for this model.
         LoadError: the file is no safetensors file, or its keys or shapes differ (the first are named).
     """
     if init == "none":
@@ -55,6 +55,10 @@ def initialise(model: nn.Module, init: str, spec: ModelSpec) -> None:
     if not path.exists():
         raise InputError(f"{init!r} is no file; initial weights are pretrained, none, or a path to a file of weights.")
     state = read_state(path, pickled=True)
+    if spoilt := next((key for key, value in state.items() if not value.isfinite().all()), None):
+        raise InputError(
+            f"The weights in {path} hold NaN or infinity, in {spoilt}, as after a training that diverged; give others."
+        )
     if all(key.startswith("features.") for key in state):
         load_features(model, state, source=str(path))
     else:

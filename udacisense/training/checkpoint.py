@@ -99,7 +99,8 @@ def _refuse_other_settings(path: Path, kept: Mapping[str, Scalar], given: Mappin
     if unlike:
         shown = ", ".join(f"{k} = {_short(kept.get(k))} (now {_short(given.get(k))})" for k in unlike)
         raise InputError(
-            f"{path} was made with {shown}; resume with the same settings and data, or start anew without resuming."
+            f"{path} was made with {shown}; resume with the same settings and data, or start anew "
+            "without resuming (--no-resume)."
         )
 
 

@@ -26,7 +26,7 @@ from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
 from udacisense.models.libraries import network_facts
 from udacisense.models.weights import TRAINED, initialise
-from udacisense.training.checkpoint import state_sha256
+from udacisense.training.checkpoint import load_checkpoint, state_sha256
 from udacisense.training.compute import is_leader, launch, meet, repeatable, together
 from udacisense.training.loop import TrainingRun
 from udacisense.training.supervision import Sources, Supervision, load_supervision
@@ -215,6 +215,33 @@ def _keep(folder: Path, spec: ModelSpec, dataset: DataSet, sources: Sources, *, 
     return Keep(folder=folder, identity=identity, former=former, resume=resume)
 
 
+def check_resume(
+    spec: ModelSpec,
+    dataset: DataSet,
+    sources: Sources,
+    *,
+    config: TrainConfig,
+    output_dir: Path,
+    init: str,
+    batch_size: int,
+) -> None:
+    """Refuse to go on from a checkpoint that other settings left, as :func:`train_model` would; nothing is downloaded.
+
+    Raises:
+        InputError, LoadError: as :func:`udacisense.training.checkpoint.load_checkpoint`.
+    """
+    if init in TRAINED:
+        return
+    untrained = fresh_model(spec, init=init, seed=config.seed)
+    keep = _keep(output_dir / "training", spec, dataset, sources, batch_size=batch_size, resume=True)
+    own = _identity(untrained, config, _distillation(sources), sources.auxiliary)
+    load_checkpoint(keep.folder, identity={**own, **keep.identity}, former=keep.former)
+
+
+def _distillation(sources: Sources) -> Distillation | None:
+    return sources.asked.distilled_by(sources.teacher) if sources.teacher is not None else None
+
+
 def _supervised(
     untrained: nn.Module,
     spec: ModelSpec,
@@ -234,7 +261,7 @@ def _supervised(
         sources.batches(images, signature, batch_size=batch_size, seed=config.seed),
         config=config,
         validation=Batches(held_back, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
-        distillation=sources.asked.distilled_by(sources.teacher) if sources.teacher is not None else None,
+        distillation=_distillation(sources),
         auxiliary=sources.auxiliary,
         keep=keep,
         is_trained=is_trained,

@@ -341,6 +341,8 @@ OPERATORS: dict[str, Operator] = {
     "scatter": mil_shapes.scatter(mil_shapes.gather),
     "scatter_along_axis": mil_shapes.scatter(mil_shapes.gather_along_axis),
     "scatter_nd": mil_shapes.scatter(mil_shapes.gather_nd),
+    "pixel_shuffle": lambda a: F.pixel_shuffle(a["x"], int(a["upscale_factor"])),
+    "pixel_unshuffle": lambda a: F.pixel_unshuffle(a["x"], int(a["downscale_factor"])),
     "tile": lambda a: a["x"].repeat(ints(a["reps"])),
     "pad": mil_shapes.pad,
     "quantize": _quantize,

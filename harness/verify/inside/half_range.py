@@ -21,6 +21,8 @@ from harness.inputs import normalized, probe_images
 
 LARGEST = 65504.0
 _BATCH = 8
+# What they return is memory as it was found: nothing that the network computed.
+_UNFILLED = ("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided")
 
 
 def beyond_half(model: nn.Module, bundle: Bundle) -> str | None:
@@ -78,7 +80,7 @@ class _Watch(TorchDispatchMode):
         # Looked at before the call, which may change them in place.
         is_within = self.found is None and bool(given) and all(_largest(value) <= LARGEST for value in given)
         made = func(*args, **(kwargs or {}))
-        if is_within:
+        if is_within and func.overloadpacket.__name__ not in _UNFILLED:
             largest = max(map(_largest, tree_leaves(made)), default=0.0)
             if LARGEST < largest < np.inf:
                 self.found = f"{self.where} ({func.overloadpacket.__name__})", largest

@@ -41,10 +41,17 @@ def compare_weights(expected: Weights, got: Weights, *, rounded: bool = False) -
         rounded: whether ``expected`` are rounded as the file's are, so that each weight is the same.
 
     Raises:
-        CannotJudgeError: their counts differ, as where a network calls layers in another way than as modules.
+        CannotJudgeError: their counts differ, or the shapes of several, as where a network calls layers in another way
+            than as modules.
     """
     if len(expected) != len(got):
         raise CannotJudgeError(f"{len(got)} layers with weights in the file, {len(expected)} in its source")
+    other_shapes = [
+        name for (name, source), (_, stored) in zip(expected, got, strict=True) if source.shape != stored.shape
+    ]
+    if len(other_shapes) > 1:
+        named = " and ".join(other_shapes[:2])
+        raise CannotJudgeError(f"its layers come in another order, or are others: {named} have other shapes")
     problems = []
     for (name, source), (other, stored) in zip(expected, got, strict=True):
         problem = _layer_problem(source, stored, rounded=rounded)
@@ -116,7 +123,7 @@ def onnx_weights(path: Path) -> Weights:
     import onnx
     from onnx import numpy_helper
 
-    from exporters.formats.onnx import RESIZING
+    from exporters.formats.onnx.graph import RESIZING
 
     graph = onnx.load(path).graph
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}

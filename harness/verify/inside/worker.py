@@ -109,7 +109,7 @@ def look(source: Source, variant: Variant) -> Inside:
         try:
             problems += check()
         except CannotJudgeError as exc:
-            notes.append(f"{what} was not compared: {exc}")
+            notes.append(f"no comparison of {what}: {exc}")
         # A parser raises whatever it likes on a damaged file, and a network of any kind may be traced here.
         except Exception as exc:
             not_made.append(f"{what} could not be checked: {cause(exc)}")

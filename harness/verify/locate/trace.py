@@ -189,7 +189,7 @@ def trace_onnx(path: Path, images: Tensor) -> Trace:
     import onnx
     import onnxruntime as ort
 
-    from exporters.formats.onnx import RESIZING
+    from exporters.formats.onnx.graph import RESIZING
 
     model = onnx.load(path)
     graph = model.graph

@@ -111,6 +111,7 @@ CASES: dict[str, nn.Module] = {
     "channel shuffle": Of(
         lambda x: torch.cat([x, 2 * x], 1).reshape(1, 2, 3, 8, 8).transpose(1, 2).reshape(1, 6, 8, 8)
     ),
+    "pixels and channels exchanged": Of(lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 4)[:, :36], 3)),
     "gather": Of(lambda x: x[:, [2, 0, 1]][:, :, :, [7, 7, 0]]),
     "gather of the rows of a matrix": Of(lambda x: x.flatten(0, 2)[torch.tensor([[3, 1], [0, 23]])]),
     "gather along an axis": Of(lambda x: torch.gather(x, 3, torch.arange(8).flip(0).expand(1, 3, 8, 8))),

@@ -284,3 +284,9 @@ def test_what_people_give_in_place_of_another_kind_is_named(content: bytes, kind
 def test_arrays_of_numpy_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "weights.npz", one=np.zeros(2))
     assert str(what_it_is(tmp_path / "weights.npz")).startswith("it is NumPy's .npz")
+
+
+def test_a_full_disk_is_named_by_what_was_to_be_written(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, atomic_path(tmp_path / "page.html"):
+        Path("/dev/full").write_text("more than nothing")
+    assert caught.value.filename == str(tmp_path / "page.html")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from exporters.bundle.manifest import Manifest
 from exporters.bundle.open import write_zip
@@ -271,6 +273,7 @@ def test_a_model_that_is_named_otherwise_is_told_its_name(
 
 
 P2 = "compress --pipeline p2 --baseline mine/artifact --data photos --student"
+SEARCH = "search --baseline mine/artifact --data photos"
 NOT_STARTED = {
     "techniques --baseline tiny --data photos": "trained for other classes, clock, keyboard",
     "search --baseline tiny --data photos --max-parameters 42K": "trained for other classes, clock, keyboard",
@@ -278,6 +281,12 @@ NOT_STARTED = {
     "techniques --baseline mine/artifact --data photos --seed 99999999999999999999": "allowed is 0 to 9223372036",
     "search --baseline mine/artifact --data photos --max-parameters 42K --seed -1": "The seed is -1; allowed is 0 to",
     "train --data photos --model tiny --seed 99999999999999999999": "allowed is 0 to",
+    "train --data photos --model tiny --epochs 2 -o mine": "was made with epochs = 1 (now 2); resume with the same",
+    "train --data photos --model tiny --init nan.safetensors": "hold NaN or infinity, in classifier.1.bias, as after",
+    f"{SEARCH} --max-parameters 1": "The least network of the family blocks has ",
+    f"{SEARCH} --study nonsense://x": "The study 'nonsense://x' is no URL; write sqlite:///FILE",
+    f"{SEARCH} --study sqlite:///nowhere/x.db": "nowhere is no folder); make it first",
+    "techniques --baseline mine/artifact --data photos --study photos": "The study photos is a folder; give a file",
     f"{P2} untrained:Net --student-option answers=7": "answers 7 classes and the data has 10",
     f"{P2} untrained:lazy": "has no shape yet",
     f"{P2} untrained:frozen": "No weight of the model",
@@ -291,6 +300,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_dataset(folder / "photos", train_per_class=3, test_per_class=1, seed=0)
     train_model("tiny", load_dataset(str(folder / "photos")), config=TrainConfig(epochs=1), output_dir=folder / "mine")
     (folder / "untrained.py").write_text(NETS)
+    state = load_file(folder / "mine" / "artifact" / "model.safetensors")
+    save_file({**state, "classifier.1.bias": torch.full((10,), torch.nan)}, folder / "nan.safetensors")
     return folder
 
 
@@ -299,7 +310,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
     line: str, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(trained)
-    assert run([*line.split(), "-o", "out", "--dry-run"]) == 2
+    assert run([*line.split(), *["-o", "out"] * (" -o " not in line), "--dry-run"]) == 2
     said = capsys.readouterr().err
     assert NOT_STARTED[line] in said
     assert len(said.strip().splitlines()) == 1

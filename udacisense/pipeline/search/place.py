@@ -27,6 +27,12 @@ class Place:
                 f"The wait is {self.wait_s:g} s and the grace {self.grace_s:g} s; allowed are from 0 and from 1 on."
             )
 
+    def check(self) -> None:
+        """Refuse a place that could not be opened, without opening it."""
+        from udacisense.pipeline.search.storage import check_place
+
+        check_place(self.study)
+
     def open(self, folder: Path) -> BaseStorage:
         """Open the storage of a run in a folder."""
         from udacisense.pipeline.search.storage import open_storage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from udacisense.pipeline.run import RunRecord
 from udacisense.pipeline.search.cost import Cost, Limits, cost_of
 from udacisense.pipeline.search.place import Place
 from udacisense.pipeline.search.record import Finalist, SearchRecord, TriedNetwork
-from udacisense.pipeline.search.space import FAMILIES, Family, Task
+from udacisense.pipeline.search.space import FAMILIES, Family, Task, least_network
 from udacisense.pipeline.search.storage import open_study
 from udacisense.pipeline.search.work import UntrainedError, Worker, claim, error_of, is_trained, share
 from udacisense.pipeline.start import Baseline, PipelineOptions, load_baseline
@@ -330,6 +330,21 @@ def _tried(trial: FrozenTrial) -> TriedNetwork:
     )
 
 
+def check_search(options: SearchOptions, dataset: DataSet) -> None:
+    """Refuse a study that could not be opened, and limits that no network of the family keeps.
+
+    Raises:
+        InputError: saying which.
+    """
+    options.place.check()
+    task = Task(num_classes=len(dataset.class_names), size_px=dataset.size_px)
+    cost = cost_of(least_network(find_family(options.family), task), (1, 3, task.size_px, task.size_px))
+    # Its instructions are not the fewest: another stride has less to compute.
+    broken = replace(options.limits, arm_instructions=None).broken(cost)
+    if broken is not None:
+        raise InputError(f"The least network of the family {options.family} has {broken}; loosen the limit.")
+
+
 def estimate_search(options: SearchOptions, baseline: nn.Module, dataset: DataSet) -> Estimate:
     """Estimate a search by its family's first network, as if none were halved; another worker shares it."""
     family = find_family(options.family)
@@ -337,7 +352,7 @@ def estimate_search(options: SearchOptions, baseline: nn.Module, dataset: DataSe
     spec = student_spec(step, num_classes=len(dataset.class_names), size_px=dataset.size_px)
     n_images = images_an_epoch(dataset, options.supervision)
     length = options.final_epochs or int(str(step["epochs"]))
-    n_finalists = options.finalists * len(options.seeds)
+    n_finalists = min(options.finalists, options.trials) * len(options.seeds)
     an_epoch = estimate_training(spec, n_images=n_images, epochs=1, teacher=baseline)
     n_epochs = options.trials * options.epochs + n_finalists * length
     return Estimate(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from udacisense.base.records import ModelSpec
 from udacisense.models.build import preset
@@ -40,6 +40,24 @@ class Family:
     first: Mapping[
         str, object
     ]  # choices of the network that is tried first; at the images' own edge, where it says none
+
+
+class _Least:
+    """Answers a drawing function with the least of everything."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:  # noqa: ARG002 - Optuna's own
+        return low
+
+    def suggest_float(self, name: str, low: float, high: float, **_: object) -> float:  # noqa: ARG002
+        return low
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:  # noqa: ARG002
+        return choices[0]
+
+
+def least_network(family: Family, task: Task) -> ModelSpec:
+    """Return the network of a family with the fewest parameters."""
+    return family.draw(cast("Trial", _Least()), task)
 
 
 def draw_blocks(trial: Trial, task: Task) -> ModelSpec:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
@@ -18,6 +18,9 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from udacisense.errors import InputError, cause, first_line
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 log = logging.getLogger("udacisense")
 
@@ -39,21 +42,16 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
     Raises:
         InputError: it cannot be opened.
     """
-    if study is not None and not study.strip():
-        raise InputError("The study's place is empty; give a file's path or a URL, or leave --study out.")
+    check_place(study)
     where = study or str(folder / JOURNAL_NAME)
     if "://" not in where:
         return _waiting(_open_journal(where), where, wait_s)
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
-    shown = where
+    url = _url(where)
+    shown = url.render_as_string(hide_password=True)
     try:
-        url = make_url(where)
-        if url.drivername == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")  # SQLAlchemy's own choice is its predecessor
-        shown = url.render_as_string(hide_password=True)
         is_sqlite = url.get_backend_name() == "sqlite"
         # A connection for each operation: they are minutes apart, and a server may go and come back between them.
         more: dict[str, Any] = {"poolclass": NullPool, "connect_args": {"timeout": _LOCK_S} if is_sqlite else {}}
@@ -61,17 +59,50 @@ def open_storage(study: str | None, folder: Path, *, wait_s: float) -> BaseStora
         if is_sqlite:
             _write_one_by_one(storage)
         return _waiting(get_storage(storage), shown, wait_s)
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as exc:
+        raise InputError(f"The study's storage {shown} cannot be opened ({_why(exc)}); check the URL.") from exc
+
+
+def check_place(study: str | None) -> None:
+    """Refuse a study's place that could not be opened, as far as can be known without opening it.
+
+    Raises:
+        InputError: saying why.
+    """
+    if study is None:
+        return
+    if not study.strip():
+        raise InputError("The study's place is empty; give a file's path or a URL, or leave --study out.")
+    path: str | None = study
+    if "://" in study:
+        url = _url(study)
+        path = url.database if url.get_backend_name() == "sqlite" else None
+        if path and not (folder := Path(path).absolute().parent).is_dir():
+            raise InputError(f"The study's storage {study} cannot be opened ({folder} is no folder); make it first.")
+    if path and Path(path).is_dir():
+        raise InputError(f"The study {study} is a folder; give a file.")
+
+
+def _url(where: str) -> URL:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(where)
+        if url.drivername == "postgresql":
+            url = url.set(drivername="postgresql+psycopg")  # SQLAlchemy's own choice is its predecessor
+        url.get_dialect().import_dbapi()
     except ArgumentError as exc:
         raise InputError(
             f"The study {where!r} is no URL; write sqlite:///FILE, postgresql://USER@HOST/DATABASE, or a file's path."
         ) from exc
     except ImportError as exc:
+        shown = url.render_as_string(hide_password=True)
         raise InputError(
             f"The study {shown} needs a driver that is not installed ({exc}); for PostgreSQL: "
             "pip install 'udacisense[postgresql]'."
         ) from exc
-    except (SQLAlchemyError, StorageInternalError, RuntimeError) as exc:
-        raise InputError(f"The study's storage {shown} cannot be opened ({_why(exc)}); check the URL.") from exc
+    return url
 
 
 def _open_journal(where: str) -> JournalStorage:

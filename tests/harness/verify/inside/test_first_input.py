@@ -14,7 +14,7 @@ from bundle_damage import copied, rehash
 
 from exporters.bundle.open import Bundle, open_bundle
 from exporters.bundle.reference import kept_recipe
-from exporters.formats.onnx import RESIZING
+from exporters.formats.onnx.graph import RESIZING
 from harness.runners.table import CannotJudgeError
 from harness.verify.inside import first_input
 from harness.verify.inside.first_input import LIMIT, compare_input, reference_input

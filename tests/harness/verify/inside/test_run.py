@@ -139,3 +139,18 @@ def test_masks_and_infinities_do_not_count_and_hooks_do_not_stay() -> None:
         first_beyond(model, torch.zeros(1, 3, 2, 2))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert first_beyond(nn.Identity(), torch.full((1, 3, 2, 2), float("inf"))) is None
+
+
+class Unfilled(nn.Module):
+    """Fills a tensor that begins as memory of large numbers, as circular padding does."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        large = torch.full(images.shape, 1e30)
+        del large
+        copied = images.new_empty(images.shape)
+        copied.copy_(images)
+        return copied.mean((2, 3))
+
+
+def test_memory_before_it_is_filled_does_not_count() -> None:
+    assert first_beyond(Unfilled(), torch.zeros(2, 3, 16, 16)) is None

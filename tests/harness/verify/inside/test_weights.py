@@ -88,6 +88,9 @@ def test_exchanged_channels_are_named() -> None:
 def test_other_counts_are_not_judged() -> None:
     with pytest.raises(CannotJudgeError, match="0 layers with weights in the file, 1 in its source"):
         compare_weights([("a", layer())], [])
+    # As many by chance: an attention's products in the place of the layers that its source has as modules.
+    with pytest.raises(CannotJudgeError, match="a and b have other shapes"):
+        compare_weights([("a", layer()), ("b", layer()[:4])], [("x", layer()[:4]), ("y", layer())])
 
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "onnx-int8-static", "onnx-int8-dynamic", "onnx-fp16"])

@@ -236,7 +236,7 @@ def test_a_storage_that_stays_away_is_one_sentence(server: postgres.Server) -> N
     ("url", "word"),
     [
         ("nothing://x", "cannot be opened|driver|no URL"),
-        ("sqlite:////nowhere/at/all.db", "cannot be opened .*unable to open"),
+        ("sqlite:////nowhere/at/all.db", "cannot be opened .*is no folder"),
         ("postgresql://me:secret@127.0.0.1:1/db", r"me:\*\*\*@.*cannot be opened"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,20 +15,26 @@ from exporters.bundle.manifest import Coverage, Precision
 from exporters.bundle.metadata import metadata_text
 from exporters.bundle.qdq import LAYERS, pack
 from exporters.formats.contract import ExportOptions, NotPossibleError, Plan, Product, make_plan
-from exporters.formats.coverage import coverage, layers
+from exporters.formats.coverage import coverage
+from exporters.formats.onnx.costs import coverage_of_graph
+from exporters.formats.onnx.graph import (
+    load_graph,
+    resizing_products,
+    serialized,
+    tidied,
+    transposed_in_groups,
+    unshared,
+)
 from exporters.formats.torchscript import ANY_BATCH
 from exporters.formats.workbench import Workbench, versions
 from udacisense.base.files import METADATA_KEY
-from udacisense.errors import InputError, cause
-from udacisense.measure.counts import count_parameters
+from udacisense.errors import InputError, cause, first_line
 from udacisense.models.resizing import ProductsForBilinear
 
 if TYPE_CHECKING:
     import onnx
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8-dynamic", "int8-static")
-#: How the names of products begin that resize (:mod:`udacisense.models.resizing`).
-RESIZING = "resize_by_product"
 _BATCH = "onnx batch"  # what is remembered: the batch that the files are bound to; None: any
 # The quantiser lets a layer's output take the place of what these clip, so that both are one int8 operation. Left out,
 # each layer's output is quantised, widened, clipped and quantised once more.
@@ -66,22 +72,31 @@ def export(plan: Plan, bench: Workbench) -> Product:
     batch = bench.memo[_BATCH]
     model = _with_metadata(source, metadata_text(bench.metadata(plan, batch=batch)))
     if plan.format == "onnx":
-        target.write_bytes(_serialized(model))
+        target.write_bytes(serialized(model))
     else:
         tagged = bench.scratch / f"{plan.id}.onnx"
-        tagged.write_bytes(_serialized(model))
+        tagged.write_bytes(serialized(model))
         _optimize_offline(tagged, target, plan.precision)
     recipe = bench.recipe(plan.precision)
     return Product(
         input_kind=bench.input_kind,
         output_kind=bench.output_kind,
         batch=batch,
-        coverage=_coverage(plan.precision, bench),
+        coverage=_coverage(plan.precision, source, bench),
         precision_note=_note(plan),
         options={"opset": bench.options.opset, **bench.recipe_options(plan, recipe)},
         toolchain=versions("torch", "onnx", "onnxruntime"),
         deterministic=plan.format == "onnx",  # onnxruntime writes parts of .ort files in any order
     )
+
+
+def _coverage(precision: Precision, written: Path, bench: Workbench) -> Coverage | None:
+    if precision not in {"int8-dynamic", "int8-static"}:
+        return None
+    if bench.recipe(precision) is not None:
+        return coverage(bench.model, bench.golden_inputs[:1], bench.rounding()[1])
+    prepared = _preprocessed(bench.memo["onnx fp32"], bench)
+    return coverage_of_graph(written, prepared, bench, batch=bench.memo[_BATCH])
 
 
 def _note(plan: Plan) -> str:
@@ -106,6 +121,8 @@ def _write(precision: Precision, bench: Workbench) -> Path:
     {"fp16": _to_float16, "int8-dynamic": _to_dynamic_int8, "int8-static": _to_static_int8}[precision](
         base, path, bench
     )
+    if (why := _failure(path, bench, bench.memo[_BATCH] or 1)) is not None:
+        raise InputError(f"onnxruntime does not run the file that its own converter wrote in {precision}: {why}.")
     return path
 
 
@@ -126,6 +143,8 @@ def _failure(path: Path, bench: Workbench, batch: int) -> str | None:
 
 
 def _trace(path: Path, bench: Workbench, classifier: nn.Module, batch: int | None) -> None:
+    import onnx
+
     signature = bench.signature
     names = (signature.input_name, signature.output_name)
     axes = {name: {0: "batch"} for name in names} if batch is None else None
@@ -133,29 +152,30 @@ def _trace(path: Path, bench: Workbench, classifier: nn.Module, batch: int | Non
     with warnings.catch_warnings(), ProductsForBilinear():
         # The exporter by tracing is called legacy; it is the one that all of our other formats share a graph with.
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (bench.example(batch=batch or 1),),
-            str(path),
-            opset_version=bench.options.opset,
-            input_names=[names[0]],
-            output_names=[names[1]],
-            dynamic_axes=axes,
-            dynamo=False,
-        )
-    _name_resizing(path)
+        try:
+            torch.onnx.export(
+                model,
+                (bench.example(batch=batch or 1),),
+                str(path),
+                opset_version=bench.options.opset,
+                input_names=[names[0]],
+                output_names=[names[1]],
+                dynamic_axes=axes,
+                dynamo=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as exc:
+            raise InputError(
+                f"ONNX of opset {bench.options.opset} has no operator for what the model computes ({_asked(exc)}); let "
+                "its forward compute that from others, or export the other formats alone."
+            ) from exc
+    path.write_bytes(serialized(tidied(onnx.load(path))))
 
 
-def _name_resizing(path: Path) -> None:
-    """Mark the products that resize, by name: their matrix is a constant of the graph, and no weight."""
-    import onnx
-
-    model = onnx.load(path)
-    constants = {output for node in model.graph.node if node.op_type == "Constant" for output in node.output}
-    for node in model.graph.node:
-        if node.op_type == "MatMul" and constants & set(node.input):
-            node.name = f"{RESIZING}{node.name}"
-    path.write_bytes(_serialized(model))
+def _asked(exc: Exception) -> str:
+    """Return the operator that an exporter's refusal names, or its first sentence."""
+    said = re.split(r"\. | +\[Caused by", first_line(exc))[0].removeprefix("Unsupported: ONNX export of ")
+    found = re.search(r"operator '([^']+)'", said)
+    return found[1] if found else said.removeprefix("operator ")
 
 
 def _to_float16(base: Path, path: Path, bench: Workbench) -> None:
@@ -168,18 +188,18 @@ def _to_float16(base: Path, path: Path, bench: Workbench) -> None:
         # Weights below float16's smallest step become zero; the converter announces each.
         warnings.simplefilter("ignore")
         model = onnx.load(base)
-        converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=_resizing_products(model.graph))
+        converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=resizing_products(model.graph))
     # The converter appends its casts at the end, where the specification wants every node after its inputs.
     ordered = ONNXModel(converted)
     ordered.topological_sort()
-    path.write_bytes(_serialized(ordered.model))
+    path.write_bytes(serialized(ordered.model))
 
 
 def _to_dynamic_int8(base: Path, path: Path, bench: Workbench) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    graph = _graph(base)
-    resizing = _resizing_products(graph)
+    graph = load_graph(base)
+    resizing = resizing_products(graph)
     if not any(node.op_type in {"Gemm", "MatMul"} and node.name not in resizing for node in graph.node):
         raise NotPossibleError("Dynamic int8 is for linear layers, and this model has none.")
     quantize_dynamic(
@@ -192,11 +212,6 @@ def _to_dynamic_int8(base: Path, path: Path, bench: Workbench) -> None:
     )
 
 
-def _resizing_products(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the products that resize, which no precision touches."""
-    return [node.name for node in graph.node if node.name.startswith(RESIZING)]
-
-
 def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
     """Write the numbers of the recipe; where there is none, onnxruntime calibrates."""
     import onnx
@@ -206,7 +221,7 @@ def _to_static_int8(base: Path, path: Path, bench: Workbench) -> None:
         return
     network, _ = bench.rounding()
     _trace(path, bench, network, bench.memo[_BATCH])
-    path.write_bytes(_serialized(pack(onnx.load(path))))
+    path.write_bytes(serialized(pack(onnx.load(path))))
 
 
 def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None:
@@ -231,6 +246,7 @@ def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None
             return None if batch is None else {name: batch.numpy()}
 
     prepared = _preprocessed(base, bench)
+    graph = load_graph(prepared)
     quantize_static(
         prepared,
         path,
@@ -242,7 +258,7 @@ def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         op_types_to_quantize=[*LAYERS, *_CLIPS],
-        nodes_to_exclude=_resizing_products(_graph(prepared)),
+        nodes_to_exclude=[*resizing_products(graph), *transposed_in_groups(graph)],
         extra_options={"CalibMovingAverage": True},
     )
 
@@ -260,6 +276,7 @@ def _preprocessed(base: Path, bench: Workbench) -> Path:
     """Infer shapes and let onnxruntime fold what it can, so that the quantiser sees plain layers."""
 
     def make() -> Path:
+        import onnx
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         path = bench.scratch / "preprocessed.onnx"
@@ -268,6 +285,7 @@ def _preprocessed(base: Path, bench: Workbench) -> Path:
         # Its symbolic inference asserts what a graph with computed shapes does not keep; the plain one leaves them out.
         except Exception:
             quant_pre_process(str(base), str(path), skip_symbolic_shape=True)
+        path.write_bytes(serialized(unshared(onnx.load(path))))
         return path
 
     return bench.once("onnx preprocessed", make)
@@ -302,79 +320,3 @@ def _with_metadata(path: Path, text: str) -> onnx.ModelProto:
     onnx.helper.set_model_props(model, {METADATA_KEY: text})
     model.producer_name = "udacisense"
     return model
-
-
-def _serialized(model: onnx.ModelProto) -> bytes:
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
-
-
-def _graph(path: Path) -> onnx.GraphProto:
-    import onnx
-
-    return onnx.load(path).graph
-
-
-def _coverage(precision: Precision, bench: Workbench) -> Coverage | None:
-    """Count the layers of the float32 graph whose weights are int8 in the quantised one."""
-    if precision not in {"int8-dynamic", "int8-static"}:
-        return None
-    if bench.recipe(precision) is not None:
-        return coverage(bench.model, bench.golden_inputs[:1], bench.rounding()[1])
-    quantized = {w.name for w in _graph(bench.memo[f"onnx {precision}"]).initializer}
-    costs = _layer_costs(bench)
-    found = layers(bench.model, bench.golden_inputs[:1])
-    parameters, macs = count_parameters(bench.model), sum(layer.macs for layer in found)
-    chosen = [cost for name, cost in costs.items() if f"{name}_quantized" in quantized]
-    return Coverage(
-        modules_int8=len(chosen),
-        modules_total=max(len(found), len(costs)),  # attention is one of ours, and several of the file's
-        parameters_int8_fraction=sum(weights for weights, _ in chosen) / parameters if parameters else 0.0,
-        macs_int8_fraction=sum(macs for _, macs in chosen) / macs if macs else 0.0,
-    )
-
-
-def _of_batch(path: Path, batch: int) -> onnx.GraphProto:
-    """Return a file's graph with every shape that follows from a batch size."""
-    import onnx
-
-    model = onnx.load(path)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-
-
-def _maps(graph: onnx.GraphProto, *, unknown: int) -> dict[str, list[int]]:
-    return {
-        value.name: [d.dim_value or unknown for d in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    }
-
-
-def _layer_costs(bench: Workbench) -> dict[str, tuple[int, int]]:
-    """Return weight name → (weights, multiply-accumulates of one image) of every layer with constant weights."""
-
-    def make() -> dict[str, tuple[int, int]]:
-        batch = bench.memo[_BATCH] or 1
-        path = _preprocessed(bench.memo["onnx fp32"], bench)
-        graph = _of_batch(path, batch)
-        shapes = {w.name: tuple(w.dims) for w in graph.initializer}
-        # Inference for one batch stops where a shape is computed; there, what the file says of itself counts.
-        maps = _maps(_graph(path), unknown=batch) | {k: v for k, v in _maps(graph, unknown=0).items() if all(v)}
-        costs: dict[str, tuple[int, int]] = {}
-        for node in graph.node:
-            if node.name.startswith(RESIZING) or node.op_type not in LAYERS:
-                continue
-            # A convolution's output needs (in / groups) × kernel each, and so much of a transposed one's needs its
-            # input; a matrix product's output needs its inner size.
-            counted = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
-            if node.input[1] not in shapes or counted not in maps:
-                continue
-            weight, shape = shapes[node.input[1]], maps[counted]
-            inner = math.prod(weight[1:]) if node.op_type.startswith("Conv") else math.prod(weight) // shape[-1]
-            costs[node.input[1]] = (math.prod(weight), math.prod(shape) * inner // batch)
-        return costs
-
-    return bench.once("onnx costs", make)
