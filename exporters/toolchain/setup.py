@@ -31,7 +31,6 @@ OnProgress = Callable[[float, str], None]  # (fraction done, what is being done)
 _RECORD = "toolchain.json"
 _LOCK = Path(__file__).with_name("requirements.lock")  # made by `uv pip compile`; its first lines say how
 _CHUNK = 8  # requirements that one run of pip downloads: what is whole after it stays
-_PROVE_S = 300.0
 DOWNLOAD_BYTES = 2_900_000_000  # as measured on Linux, where torch brings its CUDA libraries along
 DISK_BYTES = 9_000_000_000  # at its fullest: downloads and environment
 SECONDS = 900.0  # rounded up from what was measured on 2 very busy cores

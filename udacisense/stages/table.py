@@ -6,30 +6,13 @@ add a row to :data:`STAGES`; the contract tests iterate the table.
 
 from __future__ import annotations
 
-from udacisense.stages.contract import Kind, Stage, StepContext, StepFunction, StepResult, kind_of
+from udacisense.stages.contract import Kind, Stage
 from udacisense.stages.distill import apply_knowledge_distillation
 from udacisense.stages.graph import apply_graph_optimization
 from udacisense.stages.prune import apply_magnitude_pruning, apply_structured_pruning
 from udacisense.stages.qat import apply_quantization_aware_training
 from udacisense.stages.quantize import apply_dynamic_quantization
 from udacisense.stages.static import apply_static_quantization
-
-__all__ = [
-    "STAGES",
-    "Kind",
-    "Stage",
-    "StepContext",
-    "StepFunction",
-    "StepResult",
-    "apply_dynamic_quantization",
-    "apply_graph_optimization",
-    "apply_knowledge_distillation",
-    "apply_magnitude_pruning",
-    "apply_quantization_aware_training",
-    "apply_static_quantization",
-    "apply_structured_pruning",
-    "kind_of",
-]
 
 STAGES: dict[str, Stage] = {
     row.name: row
