@@ -47,11 +47,6 @@ _REBUILD = "built without -Wl,-z,max-page-size=16384: replace the library, or bu
 _REALIGN = "zipalign -P 16 -f 4 IN OUT, then sign again; or store it compressed"
 
 
-def is_app(path: Path) -> bool:
-    """Tell by its name whether a file is one that :func:`preflight_apk` reads."""
-    return path.suffix.lower() in SUFFIXES
-
-
 def preflight_apk(path: Path) -> PreflightReport:
     """Check the page alignment of every native library of an app.
 

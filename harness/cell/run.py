@@ -101,7 +101,7 @@ def _run_once(job: Job) -> Cell:
             return Cell(_failed(failure, 4 if (folder / "loaded").exists() else 3), None)
         try:
             result = from_json(CellResult, (folder / RESULT).read_bytes(), source="the worker's answer")
-            outputs = _read_outputs(folder / "outputs.npy")
+            outputs = _present(folder / "outputs.npy") if (folder / "outputs.npy").exists() else None
             reasons = result.values.get("others", {})
             others = {
                 other.name: reasons[other.name] if other.name in reasons else _present(folder / f"{other.name}.npy")
@@ -111,10 +111,6 @@ def _run_once(job: Job) -> Cell:
         except Exception as exc:
             return Cell(_failed(f"the worker's answer could not be read: {exc}", 4), None)
         return Cell(result, outputs, others)
-
-
-def _read_outputs(path: Path) -> NDArray[np.float32] | None:
-    return _present(path) if path.exists() else None
 
 
 def _present(path: Path) -> NDArray[np.float32]:

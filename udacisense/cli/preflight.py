@@ -38,13 +38,13 @@ def command(
     The answer is yes (exit code 0), or no with the reason and the fix (exit code 1). With --prove the file is also run
     in the phone's own library, and 3 means that it would not load there, 4 that it did not run.
     """
-    from exporters.preflight.apk import is_app, preflight_apk
+    from exporters.preflight.apk import SUFFIXES, preflight_apk
     from exporters.preflight.run import backport_lite, preflight
     from udacisense.base.records import Outcome
     from udacisense.errors import InputError
 
     _refuse_bundle(file)
-    is_apk = is_apk or is_app(file)
+    is_apk = is_apk or file.suffix.lower() in SUFFIXES
     if is_apk and (runtime is not None or backport is not None or is_proved):
         raise InputError("--apk takes neither --runtime nor --backport nor --prove: they are about one model's file.")
     if backport is not None:
