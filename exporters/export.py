@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from exporters.formats.table import FORMATS
 from exporters.job import GOLDEN, IMAGES, KEPT, MODEL, Job, VariantResult, result_path, started_path
 from exporters.toolchain.setup import python_of
 from udacisense.base.child import child_pool, run_child, warm_children
+from udacisense.base.display import now_utc
 from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
 from udacisense.base.progress import progress
 from udacisense.base.records import UNFITTED, Outcome, read_json, write_record
@@ -80,7 +80,7 @@ def export_bundle(
         shutil.rmtree(partial / _WORK)
         manifest = Manifest(
             schema_version=1,
-            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created_utc=now_utc(),
             name=source.name,
             artifact_sha256=source.artifact_sha256,
             signature=source.signature,

@@ -19,9 +19,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
+from udacisense.base.display import now_utc
 from udacisense.base.files import cache_folder, locked, remove, size_bytes
 from udacisense.base.records import read_json, record, write_record
 from udacisense.errors import InputError, did_you_mean
@@ -205,7 +205,7 @@ def add_toolchain(name: str, *, offline_dir: Path | None = None, on_progress: On
             lock_sha256=_lock_sha256(),
             python=".".join(map(str, sys.version_info[:3])),
             entries=tuple(sorted(path.name for path in _packages(folder).iterdir())),
-            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created_utc=now_utc(),
             disk_bytes=size_bytes(folder),
         )
         write_record(folder / _RECORD, made)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from harness.report.chapters.latency import state_ranges
 from harness.report.collect import Evidence, Ranked
 from harness.report.table import Table, markdown_cell, markdown_line, markdown_table
 from udacisense import __version__
+from udacisense.base.display import now_utc
 
 
 def to_markdown(evidence: Evidence, *, title: str) -> str:
@@ -96,8 +96,3 @@ def _latency_entry(row: Row) -> dict[str, Any]:
     values = asdict(row)
     cell = values.pop("cell")
     return {"cell": cell["id"], "threads": cell["threads"], "engine": cell["engine"], **values}
-
-
-def now_utc() -> str:
-    """Return the time as ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
