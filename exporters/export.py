@@ -160,7 +160,6 @@ def refuse_foreign_folder(out_dir: Path) -> None:
 
 def _write_common(source: ExportSource, options: ExportOptions, partial: Path) -> Golden:
     """Write labels, golden pack and reference, and what the workers share."""
-    import numpy as np
     import torch
 
     from exporters.bundle.golden import write_golden
@@ -188,7 +187,7 @@ def _write_common(source: ExportSource, options: ExportOptions, partial: Path) -
     shared.mkdir()
     shutil.copy(partial / WEIGHTS, shared / MODEL)
     shape = (len(golden.images), *source.signature.input_shape[1:])
-    inputs = np.fromfile(partial / golden.inputs_path, dtype="<f4").reshape(shape)
+    inputs = read_floats(partial / golden.inputs_path, shape)
     logits = read_floats(partial / golden.logits_path, (len(golden.images), source.signature.output_shape[1]))
     tensors = {"golden_inputs": torch.from_numpy(inputs), "golden_logits": torch.from_numpy(logits)}
     if calibration is not None:

@@ -1,8 +1,7 @@
 """The formats: one row each. A row knows its variants and which file writes them.
 
-To add a format, write ``exporters/formats/<name>.py`` with ``unavailable()``, ``plans(options)`` and
-``export(plan, bench)``, and add a row to :data:`FORMATS`; the contract tests iterate the table. A format with a
-toolchain needs no ``unavailable``.
+To add a format, write ``exporters/formats/<name>.py`` with ``plans(options)`` and ``export(plan, bench)``, and add a
+row to :data:`FORMATS`; the contract tests iterate the table.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class FormatRow:
     """One row of :data:`FORMATS`."""
 
     name: str
-    module: str  # holds unavailable, plans and export
+    module: str  # holds plans and export
     writes: tuple[Format, ...]  # values of ``Variant.format``
     precisions: tuple[Precision, ...]
     summary: str  # for the person who chooses
@@ -33,9 +32,7 @@ class FormatRow:
 
     def unavailable(self) -> str | None:
         """Return why this host cannot write it (and what would help), or None where it can."""
-        if self.toolchain is not None:
-            return unusable(self.toolchain)
-        return cast("Callable[[], str | None]", self._module().unavailable)()
+        return None if self.toolchain is None else unusable(self.toolchain)
 
     def plans(self, options: ExportOptions) -> tuple[Plan, ...]:
         """Return the variants that the options ask for, in the order of export."""
