@@ -94,5 +94,5 @@ def _show_classes(result: Evaluation, names: Sequence[str]) -> None:
     )
 
 
-def _few(names: Sequence[str], count: int = 12) -> str:
-    return ", ".join(names[:count]) + (f", … ({len(names)} in all)" if len(names) > count else "")
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
