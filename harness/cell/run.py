@@ -49,6 +49,41 @@ class Job:
     others: tuple[Setting, ...]  # of the task "outputs": run afterwards, one after the other
 
 
+def answering_job(
+    variant: Loadable,
+    runner: str,
+    path: Path,
+    inputs: Path,
+    *,
+    engine: str | None,
+    threads: int,
+    batch_size: int,
+    timeout_s: float,
+) -> Job:
+    """Return the job of a cell that answers every input once, in batches, and is not timed."""
+    spec = RunSpec(
+        variant_id=variant.id,
+        runner=runner,
+        engine=engine,
+        threads=threads,
+        batch_size=batch_size,
+        warmup=0,
+        min_samples=1,
+        min_s=0.0,
+        max_s=timeout_s,
+        timeout_s=timeout_s,
+        seed=0,
+    )
+    return Job(
+        task="outputs",
+        spec=spec,
+        variant=variant,
+        model_path=str(path.absolute()),
+        inputs_path=str(inputs.absolute()),
+        others=(),
+    )
+
+
 @record
 class CellResult:
     """What a worker answers; ``result.json`` in its folder."""
