@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from exporters.bundle.manifest import Format, Precision
 from exporters.formats.contract import ExportOptions, Plan, Product
 from exporters.toolchain.setup import unusable
 
@@ -25,9 +24,6 @@ class FormatRow:
 
     name: str
     module: str  # holds plans and export
-    writes: tuple[Format, ...]  # values of ``Variant.format``
-    precisions: tuple[Precision, ...]
-    summary: str  # for the person who chooses
     toolchain: str | None = None  # whose environment writes it; None: this one
 
     def unavailable(self) -> str | None:
@@ -57,49 +53,11 @@ class FormatRow:
 FORMATS: dict[str, FormatRow] = {
     row.name: row
     for row in (
-        FormatRow(
-            name="torchscript",
-            module="exporters.formats.torchscript",
-            writes=("torchscript",),
-            precisions=("fp32", "int8-dynamic", "int8-static"),
-            summary="TorchScript .pt, traced and frozen, for LibTorch",
-        ),
-        FormatRow(
-            name="ptl",
-            module="exporters.formats.lite",
-            writes=("ptl",),
-            precisions=("fp32", "int8-dynamic", "int8-static"),
-            summary="PyTorch Mobile's lite interpreter .ptl, plain and with XNNPACK's prepacked weights",
-        ),
-        FormatRow(
-            name="onnx",
-            module="exporters.formats.onnx",
-            writes=("onnx", "ort"),
-            precisions=("fp32", "fp16", "int8-dynamic", "int8-static"),
-            summary="ONNX .onnx, and each optimised offline as .ort for onnxruntime-mobile",
-        ),
-        FormatRow(
-            name="coreml",
-            module="exporters.formats.coreml",
-            writes=("coreml",),
-            precisions=("fp32", "fp16", "int8-static", "int8-weights", "palette6", "palette4"),
-            summary="Core ML .mlpackage (mlprogram) for iPhone, iPad and Mac",
-        ),
-        FormatRow(
-            name="executorch",
-            module="exporters.formats.executorch",
-            writes=("executorch",),
-            precisions=("fp32", "int8-static"),
-            summary="ExecuTorch .pte through XNNPACK, the successor of PyTorch Mobile",
-            toolchain="executorch",
-        ),
-        FormatRow(
-            name="tflite",
-            module="exporters.formats.litert",
-            writes=("tflite",),
-            precisions=("fp32", "fp16", "int8-weights", "int8-static"),
-            summary="LiteRT .tflite, with labels and normalisation for Android's own loaders",
-            toolchain="litert",
-        ),
+        FormatRow(name="torchscript", module="exporters.formats.torchscript"),
+        FormatRow(name="ptl", module="exporters.formats.lite"),
+        FormatRow(name="onnx", module="exporters.formats.onnx"),  # and .ort
+        FormatRow(name="coreml", module="exporters.formats.coreml"),
+        FormatRow(name="executorch", module="exporters.formats.executorch", toolchain="executorch"),
+        FormatRow(name="tflite", module="exporters.formats.litert", toolchain="litert"),
     )
 }
