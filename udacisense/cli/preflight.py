@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -57,7 +57,7 @@ def command(
     report = preflight_apk(file) if is_apk else preflight(file, runtime=runtime)
     proofs = _prove(file, size_px) if is_proved else ()
     if as_json:
-        emit_json({**_plain(report), "proofs": [_plain(proof) for proof in proofs]} if is_proved else report)
+        emit_json({**asdict(report), "proofs": proofs} if is_proved else report)
     else:
         rows: list[list[Cell]] = [[c.name, str(c.outcome), c.found, c.allowed or None, c.fix] for c in report.checks]
         table(f"{report.file} on {report.runtime}", ("check", "outcome", "found", "allowed", "fix"), rows)
@@ -110,11 +110,3 @@ def _print_proofs(proofs: tuple[Proof, ...]) -> None:
     ]
     columns = ("runtime", "library", "outcome", "answers", "max |Δ| to this host", "flips", "why")
     table(f"Run on {max(proof.images for proof in proofs)} drawn images", columns, rows)
-
-
-def _plain(value: object) -> dict[str, Any]:
-    """Return a record as plain data."""
-    from udacisense.base.records import to_json
-
-    plain: dict[str, Any] = json.loads(to_json(value))
-    return plain
