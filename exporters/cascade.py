@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from exporters.bundle.open import LABELS, write_zip
 from exporters.export import export_bundle, file_records, refuse_foreign_folder
 from exporters.formats.contract import ExportOptions
 from exporters.source import ExportSource, golden_without_photos, source_from_artifact
+from udacisense.base.display import now_utc
 from udacisense.base.files import atomic_path, locked, sha256_file
 from udacisense.base.records import write_record
 from udacisense.measure.cascade import Cascade
@@ -94,7 +94,7 @@ def _joined(cascade: Cascade, made: Sequence[Manifest], partial: Path) -> Manife
     parts = [joined_variants(one, is_first=one is first) for one in made]
     return replace(
         first,
-        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created_utc=now_utc(),
         name=cascade.name,
         artifact_sha256=sha256_file(partial / RECORD),
         golden=replace(

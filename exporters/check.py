@@ -49,7 +49,11 @@ def check_classifier(model: nn.Module, build: Callable[[], nn.Module], images: T
         classes = classes_of(first)
         before = {name: value.clone() for name, value in _state(model)}
         again = answer_of(model, images[:1])
-        changed = [name for name, value in _state(model) if not _same(value, before.get(name))]
+        changed = [
+            name
+            for name, value in _state(model)
+            if name not in before or not torch.equal(value.nan_to_num(), before[name].nan_to_num())
+        ]
         if changed:
             raise InputError(
                 f"The model's forward changes its {changed[0]!r} with every call; a file's weights stay as they are. "
@@ -145,10 +149,6 @@ def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *model.named_buffers()]
 
 
-def _same(value: Tensor, before: Tensor | None) -> bool:
-    return before is not None and torch.equal(value.nan_to_num(), before.nan_to_num())
-
-
 def _moved(answered: Tensor, expected: Tensor, limit: float = _RELATIVE_LIMIT) -> str | None:
     """Return how far answers moved, or None where it is rounding."""
     difference, scale = (answered - expected).abs().max().item(), expected.abs().max().item()
@@ -222,7 +222,9 @@ def _refuse_neighbours(model: nn.Module, images: Tensor, alone: Tensor) -> None:
     if moved is None:
         return
     untracked = [
-        name for name, m in model.named_modules() if getattr(m, "track_running_stats", True) is False and _is_norm(m)
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.track_running_stats
     ]
     found = decisions(model, images)
     why = "something in it is computed over the whole batch"
@@ -243,10 +245,6 @@ def _draws(model: nn.Module, images: Tensor) -> bool:
         state = torch.manual_seed(1).get_state()
         model(images)
         return not torch.equal(state, torch.get_rng_state())
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def _refuse_another_network(model: nn.Module, rebuilt: nn.Module, images: Tensor, alone: Tensor) -> None:

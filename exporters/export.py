@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from exporters.formats.table import FORMATS
 from exporters.job import GOLDEN, IMAGES, KEPT, MODEL, Job, VariantResult, result_path, started_path
 from exporters.toolchain.setup import python_of
 from udacisense.base.child import child_pool, run_child, warm_children
+from udacisense.base.display import now_utc
 from udacisense.base.files import atomic_path, locked, sha256_file, sha256_path, size_bytes
 from udacisense.base.progress import progress
 from udacisense.base.records import UNFITTED, Outcome, read_json, write_record
@@ -80,7 +80,7 @@ def export_bundle(
         shutil.rmtree(partial / _WORK)
         manifest = Manifest(
             schema_version=1,
-            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created_utc=now_utc(),
             name=source.name,
             artifact_sha256=source.artifact_sha256,
             signature=source.signature,
@@ -160,7 +160,6 @@ def refuse_foreign_folder(out_dir: Path) -> None:
 
 def _write_common(source: ExportSource, options: ExportOptions, partial: Path) -> Golden:
     """Write labels, golden pack and reference, and what the workers share."""
-    import numpy as np
     import torch
 
     from exporters.bundle.golden import write_golden
@@ -188,7 +187,7 @@ def _write_common(source: ExportSource, options: ExportOptions, partial: Path) -
     shared.mkdir()
     shutil.copy(partial / WEIGHTS, shared / MODEL)
     shape = (len(golden.images), *source.signature.input_shape[1:])
-    inputs = np.fromfile(partial / golden.inputs_path, dtype="<f4").reshape(shape)
+    inputs = read_floats(partial / golden.inputs_path, shape)
     logits = read_floats(partial / golden.logits_path, (len(golden.images), source.signature.output_shape[1]))
     tensors = {"golden_inputs": torch.from_numpy(inputs), "golden_logits": torch.from_numpy(logits)}
     if calibration is not None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from exporters.bundle.golden import expected, write_floats
-from exporters.bundle.precision import load_activations, save_activations
+from exporters.bundle.precision import load_activations
 from exporters.bundle.reference import activations_path
 from exporters.check import moved_alone
 from exporters.formats.contract import NotPossibleError, Plan, Product
@@ -18,6 +18,7 @@ from exporters.formats.workbench import Workbench
 from exporters.job import GOLDEN, IMAGES, KEPT, MODEL, Job, VariantResult, result_path, started_path
 from udacisense.base.files import remove
 from udacisense.base.records import Outcome, read_json, write_record
+from udacisense.base.tensors import save_tensors
 from udacisense.errors import InputError, cause
 from udacisense.models.artifact import RECIPES
 from udacisense.models.build import build_model
@@ -35,7 +36,7 @@ def main(folder: Path) -> None:
     job = read_json(Job, folder / Job.FILE_NAME)
     bench = _workbench(job, folder)
     if job.calibrates is not None:
-        save_activations(bench.activations(job.calibrates), folder / f"{RECIPES}{job.calibrates}.safetensors")
+        save_tensors(folder / f"{RECIPES}{job.calibrates}.safetensors", bench.activations(job.calibrates))
     for plan in job.plans:
         if not result_path(folder, plan).exists():
             started_path(folder, plan).touch()
@@ -82,7 +83,7 @@ def _make(plan: Plan, job: Job, bench: Workbench, folder: Path) -> VariantResult
         has_golden = _write_own_golden(plan, product, bench, folder)
         if product.options.get("recipe") is not None:
             kept = folder / activations_path(plan.id, plan.engine, product.options)
-            save_activations(bench.activations(str(plan.recipe_engine)), kept)
+            save_tensors(kept, bench.activations(str(plan.recipe_engine)))
         outcome, reason = Outcome.PASSED, None
     except NotPossibleError as exc:
         outcome, reason, has_golden = Outcome.SKIPPED, str(exc), False

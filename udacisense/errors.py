@@ -36,7 +36,7 @@ def first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
 
 
-def cause(exc: BaseException, *, most: int = 400) -> str:
+def cause(exc: BaseException) -> str:
     """Return why something failed: a deliberate error's own words, else the class and the message on one line.
 
     A long message is shortened in its middle: its end often is what says why. PyTorch's C++ frames are left out. An
@@ -52,8 +52,8 @@ def cause(exc: BaseException, *, most: int = 400) -> str:
     if not text and (frames := traceback.extract_tb(exc.__traceback__)):
         code = f" ({frames[-1].line})" if frames[-1].line else ""
         text = f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}{code}"
-    if len(text) > most:
-        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    if len(text) > 400:
+        text = f"{text[:200]} ... {text[-200:]}"
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 

@@ -33,7 +33,7 @@ from harness.verify.compare import compare
 from harness.verify.limits import LIMITS, out_of_limits
 from udacisense.base.photos import fit_square
 from udacisense.base.records import Artifact, read_json
-from udacisense.data.batches import Batches
+from udacisense.data.batches import evaluation_batches
 from udacisense.data.images import HOUSEHOLD_CLASSES, Images, load_dataset
 from udacisense.data.shapes import draw_dataset
 from udacisense.measure.cascade import Cascade, Wish, decide
@@ -163,8 +163,8 @@ def hard_photos() -> list[Image.Image]:
 
 def answers(member: Candidate, pixels: Tensor) -> NDArray[np.float32]:
     """Return a model's logits, (n, C), of uint8 (n, 3, H, W)."""
-    signature, images = member.artifact.signature, Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
-    logits, _ = predict(member.model, Batches(images, batch_size=100, mean=signature.mean, std=signature.std))
+    images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
+    logits, _ = predict(member.model, evaluation_batches(images, member.artifact.signature))
     return logits.numpy()
 
 

@@ -214,13 +214,7 @@ def screen_options(libraries: Path, pictures: Path | None) -> list[str]:
 
 def junit(path: list[Path], names: list[str], jvm: list[str]) -> None:
     """Run test classes, in a JVM of their own."""
-    quick = [
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-XX:+UnlockDiagnosticVMOptions",
-        "-XX:-BytecodeVerificationRemote",
-    ]
-    command = ["java", *quick, *jvm, "-cp", joined(path), "org.junit.runner.JUnitCore", *names]
+    command = ["java", *toolchain.SOON_STARTED, *jvm, "-cp", joined(path), "org.junit.runner.JUnitCore", *names]
     code = subprocess.run(command, cwd=ROOT, check=False, timeout=900).returncode
     if code:
         raise SystemExit(f"error: tests failed (exit code {code}); see above")

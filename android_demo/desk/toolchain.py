@@ -16,9 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporters.toolchain.setup import unusable
+from udacisense.base.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "org.udacisense.demo"
+SOON_STARTED = (  # options of a JVM that lives for seconds
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UnlockDiagnosticVMOptions",
+    "-XX:-BytecodeVerificationRemote",
+)
 
 
 def versions() -> dict[str, str]:
@@ -53,7 +60,7 @@ def fixtures(artifacts: Sequence[str] = ()) -> Path:
     sources = [script, *limits, *sorted((ROOT.parent / "exporters").rglob("*.py")), *sorted(shipped)]
     photos = os.environ.get("UDACISENSE_DATA", "")
     converter = unusable("litert") or ""
-    made, wanted = folder / "made.txt", "\n".join([*map(digest, sources), photos, converter, *artifacts])
+    made, wanted = folder / "made.txt", "\n".join([*map(sha256_file, sources), photos, converter, *artifacts])
     if not (made.is_file() and made.read_text() == wanted):
         shutil.rmtree(folder, ignore_errors=True)
         run(sys.executable, script, folder, *artifacts)
@@ -110,20 +117,9 @@ def kotlinc(compiler: list[Path], *, sources: Path, classes: list[Path], to: Pat
     # Android's own classes say more of null than the SDK that Android Studio compiles against.
     words += ["-Xnullability-annotations=@android.annotation:ignore"]
     words += [f"-Xfriend-paths={friend}"] if friend else []
-    heap = [
-        "-Xmx1g",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-        "-XX:+UnlockDiagnosticVMOptions",
-        "-XX:-BytecodeVerificationRemote",
-    ]
     main = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
-    run("java", *heap, "-cp", joined(compiler), main, *words, "-cp", joined(classes), "-d", to, sources)
-
-
-def digest(path: Path) -> str:
-    """Return a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    jvm = ("-Xmx1g", *SOON_STARTED)
+    run("java", *jvm, "-cp", joined(compiler), main, *words, "-cp", joined(classes), "-d", to, sources)
 
 
 def joined(paths: list[Path]) -> str:

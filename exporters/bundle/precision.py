@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from exporters.bundle.manifest import Precision
 from udacisense.base.records import Signature
-from udacisense.base.tensors import TENSOR_ERRORS, save_tensors, supported_engines
+from udacisense.base.tensors import TENSOR_ERRORS, supported_engines
 from udacisense.errors import InputError, LoadError
 from udacisense.stages.quantize import dynamic_int8
 from udacisense.stages.static import static_int8
@@ -96,13 +96,8 @@ def eager_model(
     return static_int8(model, engine, example=example, activations=activations, signed=signed)
 
 
-def save_activations(activations: Mapping[str, Tensor], path: Path) -> None:
-    """Write what :func:`udacisense.stages.static.calibrate` returned as a safetensors file."""
-    save_tensors(path, activations)
-
-
 def load_activations(path: Path) -> dict[str, Tensor]:
-    """Read what :func:`save_activations` wrote.
+    """Read a recipe, as :func:`udacisense.stages.static.calibrate` returns it, from a safetensors file.
 
     Raises:
         LoadError: the file is missing or no safetensors file.

@@ -45,11 +45,6 @@ NOTES = {
 }
 
 
-def unavailable() -> str | None:
-    """Coremltools converts on Linux and macOS alike; running the result needs macOS."""
-    return None
-
-
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return the tensor variants, and one image classifier with labels; iOS 16 cannot quantise activations."""
     static: tuple[Precision, ...] = () if options.minimum_deployment_target == "iOS16" else ("int8-static",)

@@ -82,10 +82,8 @@ def _calibrated(example: torch.Tensor, bench: Workbench) -> nn.Module:
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     graph: Any = torch.export.export(bench.deployed(bench.model), (example,), strict=True).module()
     prepared = prepare_pt2e(graph, quantizer)
-    size = len(example)
     with torch.no_grad():
-        for images in bench.calibration_batches(as_fed=True):
-            for start in range(0, len(images) - size + 1, size):
-                prepared(images[start : start + size])
+        for images in bench.calibration_feeds(len(example)):
+            prepared(images)
     converted: nn.Module = convert_pt2e(prepared)
     return converted

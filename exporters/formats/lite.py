@@ -20,11 +20,6 @@ from udacisense.measure.metrics import scale_of
 XNNPACK = "xnnpack"
 
 
-def unavailable() -> str | None:
-    """The lite interpreter's format is part of PyTorch."""
-    return None
-
-
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return float32 plain and for XNNPACK, and int8 for QNNPACK, whatever the engines asked for."""
     del options

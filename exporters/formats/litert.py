@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from exporters.bundle.manifest import Precision
 from exporters.bundle.qdq import NOTE, in_steps
 from exporters.bundle.tflite_file import read_tflite
@@ -113,7 +111,7 @@ def _quantized(base: bytes, precision: Precision, bench: Workbench, batch: int) 
     if precision == "int8-static":
         for operator in ("INPUT", "OUTPUT"):
             maker.update_quantization_recipe(regex=".*", operation_name=operator, algorithm_key="no_quantize")
-        feeds = [{_INPUT: _as_fed(image).numpy()} for image in _calibration_images(bench, batch)]
+        feeds = [{_INPUT: _as_fed(image).numpy()} for image in bench.calibration_feeds(batch)]
         calibrated = _ranges(base, maker.get_quantization_recipe(), feeds)
     return bytes(maker.quantize(calibrated, enable_progress_report=False).quantized_model)
 
@@ -137,11 +135,6 @@ def _float16(operator: str) -> dict[str, Any]:
     weights = {"num_bits": 16, "symmetric": True, "granularity": "TENSORWISE", "dtype": "FLOAT"}
     config = {"weight_tensor_config": weights, "compute_precision": "FLOAT", "explicit_dequantize": True}
     return {"regex": ".*", "operation": operator, "algorithm_key": "float_casting", "op_config": config}
-
-
-def _calibration_images(bench: Workbench, batch: int) -> list[Tensor]:
-    images = torch.cat(list(bench.calibration_batches(as_fed=True)))
-    return [part for part in torch.split(images, batch) if len(part) == batch]
 
 
 def _described(model: bytes, metadata: bytes) -> bytes:

@@ -10,6 +10,8 @@ On ARM another kernel runs, and it is right. A product of matrices is the same n
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,23 +88,15 @@ def small_pointwise(model: nn.Module, example: Tensor) -> dict[str, tuple[int, .
         The module's name → the places (height × width) of each map that it saw, in order.
     """
     seen: dict[str, list[int]] = {}
-    hooks = []
 
-    def watch(name: str, module: nn.Conv2d) -> None:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.setdefault(name, []).append(math.prod(inputs[0].shape[-2:]))
+    def see(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.setdefault(name, []).append(math.prod(inputs[0].shape[-2:]))
 
-        hooks.append(module.register_forward_pre_hook(hook))
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and _is_plain_pointwise(module):
-            watch(name, module)
-    try:
-        with torch.inference_mode():
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d) and _is_plain_pointwise(module):
+                hooks.enter_context(module.register_forward_pre_hook(partial(see, name)))
+        model(example)
     return {name: tuple(places) for name, places in seen.items() if min(places) < SAFE_PLACES}
 
 
@@ -159,11 +153,8 @@ def _first_input(model: nn.Module, convolution: nn.Module, example: Tensor) -> T
     """Return the first map that a convolution of the model is given for the example."""
     seen: list[Tensor] = []
     hook = convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        with torch.inference_mode():
-            model(example)
-    finally:
-        hook.remove()
+    with hook, torch.inference_mode():
+        model(example)
     return seen[0]
 
 

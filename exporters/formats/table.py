@@ -1,8 +1,7 @@
 """The formats: one row each. A row knows its variants and which file writes them.
 
-To add a format, write ``exporters/formats/<name>.py`` with ``unavailable()``, ``plans(options)`` and
-``export(plan, bench)``, and add a row to :data:`FORMATS`; the contract tests iterate the table. A format with a
-toolchain needs no ``unavailable``.
+To add a format, write ``exporters/formats/<name>.py`` with ``plans(options)`` and ``export(plan, bench)``, and add a
+row to :data:`FORMATS`; the contract tests iterate the table.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from exporters.bundle.manifest import Format, Precision
 from exporters.formats.contract import ExportOptions, Plan, Product
 from exporters.toolchain.setup import unusable
 
@@ -25,17 +23,12 @@ class FormatRow:
     """One row of :data:`FORMATS`."""
 
     name: str
-    module: str  # holds unavailable, plans and export
-    writes: tuple[Format, ...]  # values of ``Variant.format``
-    precisions: tuple[Precision, ...]
-    summary: str  # for the person who chooses
+    module: str  # holds plans and export
     toolchain: str | None = None  # whose environment writes it; None: this one
 
     def unavailable(self) -> str | None:
         """Return why this host cannot write it (and what would help), or None where it can."""
-        if self.toolchain is not None:
-            return unusable(self.toolchain)
-        return cast("Callable[[], str | None]", self._module().unavailable)()
+        return None if self.toolchain is None else unusable(self.toolchain)
 
     def plans(self, options: ExportOptions) -> tuple[Plan, ...]:
         """Return the variants that the options ask for, in the order of export."""
@@ -60,49 +53,11 @@ class FormatRow:
 FORMATS: dict[str, FormatRow] = {
     row.name: row
     for row in (
-        FormatRow(
-            name="torchscript",
-            module="exporters.formats.torchscript",
-            writes=("torchscript",),
-            precisions=("fp32", "int8-dynamic", "int8-static"),
-            summary="TorchScript .pt, traced and frozen, for LibTorch",
-        ),
-        FormatRow(
-            name="ptl",
-            module="exporters.formats.lite",
-            writes=("ptl",),
-            precisions=("fp32", "int8-dynamic", "int8-static"),
-            summary="PyTorch Mobile's lite interpreter .ptl, plain and with XNNPACK's prepacked weights",
-        ),
-        FormatRow(
-            name="onnx",
-            module="exporters.formats.onnx.write",
-            writes=("onnx", "ort"),
-            precisions=("fp32", "fp16", "int8-dynamic", "int8-static"),
-            summary="ONNX .onnx, and each optimised offline as .ort for onnxruntime-mobile",
-        ),
-        FormatRow(
-            name="coreml",
-            module="exporters.formats.coreml",
-            writes=("coreml",),
-            precisions=("fp32", "fp16", "int8-static", "int8-weights", "palette6", "palette4"),
-            summary="Core ML .mlpackage (mlprogram) for iPhone, iPad and Mac",
-        ),
-        FormatRow(
-            name="executorch",
-            module="exporters.formats.executorch",
-            writes=("executorch",),
-            precisions=("fp32", "int8-static"),
-            summary="ExecuTorch .pte through XNNPACK, the successor of PyTorch Mobile",
-            toolchain="executorch",
-        ),
-        FormatRow(
-            name="tflite",
-            module="exporters.formats.litert",
-            writes=("tflite",),
-            precisions=("fp32", "fp16", "int8-weights", "int8-static"),
-            summary="LiteRT .tflite, with labels and normalisation for Android's own loaders",
-            toolchain="litert",
-        ),
+        FormatRow(name="torchscript", module="exporters.formats.torchscript"),
+        FormatRow(name="ptl", module="exporters.formats.lite"),
+        FormatRow(name="onnx", module="exporters.formats.onnx.write"),  # and .ort
+        FormatRow(name="coreml", module="exporters.formats.coreml"),
+        FormatRow(name="executorch", module="exporters.formats.executorch", toolchain="executorch"),
+        FormatRow(name="tflite", module="exporters.formats.litert", toolchain="litert"),
     )
 }

@@ -28,11 +28,6 @@ NOTES = {
 }
 
 
-def unavailable() -> str | None:
-    """TorchScript is part of PyTorch."""
-    return None
-
-
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
     """Return float32, and dynamic and static int8 by engine."""
     int8 = [

@@ -80,6 +80,18 @@ class Workbench:
             else:
                 yield normalise(pixels, mean=self.signature.mean, std=self.signature.std)
 
+    def calibration_feeds(self, batch: int | None) -> Iterator[Tensor]:
+        """Yield calibration images as the variants take them, ``batch`` at a time and no fewer; None: any number.
+
+        Raises:
+            NotPossibleError: there are none.
+        """
+        images = self.calibration_batches(as_fed=True)
+        if batch is None:
+            yield from images
+        else:
+            yield from (part for part in torch.split(torch.cat([*images]), batch) if len(part) == batch)
+
     def activations(self, engine: str) -> dict[str, Tensor]:
         """Return the recipe of static int8 for an engine: the one that was given, else calibrated here.
 

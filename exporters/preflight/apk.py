@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from exporters.preflight.checks import PreflightCheck
+from exporters.preflight.checks import PreflightCheck, check
 from exporters.preflight.run import PreflightReport
 from udacisense.base.files import ZIP_ERRORS, why_absent
 from udacisense.base.records import Outcome
@@ -45,11 +45,6 @@ WAYS_OUT = (
 )
 _REBUILD = "built without -Wl,-z,max-page-size=16384: replace the library, or build it again"
 _REALIGN = "zipalign -P 16 -f 4 IN OUT, then sign again; or store it compressed"
-
-
-def is_app(path: Path) -> bool:
-    """Tell by its name whether a file is one that :func:`preflight_apk` reads."""
-    return path.suffix.lower() in SUFFIXES
 
 
 def preflight_apk(path: Path) -> PreflightReport:
@@ -85,16 +80,9 @@ def preflight_apk(path: Path) -> PreflightReport:
                 f"{path} is no APK, AAB or AAR: it holds neither an AndroidManifest.xml nor a native library; give the "
                 "file that Android's build wrote."
             )
-        checks.append(
-            PreflightCheck(
-                name="native libraries",
-                outcome=Outcome.PASSED,
-                found="none: nothing is mapped, so nothing can be misaligned",
-                allowed="",
-                fix=None,
-            )
-        )
-    is_fit = all(check.outcome is Outcome.PASSED for check in checks)
+        found_none = "none: nothing is mapped, so nothing can be misaligned"
+        checks.append(check("native libraries", found_none, "", "", is_ok=True))
+    is_fit = all(one.outcome is Outcome.PASSED for one in checks)
     return PreflightReport(
         file=str(path),
         runtime=RUNTIME,
@@ -115,17 +103,9 @@ def _segments(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, abi: str) -> Pre
         with archive.open(entry) as library:
             alignments = load_alignments(library.read())
     except (InputError, *ZIP_ERRORS) as exc:
-        reason = f"unreadable: {exc}"
-        return PreflightCheck(name=name, outcome=Outcome.FAILED, found=reason, allowed=allowed, fix="pack it again")
+        return check(name, f"unreadable: {exc}", allowed, "pack it again", is_ok=False)
     smallest = min(alignments)
-    is_fit = smallest % limit == 0
-    return PreflightCheck(
-        name=name,
-        outcome=Outcome.PASSED if is_fit else Outcome.FAILED,
-        found=f"aligned to {_bytes(smallest)}",
-        allowed=allowed,
-        fix=None if is_fit else _REBUILD,
-    )
+    return check(name, f"aligned to {_bytes(smallest)}", allowed, _REBUILD, is_ok=smallest % limit == 0)
 
 
 def _place(stream: BinaryIO, entry: zipfile.ZipInfo, abi: str) -> PreflightCheck:
@@ -133,22 +113,14 @@ def _place(stream: BinaryIO, entry: zipfile.ZipInfo, abi: str) -> PreflightCheck
     name, limit = f"{entry.filename}: place in the APK", _limit(abi)
     allowed = f"compressed, or at a multiple of {limit // 1024} KB"
     if entry.compress_type != zipfile.ZIP_STORED:
-        return PreflightCheck(name=name, outcome=Outcome.PASSED, found="compressed", allowed=allowed, fix=None)
+        return check(name, "compressed", allowed, "", is_ok=True)
     try:
         stream.seek(entry.header_offset)
         name_bytes, extra_bytes = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
     except (struct.error, ValueError) as exc:
-        reason = f"unreadable: {exc}"
-        return PreflightCheck(name=name, outcome=Outcome.FAILED, found=reason, allowed=allowed, fix="pack it again")
+        return check(name, f"unreadable: {exc}", allowed, "pack it again", is_ok=False)
     offset = entry.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
-    is_fit = offset % limit == 0
-    return PreflightCheck(
-        name=name,
-        outcome=Outcome.PASSED if is_fit else Outcome.FAILED,
-        found=f"uncompressed at byte {offset}",
-        allowed=allowed,
-        fix=None if is_fit else _REALIGN,
-    )
+    return check(name, f"uncompressed at byte {offset}", allowed, _REALIGN, is_ok=offset % limit == 0)
 
 
 def load_alignments(library: bytes) -> tuple[int, ...]:

@@ -119,7 +119,7 @@ def _onnx_facts(path: Path) -> OnnxFacts:
         operators={domain: frozenset(names) for domain, names in operators.items()},
         unknown=unknown_operators(model),
         element_types=frozenset(),
-        metadata=_metadata(path, entries),
+        metadata=metadata_in(entries, path),
     )
 
 
@@ -159,12 +159,8 @@ def _read_ort(path: Path) -> OnnxFacts:
         operators={"": standard, **operators},
         unknown=frozenset(),  # onnxruntime has loaded it
         element_types=frozenset(FbsTypeInfo.typeinfo_to_str(kind) for kind in values if kind is not None),
-        metadata=_metadata(path, dict(session.get_modelmeta().custom_metadata_map)),
+        metadata=metadata_in(session.get_modelmeta().custom_metadata_map, path),
     )
-
-
-def _metadata(path: Path, entries: dict[str, str]) -> Metadata | None:
-    return metadata_in(entries, path)
 
 
 def main(folder: Path, path: str) -> None:

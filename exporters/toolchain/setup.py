@@ -19,9 +19,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
+from udacisense.base.display import now_utc
 from udacisense.base.files import cache_folder, locked, remove, size_bytes
 from udacisense.base.records import read_json, record, write_record
 from udacisense.errors import InputError, did_you_mean
@@ -31,7 +31,6 @@ OnProgress = Callable[[float, str], None]  # (fraction done, what is being done)
 _RECORD = "toolchain.json"
 _LOCK = Path(__file__).with_name("requirements.lock")  # made by `uv pip compile`; its first lines say how
 _CHUNK = 8  # requirements that one run of pip downloads: what is whole after it stays
-_PROVE_S = 300.0
 DOWNLOAD_BYTES = 2_900_000_000  # as measured on Linux, where torch brings its CUDA libraries along
 DISK_BYTES = 9_000_000_000  # at its fullest: downloads and environment
 SECONDS = 900.0  # rounded up from what was measured on 2 very busy cores
@@ -206,7 +205,7 @@ def add_toolchain(name: str, *, offline_dir: Path | None = None, on_progress: On
             lock_sha256=_lock_sha256(),
             python=".".join(map(str, sys.version_info[:3])),
             entries=tuple(sorted(path.name for path in _packages(folder).iterdir())),
-            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created_utc=now_utc(),
             disk_bytes=size_bytes(folder),
         )
         write_record(folder / _RECORD, made)

@@ -187,19 +187,8 @@ class _Grid:
         reason = self.here.unavailable.get(runner.name)
         if variant.outcome is not Outcome.PASSED:
             reason = f"not exported ({variant.outcome}): {variant.reason}"
-        blank = BenchCell(
-            id="",
-            bundle=bundle,
-            variant_id=variant.id,
-            format=variant.format,
-            precision=variant.precision,
-            file_bytes=variant.file_bytes,
-            runner=runner.name,
-            engine=None,
-            threads=1,
-            batch_size=1,
-            skip_reason=None,
-        )
+        blank = _blank(bundle, variant.id, variant.format, runner.name)
+        blank = replace(blank, precision=variant.precision, file_bytes=variant.file_bytes)
         for engine, engine_reason in self._engines(variant, runner):
             for batch in self.batches:
                 fixed = f"exported for batches of {variant.batch}" if variant.batch not in {None, batch} else None
@@ -209,19 +198,7 @@ class _Grid:
 
     def eager(self, bundle: str | None, label: str, format_name: str, runner: str) -> Iterable[BenchCell]:
         """Yield the cells of a float32 model that is no file of a bundle: the eager one, or a runtime's floor."""
-        blank = BenchCell(
-            id="",
-            bundle=bundle,
-            variant_id=label,
-            format=format_name,
-            precision="fp32",
-            file_bytes=None,
-            runner=runner,
-            engine=None,
-            threads=1,
-            batch_size=1,
-            skip_reason=None,
-        )
+        blank = _blank(bundle, label, format_name, runner)
         for batch in self.batches if bundle is not None else self.batches[:1]:
             yield from self._by_threads(blank, label, None, batch, self.here.unavailable.get(runner))
 
@@ -248,6 +225,23 @@ class _Grid:
             engines = [engine for engine in engines if engine in family]
         missing = "this PyTorch was built without the quantised engine"
         return [(engine, None if engine in self.here.engines else f"{missing} {engine}") for engine in engines]
+
+
+def _blank(bundle: str | None, variant_id: str, format_name: str, runner: str) -> BenchCell:
+    """Return a cell of a float32 model without a file, to be filled in."""
+    return BenchCell(
+        id="",
+        bundle=bundle,
+        variant_id=variant_id,
+        format=format_name,
+        precision="fp32",
+        file_bytes=None,
+        runner=runner,
+        engine=None,
+        threads=1,
+        batch_size=1,
+        skip_reason=None,
+    )
 
 
 def _label(variant_id: str, runner: Runner) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -62,13 +63,10 @@ def count_work(model: nn.Module, input_shape: tuple[int, int, int, int]) -> Work
         moved += _FLOAT_BYTES * (weights + sum(i.numel() for i in inputs) + output.numel())
 
     layers = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd | nn.Linear)]
-    hooks = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        with torch.inference_mode():
-            model(torch.zeros(input_shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(add))
+        model(torch.zeros(input_shape))
     return Work(flops=2 * count_macs(model, input_shape), moved_bytes=moved)
 
 

@@ -11,7 +11,6 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
 from exporters.bundle.open import Bundle, bundle_sha256, open_bundle
@@ -43,6 +42,7 @@ from harness.records import (
 )
 from harness.runners.table import RUNNERS
 from harness.runtime.count import folder_that_counts
+from udacisense.base.display import now_utc
 from udacisense.base.files import locked
 from udacisense.base.progress import Advance
 from udacisense.base.records import Artifact, Outcome, from_json, read_json, write_record
@@ -138,7 +138,7 @@ class _Sweep:
         self.plan = plan
         self.out = out
         self.host = read_host()
-        self.created_utc = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.created_utc = now_utc()
         self.runs: list[BenchRun] = []
         self.ceilings: tuple[Ceiling, ...] = ()
         self.instructions: list[VariantInstructions] = []

@@ -49,6 +49,41 @@ class Job:
     others: tuple[Setting, ...]  # of the task "outputs": run afterwards, one after the other
 
 
+def answering_job(
+    variant: Loadable,
+    runner: str,
+    path: Path,
+    inputs: Path,
+    *,
+    engine: str | None,
+    threads: int,
+    batch_size: int,
+    timeout_s: float,
+) -> Job:
+    """Return the job of a cell that answers every input once, in batches, and is not timed."""
+    spec = RunSpec(
+        variant_id=variant.id,
+        runner=runner,
+        engine=engine,
+        threads=threads,
+        batch_size=batch_size,
+        warmup=0,
+        min_samples=1,
+        min_s=0.0,
+        max_s=timeout_s,
+        timeout_s=timeout_s,
+        seed=0,
+    )
+    return Job(
+        task="outputs",
+        spec=spec,
+        variant=variant,
+        model_path=str(path.absolute()),
+        inputs_path=str(inputs.absolute()),
+        others=(),
+    )
+
+
 @record
 class CellResult:
     """What a worker answers; ``result.json`` in its folder."""
@@ -101,7 +136,7 @@ def _run_once(job: Job) -> Cell:
             return Cell(_failed(failure, 4 if (folder / "loaded").exists() else 3), None)
         try:
             result = from_json(CellResult, (folder / RESULT).read_bytes(), source="the worker's answer")
-            outputs = _read_outputs(folder / "outputs.npy")
+            outputs = _present(folder / "outputs.npy") if (folder / "outputs.npy").exists() else None
             reasons = result.values.get("others", {})
             others = {
                 other.name: reasons[other.name] if other.name in reasons else _present(folder / f"{other.name}.npy")
@@ -111,10 +146,6 @@ def _run_once(job: Job) -> Cell:
         except Exception as exc:
             return Cell(_failed(f"the worker's answer could not be read: {exc}", 4), None)
         return Cell(result, outputs, others)
-
-
-def _read_outputs(path: Path) -> NDArray[np.float32] | None:
-    return _present(path) if path.exists() else None
 
 
 def _present(path: Path) -> NDArray[np.float32]:

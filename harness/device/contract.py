@@ -13,7 +13,6 @@ BUNDLE = f"{FILES}/bundle"
 RESULTS = f"{FILES}/results"
 RUNNER = "android-app"  # RunSpec.runner of what the app measured
 FORMATS = ("ptl", "onnx", "ort", "tflite")  # what the app runs
-ORDER_ID = r"[A-Za-z0-9_-]{1,64}"
 FAILED = ".failed.json"  # <order id>.failed.json: the app could not do it
 
 Command = Literal["selftest", "bench"]

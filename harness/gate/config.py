@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -55,89 +56,72 @@ from udacisense.errors import InputError
 class Consistency:
     """What must have been shown equal to its source."""
 
-    required: tuple[str, ...]
+    required: tuple[str, ...] = ()
 
 
 @record
 class Accuracy:
     """Limits on top-1."""
 
-    max_drop_points: float | None
-    min_top1_fraction: float | None
+    max_drop_points: float | None = 5.0
+    min_top1_fraction: float | None = None
 
 
 @record
 class Belief:
     """Limits on probabilities."""
 
-    max_moved: float | None
-    max_calibration_error: float | None
-    min_answered_top1_fraction: float | None
-    max_unknown_taken_fraction: float | None
+    max_moved: float | None = None
+    max_calibration_error: float | None = None
+    min_answered_top1_fraction: float | None = None
+    max_unknown_taken_fraction: float | None = None
 
 
 @record
 class Shift:
     """Limits on photos as phones take them."""
 
-    max_lost_points: float | None
+    max_lost_points: float | None = None
 
 
 @record
 class Size:
     """Limits on the file."""
 
-    max_bytes: int | None
-    min_reduction_percent: float | None
-    reference: str | None  # a variant id of the same bundle
+    max_bytes: int | None = None
+    min_reduction_percent: float | None = None
+    reference: str | None = None  # a variant id of the same bundle
 
 
 @record
 class Speed:
     """Limits on time."""
 
-    max_median_ms: float | None
-    min_speedup: float | None
-    max_arm_instructions: int | None
+    max_median_ms: float | None = None
+    min_speedup: float | None = None
+    max_arm_instructions: int | None = None
 
 
 @record
 class Regression:
     """Limits on what may get worse between two runs."""
 
-    max_accuracy_drop_points: float | None
-    max_size_growth_percent: float | None
-    max_slowdown_percent: float | None
+    max_accuracy_drop_points: float | None = 1.0
+    max_size_growth_percent: float | None = 5.0
+    max_slowdown_percent: float | None = 10.0
 
 
 @record
 class Rules:
-    """What one variant is held to."""
+    """What one variant is held to; without a file: 5 points of accuracy, and no regression beyond noise."""
 
-    consistency: Consistency
-    accuracy: Accuracy
-    confidence: Belief
-    shift: Shift
-    size: Size
-    speed: Speed
-    regression: Regression
-
-
-# Without a file: 5 points of accuracy, and no regression beyond noise.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "consistency": {"required": []},
-    "accuracy": {"max_drop_points": 5.0, "min_top1_fraction": None},
-    "confidence": {
-        "max_moved": None,
-        "max_calibration_error": None,
-        "min_answered_top1_fraction": None,
-        "max_unknown_taken_fraction": None,
-    },
-    "shift": {"max_lost_points": None},
-    "size": {"max_bytes": None, "min_reduction_percent": None, "reference": None},
-    "speed": {"max_median_ms": None, "min_speedup": None, "max_arm_instructions": None},
-    "regression": {"max_accuracy_drop_points": 1.0, "max_size_growth_percent": 5.0, "max_slowdown_percent": 10.0},
-}
+    consistency: Consistency = Consistency()
+    accuracy: Accuracy = Accuracy()
+    confidence: Belief = Belief()
+    shift: Shift = Shift()
+    size: Size = Size()
+    speed: Speed = Speed()
+    regression: Regression = Regression()
 
 
 class GateConfig:
@@ -157,7 +141,7 @@ class GateConfig:
             if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
                 raise InputError(f'{source}: each [[variant]] needs a match = "pattern" of variant ids.')
             self._overrides.append((entry["match"], {k: v for k, v in entry.items() if k != "match"}))
-        self._base = _merged(_DEFAULTS, content, source)
+        self._base = _merged(asdict(Rules()), content, source)
         # Said now rather than when the first variant asks.
         self.rules("")
         for _, changes in self._overrides:

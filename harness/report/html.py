@@ -14,10 +14,10 @@ from markupsafe import Markup, escape
 from harness.report.blocks import Picture
 from harness.report.chapters.document import chapters
 from harness.report.collect import Evidence
-from harness.report.markdown import now_utc
 from harness.report.plots.svg import draw
 from harness.report.table import shortened, visible
 from udacisense import __version__
+from udacisense.base.display import now_utc
 
 if TYPE_CHECKING:
     from udacisense.data.images import DataSet

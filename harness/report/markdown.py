@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from datetime import datetime, timezone
-from pathlib import Path
+from dataclasses import asdict, fields
 from typing import Any
 
 from harness.bench.advice import cautions, recommend
@@ -19,6 +17,7 @@ from harness.report.chapters.latency import state_ranges
 from harness.report.collect import Evidence, Ranked
 from harness.report.table import Table, markdown_cell, markdown_line, markdown_table
 from udacisense import __version__
+from udacisense.base.display import now_utc
 
 
 def to_markdown(evidence: Evidence, *, title: str) -> str:
@@ -60,22 +59,14 @@ def to_json_text(evidence: Evidence, *, title: str) -> str:
         "schema_version": 1,
         "title": title,
         "created_utc": now_utc(),
-        "artifacts": [_entry(path, artifact) for path, artifact in evidence.artifacts],
-        "evaluations": [_entry(path, evaluation) for path, evaluation in evidence.evaluations],
-        "runs": [_entry(path, run) for path, run in evidence.runs],
-        "techniques": [_entry(path, found) for path, found in evidence.techniques],
-        "searches": [_entry(path, found) for path, found in evidence.searches],
-        "cascades": [_entry(path, made) for path, made in evidence.cascades],
-        "bundles": [_entry(path, manifest) for path, manifest in evidence.bundles],
-        "verifications": [_entry(path, verification) for path, verification in evidence.verifications],
-        "gates": [_entry(path, gate) for path, gate in evidence.gates],
+        **{
+            kind.name: [{"path": str(path), **asdict(made)} for path, made in getattr(evidence, kind.name)]
+            for kind in fields(evidence)
+            if kind.name != "benches"
+        },
         "latencies": [_latency(sweep) for one in evidence.machines for sweep in one.sweeps],
     }
     return json.dumps(value, indent=2, default=str) + "\n"
-
-
-def _entry(path: Path, made: Any) -> dict[str, Any]:
-    return {"path": str(path), **asdict(made)}
 
 
 def _latency(sweep: Ranked) -> dict[str, Any]:
@@ -96,8 +87,3 @@ def _latency_entry(row: Row) -> dict[str, Any]:
     values = asdict(row)
     cell = values.pop("cell")
     return {"cell": cell["id"], "threads": cell["threads"], "engine": cell["engine"], **values}
-
-
-def now_utc() -> str:
-    """Return the time as ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

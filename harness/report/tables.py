@@ -167,9 +167,7 @@ def certainty_table(measured: MeasurementSet, *, title: str = "Confidence") -> T
     return Table(title=title, columns=columns, rows=rows, notes=notes)
 
 
-def beyond_table(
-    measured: MeasurementSet, *, title: str = "Other things, and photos as phones take them"
-) -> Table | None:
+def beyond_table(measured: MeasurementSet) -> Table | None:
     """One row a cell that was fed more than the test images; None without any."""
     found = [(m.spec, m.comparison) for m in measured.measurements if m.comparison is not None]
     rows = []
@@ -198,6 +196,7 @@ def beyond_table(
             f"Shift: {shifted} test images under 7 shifts at 5 severities. Lost: points of top-1 to the float32 master "
             "on the same photos; more: lost under shift beyond what is lost on clean ones. In brackets: 95 %."
         )
+    title = "Other things, and photos as phones take them"
     columns = ("variant", "runner", "other things taken", "by the master", "lost, clean", "lost, shifted", "more")
     return Table(title=title, columns=columns, rows=tuple(rows), notes=tuple(notes))
 
@@ -256,17 +255,18 @@ def latency_table(ranked: Sequence[Row], *, title: str = "Latency", with_limits:
     return Table(title=title, columns=tuple(columns), rows=tuple(rows), notes=grouped(notes))
 
 
-def limits_table(ranked: Sequence[Row], *, title: str = "Limits (floor: an empty model in the same runtime)") -> Table:
+def limits_table(ranked: Sequence[Row]) -> Table:
     """One row a cell whose overhead floor or share of the roofline is known."""
     rows = tuple(
         (row.cell.id, milliseconds(row.median_ms), milliseconds(row.floor_ms), percent(row.limit_fraction))
         for row in ranked
         if row.median_ms is not None and (row.floor_ms is not None or row.limit_fraction is not None)
     )
+    title = "Limits (floor: an empty model in the same runtime)"
     return Table(title=title, columns=("cell", "median", *_LIMITS), rows=rows)
 
 
-def comparison_table(made: SetComparison, *, title: str = "Change (after / before)") -> Table:
+def comparison_table(made: SetComparison) -> Table:
     """One row a cell that both sweeps timed, then those that only one of them did."""
     rows: list[tuple[str | None, ...]] = []
     for changed in made.changes:
@@ -283,12 +283,11 @@ def comparison_table(made: SetComparison, *, title: str = "Change (after / befor
         )
     rows += [(name, None, None, None, "only before") for name in made.only_before]
     rows += [(name, None, None, None, "only after") for name in made.only_after]
-    return Table(title=title, columns=("cell", "before", "after", "ratio", "verdict"), rows=tuple(rows))
+    columns = ("cell", "before", "after", "ratio", "verdict")
+    return Table(title="Change (after / before)", columns=columns, rows=tuple(rows))
 
 
-def instructions_table(
-    counted: Sequence[VariantInstructions], *, title: str = "ARM instructions a call (no times)"
-) -> Table:
+def instructions_table(counted: Sequence[VariantInstructions]) -> Table:
     """One row a counted variant, in the bundles' order; changes are to the first bundle's plain float32 ``.ptl``."""
     first = next((c.instructions_per_call for c in counted if c.variant_id == _PLAIN), None)
     rows = [
@@ -306,7 +305,7 @@ def instructions_table(
     notes = [(f"{c.bundle}/{c.variant_id}", f"{c.outcome}: {c.reason}") for c in counted if c.reason]
     notes += [(c.runtime, f"{c.library}, {c.cpu}, {c.threads} thread") for c in counted if c.library]
     columns = ("bundle", "variant", "ARM instructions", "spread", "change", "MACs", "per MAC")
-    return Table(title=title, columns=columns, rows=tuple(rows), notes=grouped(notes))
+    return Table(title="ARM instructions a call (no times)", columns=columns, rows=tuple(rows), notes=grouped(notes))
 
 
 def _millions(counted: VariantInstructions | None) -> str | None:
@@ -348,7 +347,7 @@ def _times(gain: Interval | None) -> str | None:
     return f"{gain.value:.2f}× ({gain.low:.2f}-{gain.high:.2f}){' tie' if gain.is_tie else ''}"
 
 
-def cascades_table(rows: Sequence[CascadeRow], *, title: str = "Cascades (time of an image)") -> Table:
+def cascades_table(rows: Sequence[CascadeRow]) -> Table:
     """One row a way to run a cascade, from fast to slow by the mean."""
     made = tuple(
         (
@@ -373,4 +372,4 @@ def cascades_table(rows: Sequence[CascadeRow], *, title: str = "Cascades (time o
     if any(not row.is_verified for row in rows):
         notes.append("Shares without a verification of the files on labelled images are those of the float32 models.")
     columns = ("cascade", "asked", "mean", "median", "worst", "speed-up", "top-1", "size", "ARM instructions", "marks")
-    return Table(title=title, columns=columns, rows=made, notes=tuple(notes))
+    return Table(title="Cascades (time of an image)", columns=columns, rows=made, notes=tuple(notes))

@@ -51,8 +51,8 @@ class Runner:
     name: str
     formats: tuple[str, ...]  # values of ``Variant.format`` that it opens
     module: str  # holds ``load`` and ``unavailable``
-    quantized_engines: bool  # a PyTorch runtime, whose int8 kernels are chosen by an engine
-    is_timed: bool  # False: reference semantics only, its speed means nothing
+    quantized_engines: bool = False  # a PyTorch runtime of several engines, of which one is chosen for int8
+    is_timed: bool = True  # False: reference semantics only, its speed means nothing
     is_emulated: bool = False  # so slow that verification feeds it a part of the images
     own_batch: int | None = None  # that verification feeds it, where kernels differ by it; None: whatever is fast
     is_gpu: bool = False  # of this host: float32 alone, timed beside the CPU, verified where asked for by name
@@ -80,26 +80,12 @@ class Runner:
 RUNNERS: dict[str, Runner] = {
     row.name: row
     for row in (
-        Runner(
-            name="torchscript",
-            formats=("torchscript",),
-            module="harness.runners.torch",
-            quantized_engines=True,
-            is_timed=True,
-        ),
-        Runner(
-            name="lite",
-            formats=("ptl",),
-            module="harness.runners.torch",
-            quantized_engines=True,
-            is_timed=True,
-        ),
+        Runner(name="torchscript", formats=("torchscript",), module="harness.runners.torch", quantized_engines=True),
+        Runner(name="lite", formats=("ptl",), module="harness.runners.torch", quantized_engines=True),
         Runner(
             name="android-x86_64",  # the phone's library, as the emulator on a PC runs it
             formats=("ptl",),
             module="harness.runners.android",
-            quantized_engines=False,  # the library is built with qnnpack alone
-            is_timed=True,
             own_batch=1,  # an app answers one image at a time
             stand_in="an Android emulator on a PC",
         ),
@@ -107,7 +93,6 @@ RUNNERS: dict[str, Runner] = {
             name="android-arm64",  # the phone's library and kernels, under qemu: right answers, no times
             formats=("ptl",),
             module="harness.runners.android",
-            quantized_engines=False,
             is_timed=False,
             is_emulated=True,
             own_batch=1,  # an app answers one image at a time
@@ -117,63 +102,26 @@ RUNNERS: dict[str, Runner] = {
                 name=f"torchscript-{device}",
                 formats=("torchscript",),
                 module="harness.runners.torch",
-                quantized_engines=False,
-                is_timed=True,
                 is_gpu=True,
                 stand_in="a desktop's GPU",
             )
             for device in ("cuda", "mps")
         ),
-        Runner(
-            name="onnxruntime",
-            formats=("onnx", "ort"),
-            module="harness.runners.onnxruntime",
-            quantized_engines=False,
-            is_timed=True,
-        ),
-        Runner(
-            name="onnxruntime-xnnpack",
-            formats=("onnx", "ort"),
-            module="harness.runners.onnxruntime",
-            quantized_engines=False,
-            is_timed=True,
-        ),
-        Runner(
-            name="coreml",
-            formats=("coreml",),
-            module="harness.runners.coreml",
-            quantized_engines=False,
-            is_timed=True,
-        ),
+        Runner(name="onnxruntime", formats=("onnx", "ort"), module="harness.runners.onnxruntime"),
+        Runner(name="onnxruntime-xnnpack", formats=("onnx", "ort"), module="harness.runners.onnxruntime"),
+        Runner(name="coreml", formats=("coreml",), module="harness.runners.coreml"),
         Runner(
             name="mil",  # Core ML without a Mac: reference semantics, evaluated op by op in torch
             formats=("coreml",),
             module="harness.runners.mil.program",
-            quantized_engines=False,
             is_timed=False,
         ),
-        Runner(
-            name="executorch",
-            formats=("executorch",),
-            module="harness.runners.executorch",
-            quantized_engines=False,
-            is_timed=True,
-            toolchain="executorch",
-        ),
-        Runner(
-            name="litert",
-            formats=("tflite",),
-            module="harness.runners.litert",
-            quantized_engines=False,
-            is_timed=True,
-            toolchain="litert",
-        ),
+        Runner(name="executorch", formats=("executorch",), module="harness.runners.executorch", toolchain="executorch"),
+        Runner(name="litert", formats=("tflite",), module="harness.runners.litert", toolchain="litert"),
         Runner(
             name="litert-android-x86_64",  # TensorFlow Lite's Android library, as an emulator on a PC runs it
             formats=("tflite",),
             module="harness.runners.android",
-            quantized_engines=False,
-            is_timed=True,
             own_batch=1,
             stand_in="an Android emulator on a PC",
         ),
@@ -181,7 +129,6 @@ RUNNERS: dict[str, Runner] = {
             name="litert-android-arm64",  # the phone's own, under qemu
             formats=("tflite",),
             module="harness.runners.android",
-            quantized_engines=False,
             is_timed=False,
             is_emulated=True,
             own_batch=1,
@@ -190,7 +137,6 @@ RUNNERS: dict[str, Runner] = {
             name="executorch-arm64",  # ExecuTorch's build for Linux on arm64, with a phone's kernels, under qemu
             formats=("executorch",),
             module="harness.runners.android",
-            quantized_engines=False,
             is_timed=False,
             is_emulated=True,
             own_batch=1,
@@ -200,7 +146,6 @@ RUNNERS: dict[str, Runner] = {
             formats=(),
             module="harness.runners.torch",
             quantized_engines=True,
-            is_timed=True,
         ),
     )
 }

@@ -89,12 +89,12 @@ class Runtime:
     name: str
     library: Library
     formats: tuple[str, ...]  # that it opens; the first proves it
-    engine: str | None  # the only quantised engine that the library is built with
+    engine: str | None = None  # the only quantised engine that the library is built with
     abi: str  # the library's name of the architecture
     driver: str  # what answers for it: source of a Java class, or of a program in C++
-    jars: tuple[Artifact, ...]  # what its Java half needs besides
-    bionic: Bionic | None  # None: the library was built for glibc
-    emulator: str | None
+    jars: tuple[Artifact, ...] = ()  # what its Java half needs besides
+    bionic: Bionic | None = None  # None: the library was built for glibc
+    emulator: str | None = None
     tools: tuple[Tool, ...]
     disk_bytes: int  # when it is set up, downloads included; as measured
     seconds: float  # rounded up from what was measured on 2 busy cores with the files coming at some 10 MB/s
@@ -197,7 +197,6 @@ RUNTIMES: dict[str, Runtime] = {
             driver="Driver.java",
             jars=JARS,
             bionic=_X86_64,
-            emulator=None,
             tools=(*_BUILDING, _READELF),
             disk_bytes=115_000_000,
             seconds=20,
@@ -220,12 +219,10 @@ RUNTIMES: dict[str, Runtime] = {
             name="litert-android-x86_64",
             library=TENSORFLOW_LITE,
             formats=("tflite",),
-            engine=None,
             abi="x86_64",
             driver="TfliteDriver.java",
             jars=(TENSORFLOW_LITE_API,),
             bionic=_X86_64,
-            emulator=None,
             tools=(*_BUILDING, _READELF),
             disk_bytes=25_000_000,
             seconds=20,
@@ -234,7 +231,6 @@ RUNTIMES: dict[str, Runtime] = {
             name="litert-android-arm64",
             library=TENSORFLOW_LITE,
             formats=("tflite",),
-            engine=None,
             abi="arm64-v8a",
             driver="TfliteDriver.java",
             jars=(TENSORFLOW_LITE_API,),
@@ -249,11 +245,8 @@ RUNTIMES: dict[str, Runtime] = {
             name="onnxruntime-arm64",
             library=ONNXRUNTIME,
             formats=("onnx", "ort"),
-            engine=None,
             abi="aarch64",
             driver="OnnxDriver.java",
-            jars=(),
-            bionic=None,
             emulator="qemu-aarch64",
             tools=(*_BUILDING, *_EMULATING),
             disk_bytes=400_000_000,
@@ -263,11 +256,8 @@ RUNTIMES: dict[str, Runtime] = {
             name="executorch-arm64",
             library=EXECUTORCH,
             formats=("executorch",),
-            engine=None,
             abi="aarch64",
             driver="PteDriver.cpp",
-            jars=(),
-            bionic=None,
             emulator="qemu-aarch64",
             tools=(_BUILDING[1], _CROSS_CXX, *_EMULATING),
             disk_bytes=100_000_000,

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
 
 from harness.runtime import build
 from harness.runtime.build import OnProgress
 from harness.runtime.catalogue import RUNTIMES, Runtime, cache_root, missing_tools, runtime, wrong_host
+from udacisense.base.display import now_utc
 from udacisense.base.files import atomic_path, remove, size_bytes
 from udacisense.base.records import read_json, record, write_record
 from udacisense.errors import InputError
@@ -148,7 +148,7 @@ def add_runtime(
             library_sha256=built.library_sha256,
             pinned=artifact.sha256 is not None,
             sources_sha256=sources_sha256(name),
-            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created_utc=now_utc(),
             own_symbols=len(built.symbols.own),
             forwarded_symbols=len(built.symbols.forwarded),
             refused_symbols=built.symbols.refused,

@@ -99,12 +99,8 @@ class Answers:
 
     def own(self, job: CellJob) -> Cell:
         """Return the cell of the same variant and runner as it ships."""
-        return self.cells["own", job.variant.id, job.spec.runner, own_engine(job)]
-
-
-def own_engine(job: CellJob) -> str | None:
-    """Return the engine that the variant was packed for, where its runner has engines."""
-    return job.variant.engine if RUNNERS[job.spec.runner].quantized_engines else None
+        engine = job.variant.engine if RUNNERS[job.spec.runner].quantized_engines else None
+        return self.cells["own", job.variant.id, job.spec.runner, engine]
 
 
 def reference_outputs(job: ReferenceJob, cell: Cell, feed: Feed) -> FloatArray | str:

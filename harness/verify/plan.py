@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from exporters.bundle.manifest import Loadable, Variant, plain
 from exporters.bundle.open import Bundle
 from exporters.bundle.reference import has_own_source
-from harness.cell.run import Job, Setting
+from harness.cell.run import Job, Setting, answering_job
 from harness.inputs import InputSet, PixelArray, normalized
 from harness.records import RunSpec
 from harness.runners.table import RUNNERS, Runner, verifiers_for
@@ -285,26 +285,15 @@ class Planner:
         # Emulated cells are as slow as their images are many; a hang still ends.
         share = len(self.feed.rows[rows]) / len(self.feed.rows["golden"]) if runner.is_emulated else 1.0
         timeout_s = self.options.timeout_s * max(1.0, share)
-        spec = RunSpec(
-            variant_id=loadable.id,
-            runner=runner.name,
+        return answering_job(
+            loadable,
+            runner.name,
+            self.bundle.root / (path or ""),
+            self.feed.path(rows, loadable),
             engine=engine,
             threads=self.options.threads,
             batch_size=batch_size,
-            warmup=0,
-            min_samples=1,
-            min_s=0.0,
-            max_s=timeout_s,
             timeout_s=timeout_s,
-            seed=0,
-        )
-        return Job(
-            task="outputs",
-            spec=spec,
-            variant=loadable,
-            model_path=str((self.bundle.root / (path or "")).absolute()),
-            inputs_path=str(self.feed.path(rows, loadable).absolute()),
-            others=(),
         )
 
 

@@ -12,8 +12,7 @@ from exporters.bundle.manifest import Loadable, plain
 from exporters.bundle.metadata import Metadata, read_extra_file
 from exporters.preflight.lite_facts import read_lite
 from exporters.source import drawn_images
-from harness.cell.run import Cell, Job, run_cell
-from harness.records import RunSpec
+from harness.cell.run import Cell, answering_job, run_cell
 from harness.runtime.catalogue import RUNTIMES
 from harness.runtime.setup import unusable
 from harness.verify.compare import FloatArray
@@ -68,11 +67,24 @@ def prove(path: Path, *, size_px: int | None = None) -> tuple[Proof, ...]:
     with tempfile.TemporaryDirectory(prefix="udacisense-prove-") as folder:
         inputs = Path(folder) / "inputs.npy"
         np.save(inputs, images)
-        here = run_cell(_job("lite", path, inputs, variant)).outputs
+
+        def run(runner: str) -> Cell:
+            engine, batch_size = variant.engine if runner == "lite" else None, variant.batch or 1
+            asked = answering_job(
+                variant,
+                runner,
+                path,
+                inputs,
+                engine=engine,
+                threads=1,
+                batch_size=batch_size,
+                timeout_s=_TIMEOUT_S,
+            )
+            return run_cell(asked)
+
+        here = run("lite").outputs
         return tuple(
-            _skipped(name, unready[name])
-            if name in unready
-            else _judge(name, run_cell(_job(name, path, inputs, variant)), here, metadata)
+            _skipped(name, unready[name]) if name in unready else _judge(name, run(name), here, metadata)
             for name in names
         )
 
@@ -119,30 +131,6 @@ def _loadable(path: Path, metadata: Metadata | None) -> Loadable:
         input_kind=metadata.input_kind,
         output_kind=metadata.output_kind,
         batch=metadata.batch,
-    )
-
-
-def _job(runner: str, path: Path, inputs: Path, variant: Loadable) -> Job:
-    spec = RunSpec(
-        variant_id=variant.id,
-        runner=runner,
-        engine=variant.engine if runner == "lite" else None,
-        threads=1,
-        batch_size=variant.batch or 1,
-        warmup=0,
-        min_samples=1,
-        min_s=0.0,
-        max_s=_TIMEOUT_S,
-        timeout_s=_TIMEOUT_S,
-        seed=0,
-    )
-    return Job(
-        task="outputs",
-        spec=spec,
-        variant=variant,
-        model_path=str(path.absolute()),
-        inputs_path=str(inputs),
-        others=(),
     )
 
 

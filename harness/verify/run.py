@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +42,7 @@ from harness.verify.plan import (
     source_of,
 )
 from udacisense.base.child import allowed_cores, child_pool, warm_children
+from udacisense.base.display import now_utc
 from udacisense.base.records import Outcome, read_json
 from udacisense.errors import InputError, LoadError
 from udacisense.measure.estimate import Estimate, seconds_an_image
@@ -96,7 +96,7 @@ def verify_bundle(bundle: Bundle, options: VerifyOptions, *, on_progress: OnProg
     return MeasurementSet(
         schema_version=1,
         kind="verify",
-        created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created_utc=now_utc(),
         bundle=str(bundle.given),
         bundle_sha256=bundle_sha256(bundle.root),
         host=read_host(),

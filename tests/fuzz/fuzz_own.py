@@ -42,7 +42,7 @@ OWN: dict[str, str] = {
     "harness.verify.inside.worker": _WORKER,
     "harness.cell.worker": _WORKER,
     "udacisense.cli.compress": _FRESH,
-    "udacisense.cli.techniques": _FRESH,
+    "udacisense.cli.output": _FRESH,
     "udacisense.cli.demo": _SHIPPED,
     "udacisense.cli.device": _FRESH,
     "udacisense.cli.options": "reads the reference of a bundle that was opened before",

@@ -17,7 +17,6 @@ from fuzz_hold import Place, command
 from fuzz_seeds import Seeds
 
 from exporters.bundle.open import check_bundle, open_bundle
-from exporters.bundle.precision import save_activations
 from harness.cell.run import CellResult, Job, run_cell
 from harness.device.contract import Command
 from harness.gate.config import GateConfig, read_config
@@ -30,6 +29,7 @@ from harness.runtime.setup import Installed, list_runtimes
 from harness.verify.limits import read_limits
 from udacisense.base.files import sha256_file
 from udacisense.base.records import Artifact, read_json, to_json, write_record
+from udacisense.base.tensors import save_tensors
 from udacisense.cli.options import _variants
 from udacisense.models.artifact import load_artifact
 from udacisense.models.build import build_model
@@ -122,7 +122,7 @@ def weights(path: Path) -> None:
 
 def activations(seeds: Seeds) -> bytes:
     path = seeds.root / "activations.safetensors"
-    save_activations({"features.0": torch.linspace(-1, 1, 4), "features.1": torch.ones(2, 3)}, path)
+    save_tensors(path, {"features.0": torch.linspace(-1, 1, 4), "features.1": torch.ones(2, 3)})
     return path.read_bytes()
 
 

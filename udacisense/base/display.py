@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 
 def megabytes(n_bytes: int | None) -> str | None:
     """Return bytes as decimal megabytes (1 MB = 1,000,000 bytes)."""
@@ -23,3 +25,8 @@ def milliseconds(value: float | None) -> str | None:
     if value is None:
         return None
     return f"{value:.0f} ms" if value >= 100 else f"{value:#.3g} ms"
+
+
+def now_utc() -> str:
+    """Return the time as ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -95,11 +95,6 @@ def _clear_up(target: Path) -> None:
             remove(left)
 
 
-def lock_path(target: Path) -> Path:
-    """Return the hidden file that is there while a target is locked."""
-    return target.parent / f".{target.name}.lock"
-
-
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Keep every other writer from ``target``, a file or a folder, while the block runs.
@@ -112,7 +107,7 @@ def locked(target: Path) -> Iterator[None]:
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = lock_path(target)
+    path = target.parent / f".{target.name}.lock"
     descriptor = _take_lock(path, target)
     try:
         yield

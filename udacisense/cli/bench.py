@@ -201,13 +201,11 @@ def _count(
     plan: Plan, wanted: list[tuple[str, str]], uncounted: tuple[str, ...], verified: list[MeasurementSet], form: str
 ) -> None:
     """Count, and print the table of counts."""
-    import json
-
     from harness.bench.cascade import with_ways
     from harness.bench.instructions import count_variants
     from harness.report.tables import instructions_table
     from udacisense.base.progress import progress
-    from udacisense.base.records import Outcome, to_json
+    from udacisense.base.records import Outcome
 
     made = []
     with progress("counting", len(wanted)) as advance:
@@ -216,7 +214,7 @@ def _count(
             advance(note=f"{found.bundle}/{found.variant_id}")
     made = with_ways(made, plan.cascades, verified)
     if form == "json":
-        emit_json([json.loads(to_json(found)) for found in made])
+        emit_json(made)
     else:
         render(instructions_table(made), form)
     if form == "table":

@@ -63,9 +63,7 @@ def list_command(*, as_json: bool) -> None:
 
     found = list_phones(connect())
     if as_json:
-        import dataclasses
-
-        emit_json([dataclasses.asdict(state) for state in found])
+        emit_json(found)
         return
     if not found:
         say("No phone is connected: plug one in and switch on USB debugging in its developer options.")
@@ -137,9 +135,7 @@ def push_command(*, bundle: Path, shares: tuple[str, ...], as_json: bool, **whic
             send = partial(push_bundle, bundle=opened, on_bytes=advance, beside=beside)
             answers = on_each(phones, lambda phone, stop: send(phone, stop=stop))
     if as_json:
-        import dataclasses
-
-        emit_json([dataclasses.asdict(answer.value) for answer in answers if answer.value is not None])
+        emit_json([answer.value for answer in answers if answer.value is not None])
     for answer in answers:
         if answer.value is not None and not as_json:
             made = answer.value
@@ -286,9 +282,7 @@ def pull_command(
         )
     entries = [(answer.phone, entry) for answer in answers for entry in answer.value or ()]
     if as_json:
-        import dataclasses
-
-        emit_json([dataclasses.asdict(entry) for _, entry in entries])
+        emit_json([entry for _, entry in entries])
     else:
         rows: list[list[Cell]] = [
             [str(phone), entry.file, str(entry.outcome), entry.kept or entry.reason] for phone, entry in entries
@@ -375,14 +369,7 @@ def _stem(bundle: Path) -> str:
 
 def _emit(records: Sequence[object]) -> None:
     """One phone's record as it is; those of several phones as a list."""
-    import json
-
-    from udacisense.base.records import to_json
-
-    if len(records) == 1:
-        emit_json(records[0])
-    else:
-        emit_json([json.loads(to_json(record)) for record in records])
+    emit_json(records[0] if len(records) == 1 else records)
 
 
 def _end(answers: Sequence[Answer[Any]], *codes: int) -> None:

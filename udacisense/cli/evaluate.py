@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Measure ARTIFACT (a folder that 'train' or 'compress' wrote): top-1, top-5, accuracy per class, confusion."""
     from udacisense.cli.loading import load_data
-    from udacisense.data.batches import Batches
+    from udacisense.data.batches import evaluation_batches
     from udacisense.errors import InputError
     from udacisense.measure.metrics import evaluate
     from udacisense.models.artifact import load_artifact
@@ -45,7 +45,7 @@ def command(
             f"{data} has the classes {_few(dataset.class_names)}, but {artifact} was trained for "
             f"{_few(signature.labels)}; give the data that the model was made for."
         )
-    batches = Batches(dataset.test, batch_size=100, mean=signature.mean, std=signature.std)
+    batches = evaluation_batches(dataset.test, signature)
     where = resolve_device(device)
     result = evaluate(model.to(where), batches, dataset.class_names, device=where)
     if is_shifted:
@@ -94,5 +94,5 @@ def _show_classes(result: Evaluation, names: Sequence[str]) -> None:
     )
 
 
-def _few(names: Sequence[str], count: int = 12) -> str:
-    return ", ".join(names[:count]) + (f", … ({len(names)} in all)" if len(names) > count else "")
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")

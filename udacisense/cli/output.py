@@ -85,15 +85,15 @@ def dry_run_option(function: F) -> F:
 
 
 def emit_json(value: Any) -> None:
-    """Print plain data, or a record, as JSON."""
+    """Print a record, or plain data with records in it, as JSON."""
     import dataclasses
 
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        from udacisense.base.records import to_json
+    from udacisense.base.records import to_json
 
+    if dataclasses.is_dataclass(value):
         _echo(to_json(value), nl=False)
     else:
-        _echo(json.dumps(value, indent=2))
+        _echo(json.dumps(value, indent=2, default=lambda record: json.loads(to_json(record))))
 
 
 def say(text: str = "") -> None:

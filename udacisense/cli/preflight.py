@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -38,13 +38,13 @@ def command(
     The answer is yes (exit code 0), or no with the reason and the fix (exit code 1). With --prove the file is also run
     in the phone's own library, and 3 means that it would not load there, 4 that it did not run.
     """
-    from exporters.preflight.apk import is_app, preflight_apk
+    from exporters.preflight.apk import SUFFIXES, preflight_apk
     from exporters.preflight.run import backport_lite, preflight
     from udacisense.base.records import Outcome
     from udacisense.errors import InputError
 
     _refuse_bundle(file)
-    is_apk = is_apk or is_app(file)
+    is_apk = is_apk or file.suffix.lower() in SUFFIXES
     if is_apk and (runtime is not None or backport is not None or is_proved):
         raise InputError("--apk takes neither --runtime nor --backport nor --prove: they are about one model's file.")
     if backport is not None:
@@ -57,7 +57,7 @@ def command(
     report = preflight_apk(file) if is_apk else preflight(file, runtime=runtime)
     proofs = _prove(file, size_px) if is_proved else ()
     if as_json:
-        emit_json({**_plain(report), "proofs": [_plain(proof) for proof in proofs]} if is_proved else report)
+        emit_json({**asdict(report), "proofs": proofs} if is_proved else report)
     else:
         rows: list[list[Cell]] = [[c.name, str(c.outcome), c.found, c.allowed or None, c.fix] for c in report.checks]
         table(f"{report.file} on {report.runtime}", ("check", "outcome", "found", "allowed", "fix"), rows)
@@ -110,11 +110,3 @@ def _print_proofs(proofs: tuple[Proof, ...]) -> None:
     ]
     columns = ("runtime", "library", "outcome", "answers", "max |Δ| to this host", "flips", "why")
     table(f"Run on {max(proof.images for proof in proofs)} drawn images", columns, rows)
-
-
-def _plain(value: object) -> dict[str, Any]:
-    """Return a record as plain data."""
-    from udacisense.base.records import to_json
-
-    plain: dict[str, Any] = json.loads(to_json(value))
-    return plain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,6 @@ def command(
     """
     from dataclasses import replace
 
-    from udacisense.base.records import to_json
     from udacisense.cli.loading import load_data
     from udacisense.models.artifact import load_artifact
     from udacisense.pipeline import PipelineOptions
@@ -82,7 +80,7 @@ def command(
     for folder, one in zip(folders, found, strict=True):
         _keep(one, folder, is_shown=not as_json)
     if as_json:
-        emit_json(found[0] if n_seeds == 1 else [json.loads(to_json(one)) for one in found])
+        emit_json(found[0] if n_seeds == 1 else found)
     else:
         next_command("udacisense", "report", output, "-o", "report.html")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -142,13 +143,7 @@ _PLACE = {
 
 def place_options(function: F) -> F:
     """Add the options of where workers meet; the command gets them as ``place``."""
-
-    def make(given: dict[str, Any]) -> object:
-        from udacisense.pipeline.search.place import Place
-
-        return Place(**given)
-
-    return _as_record(function, _PLACE, "place", make)
+    return _as_record(function, _PLACE, "place", _maker("udacisense.pipeline.search.place", "Place"))
 
 
 def compute_options(function: F) -> F:
@@ -172,24 +167,21 @@ def compute_options(function: F) -> F:
 
 def config_options(function: F) -> F:
     """Add the settings of a training run; the command gets them as ``config``, checked, to compute on the CPU."""
-
-    def make(given: dict[str, Any]) -> object:
-        from udacisense.training.types import TrainConfig
-
-        return TrainConfig(**given)
-
-    return _as_record(function, _CONFIG, "config", make)
+    return _as_record(function, _CONFIG, "config", _maker("udacisense.training.types", "TrainConfig"))
 
 
 def supervision_options(function: F) -> F:
     """Add the options of what to learn from; the command gets them as ``supervision``, checked."""
+    return _as_record(function, _SUPERVISION, "supervision", _maker("udacisense.training.supervision", "Supervision"))
+
+
+def _maker(module: str, name: str) -> Callable[[dict[str, Any]], object]:
+    """Return what makes a record of a module, which is imported when it is needed."""
 
     def make(given: dict[str, Any]) -> object:
-        from udacisense.training.supervision import Supervision
+        return getattr(importlib.import_module(module), name)(**given)
 
-        return Supervision(**given)
-
-    return _as_record(function, _SUPERVISION, "supervision", make)
+    return make
 
 
 def _as_record(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from udacisense.base.records import Signature
 from udacisense.data.augment import Policy, augmented
 from udacisense.data.images import MEAN, NO_LABEL, STD, Images
 from udacisense.errors import InputError
@@ -261,6 +262,11 @@ class Batches:
 def _of(plan: Plan, name: str, chosen: Tensor) -> Tensor | None:
     drawn: Tensor | None = getattr(plan, name)
     return None if drawn is None else drawn[chosen]
+
+
+def evaluation_batches(images: Images, signature: Signature) -> Batches:
+    """Return images as a model is measured on them: in their order, unchanged, normalised as it takes them."""
+    return Batches(images, batch_size=100, mean=signature.mean, std=signature.std)
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:

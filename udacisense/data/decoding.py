@@ -11,7 +11,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, ClassVar, Literal
 
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from udacisense.base.child import READ_S, allowed_cores, child_pool, run_child
 from udacisense.base.decoder import DIGEST_BYTES, DIGESTS, FACTS, FILES, PIXELS, PROGRESS, PhotoFacts
-from udacisense.base.display import megabytes
+from udacisense.base.display import megabytes, now_utc
 from udacisense.base.files import atomic_path, cache_folder, locked, remove, sha256_file
 from udacisense.base.progress import progress
 from udacisense.base.records import read_json, record, write_record
@@ -181,7 +180,7 @@ def _make(place: Path, files: Sequence[Path], key: str, size_px: int, descriptio
             n_images=n,
             files_sha256=key,
             digests_sha256=sha256_file(partial / DIGESTS),
-            created_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created_utc=now_utc(),
         )
         write_record(partial / PhotoCache.FILE_NAME, made)
 

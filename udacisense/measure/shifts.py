@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from udacisense.base.records import ShiftAccuracy, Signature
-from udacisense.data.batches import Batches
+from udacisense.data.batches import evaluation_batches
 from udacisense.data.images import Images, spread_rows
 from udacisense.measure.metrics import predict
 
@@ -63,7 +63,7 @@ def evaluate_shifts(
     """Return a classifier's accuracy by shift, on at most 200 of the images; ``model`` is on ``device``."""
     chosen = images.take(torch.from_numpy(spread_rows(len(images), MOST_IMAGES)))
     labels = chosen.labels.repeat(n_copies())
-    batches = Batches(Images(all_shifts(chosen.pixels), labels), batch_size=100, mean=signature.mean, std=signature.std)
+    batches = evaluation_batches(Images(all_shifts(chosen.pixels), labels), signature)
     right = predict(model, batches, device=device)[0].argmax(1) == labels
     return by_shift(right.numpy().reshape(len(SHIFTS), SEVERITIES, len(chosen)))
 

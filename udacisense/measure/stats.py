@@ -117,9 +117,7 @@ def ratio(
     )
 
 
-def unpaired_ratio(
-    numerator: Sequence[float], denominator: Sequence[float], *, confidence: float = CONFIDENCE
-) -> Interval | None:
+def unpaired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Interval | None:
     """Return numerator over denominator of two independent groups of process medians.
 
     The value is the ratio of geometric means, the interval Welch's on the logarithms (unequal variances). None where
@@ -135,7 +133,7 @@ def unpaired_ratio(
         if max(float(np.std(a)), float(np.std(b))) <= 1e-12:
             low = high = centre
         else:
-            bounds = stats.ttest_ind(a, b, equal_var=False).confidence_interval(confidence)
+            bounds = stats.ttest_ind(a, b, equal_var=False).confidence_interval(CONFIDENCE)
             low, high = float(bounds.low), float(bounds.high)
     return Interval(
         value=math.exp(centre),

@@ -13,7 +13,7 @@ from torch import nn
 
 from udacisense.base.files import atomic_path
 from udacisense.base.records import Artifact, Confidence, Signature, read_json, write_record
-from udacisense.data.batches import Batches
+from udacisense.data.batches import evaluation_batches
 from udacisense.data.images import Images
 from udacisense.errors import InputError, LoadError
 from udacisense.measure.cascade import (
@@ -36,7 +36,6 @@ from udacisense.zoo.table import ZOO, resolve_artifact, zoo_folder
 
 _MEMBERS = "members"
 _MOST_MEMBERS = 3
-_BATCH = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +126,7 @@ def make_cascade(
 
 
 def _logits(members: Sequence[Candidate], images: Images, signature: Signature) -> tuple[list[np.ndarray], IntArray]:
-    batches = Batches(images, batch_size=_BATCH, mean=signature.mean, std=signature.std)
+    batches = evaluation_batches(images, signature)
     return [predict(one.model, batches)[0].numpy() for one in members], images.labels.numpy()
 
 

@@ -29,10 +29,9 @@ class PipelineRecipe:
 
     name: str
     full_name: str
-    ships_as: str | None  # the shipped model that it made
-    doc: str
     steps: tuple[RecipeStep, ...]
-    report_steps: tuple[RecipeStep, ...]  # as in the report that this product started from; empty: not in it
+    ships_as: str | None = None  # the shipped model that it made
+    report_steps: tuple[RecipeStep, ...] = ()  # as in the report that this product started from; empty: not in it
 
 
 def _distill(**options: object) -> RecipeStep:
@@ -69,7 +68,6 @@ PIPELINES: dict[str, PipelineRecipe] = {
             name="p1",
             full_name="distill_quantize_torchscript",
             ships_as="p1",
-            doc="A student with the baseline's features and a smaller classifier at 128 px, static int8, TorchScript.",
             steps=(_P1_DISTILL, _STATIC, _GRAPH),
             report_steps=(
                 _distill(
@@ -88,7 +86,6 @@ PIPELINES: dict[str, PipelineRecipe] = {
             name="p2",
             full_name="aggressive_speed_optimization",
             ships_as="tiny",
-            doc="A tiny student of 40,418 parameters that reads the 32 px photo as it is, TorchScript.",
             steps=(_P2_DISTILL, _GRAPH),
             report_steps=(
                 _distill(student="tiny", temperature=4.0, alpha=0.7, epochs=30, learning_rate=1e-3),
@@ -98,10 +95,7 @@ PIPELINES: dict[str, PipelineRecipe] = {
         PipelineRecipe(
             name="p2-int8",
             full_name="aggressive_size_optimization",
-            ships_as=None,
-            doc="The tiny student in static int8, TorchScript.",
             steps=(_P2_DISTILL, _STATIC_WHOLE, _GRAPH),
-            report_steps=(),
         ),
     )
 }

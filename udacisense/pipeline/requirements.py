@@ -57,8 +57,8 @@ def check_requirements(
     span = (None, None) if time_ratio is None else (time_ratio.high, time_ratio.low)
     low, high = (None if bound is None else 100 * (1 - bound) for bound in span)
     return (
-        _at_least("file size reduction", smaller, MIN_SMALLER_PERCENT, (smaller, smaller)),
-        _at_least("latency reduction", 100 * (1 - ratio), MIN_FASTER_PERCENT, (low, high)),
+        _row("file size reduction", "at least", smaller, MIN_SMALLER_PERCENT, "%", interval=(smaller, smaller)),
+        _row("latency reduction", "at least", 100 * (1 - ratio), MIN_FASTER_PERCENT, "%", interval=(low, high)),
         _lost(
             (baseline.top1_fraction, baseline.n_eval_images),
             (final.top1_fraction, final.n_eval_images),
@@ -85,11 +85,11 @@ def check_fast_cascade(
         n_images: so many.
     """
     rows = [
-        _at_least(name, _saved(gain.value) or 0.0, limit, (_saved(gain.low), _saved(gain.high)))
+        _row(name, "at least", _saved(gain.value) or 0.0, limit, "%", interval=(_saved(gain.low), _saved(gain.high)))
         for name, (gain, limit) in speedups.items()
     ]
     size = file_bytes / 1e6
-    rows.append(_at_most("size of its files", size, MAX_CASCADE_BYTES / 1e6, "MB", (size, size)))
+    rows.append(_row("size of its files", "at most", size, MAX_CASCADE_BYTES / 1e6, "MB", interval=(size, size)))
     if top1 is not None and baseline_top1 is not None:
         rows.append(_lost((baseline_top1, n_images), (top1, n_images), MAX_CASCADE_LOST_POINTS))
     return tuple(rows)
@@ -102,7 +102,7 @@ def _saved(speedup: float | None) -> float | None:
 def _lost(before: tuple[float, int], after: tuple[float, int], limit: float) -> Requirement:
     """Return the row of top-1 lost; before and after: (top-1, images)."""
     lost = 100 * (before[0] - after[0])
-    return _at_most("top-1 accuracy lost", lost, limit, "points", _lost_points(before, after))
+    return _row("top-1 accuracy lost", "at most", lost, limit, "points", interval=_lost_points(before, after))
 
 
 def _lost_points(before: tuple[float, int], after: tuple[float, int]) -> tuple[float | None, float | None]:
@@ -120,38 +120,25 @@ def _lost_points(before: tuple[float, int], after: tuple[float, int]) -> tuple[f
     return 100 * (lost - math.hypot(p1 - low1, high2 - p2)), 100 * (lost + math.hypot(high1 - p1, p2 - low2))
 
 
-def _at_most(
-    name: str, measured: float, limit: float, unit: str, interval: tuple[float | None, float | None]
+def _row(
+    requirement: str,
+    bound: Literal["at least", "at most"],
+    measured: float,
+    limit: float,
+    unit: str,
+    *,
+    interval: tuple[float | None, float | None],
 ) -> Requirement:
-    value = _rounded(measured)
-    low, high = interval
+    # Rounded: 0.887 - 0.837 is 0.05000000000000004, and a result on the limit must not fail by the last bit.
+    value = round(measured, 9)
+    low, high = (None if end is None else round(end, 9) for end in interval)
     return Requirement(
-        requirement=name,
+        requirement=requirement,
         measured=value,
-        bound="at most",
+        bound=bound,
         limit=limit,
         unit=unit,
-        passed=value <= limit,
+        passed=value <= limit if bound == "at most" else value >= limit,
         low=low,
         high=high,
     )
-
-
-def _at_least(name: str, measured: float, limit: float, interval: tuple[float | None, float | None]) -> Requirement:
-    low, high = (None if end is None else _rounded(end) for end in interval)
-    value = _rounded(measured)
-    return Requirement(
-        requirement=name,
-        measured=value,
-        bound="at least",
-        limit=limit,
-        unit="%",
-        passed=value >= limit,
-        low=low,
-        high=high,
-    )
-
-
-def _rounded(value: float) -> float:
-    # 0.887 - 0.837 is 0.05000000000000004: a result on the limit must not fail by the last bit.
-    return round(value, 9)

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from torch import nn
 
 from udacisense.base.records import Artifact, ModelSpec, Signature
-from udacisense.data.batches import Batches
+from udacisense.data.batches import Batches, evaluation_batches
 from udacisense.data.images import DataSet, make_signature
 from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
 from udacisense.pipeline.run import OptimizationPipeline
-from udacisense.training.run import EVALUATION_BATCH, training_split
+from udacisense.training.run import training_split
 from udacisense.training.supervision import Sources, Supervision, load_supervision
 
 
@@ -65,11 +65,6 @@ class Baseline:
     spec: ModelSpec
     signature: Signature
     artifact: Artifact | None  # None: it came from memory
-
-    def test_batches(self, dataset: DataSet) -> Batches:
-        """Return the test images as the model takes them."""
-        signature = self.signature
-        return Batches(dataset.test, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std)
 
 
 def load_baseline(
@@ -149,10 +144,10 @@ def start_pipeline(
         name,
         baseline.model,
         given.batches(images, signature, batch_size=options.batch_size, seed=options.seed),
-        baseline.test_batches(dataset),
+        evaluation_batches(dataset.test, signature),
         dataset.class_names,
         signature.size_px,
-        validation_loader=Batches(held_back, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
+        validation_loader=evaluation_batches(held_back, signature),
         spec=baseline.spec,
         signature=signature,
         seed=options.seed,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from udacisense.base.records import ModelSpec, StageRecord, from_json, record, to_json, write_record
 from udacisense.base.tensors import supported_engines
+from udacisense.data.batches import evaluation_batches
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError, did_you_mean
 from udacisense.measure.counts import count_macs, count_parameters
@@ -246,7 +247,7 @@ class _Bench:
     @cached_property
     def answers(self) -> tuple[Tensor, Tensor]:
         """The baseline's logits of the test images, and their labels."""
-        return predict(self.start.model, self.start.test_batches(self.dataset))
+        return predict(self.start.model, evaluation_batches(self.dataset.test, self.start.signature))
 
     def key(self, row: Technique, options: PipelineOptions) -> str:
         """Return a technique and seed with all that its result depends on, as text."""
@@ -290,7 +291,7 @@ def _settings(row: Technique, options: PipelineOptions) -> dict[str, Any]:
 def _result(
     row: Technique, found: PipelineResult, start: Baseline, dataset: DataSet, expected: Tensor
 ) -> TechniqueResult:
-    logits, labels = predict(found.model, start.test_batches(dataset))
+    logits, labels = predict(found.model, evaluation_batches(dataset.test, start.signature))
     hits, last = logits.argmax(1) == labels, found.stages[-1]
     is_counted = kind_of(found.model) is Kind.EAGER_FLOAT
     return TechniqueResult(

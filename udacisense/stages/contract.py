@@ -162,9 +162,8 @@ class Stage:
 
     name: str
     function: StepFunction
-    doc: str
-    requires: frozenset[Kind]
     produces: Kind
+    requires: frozenset[Kind] = frozenset({Kind.EAGER_FLOAT})  # one of these forms
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:

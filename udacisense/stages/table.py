@@ -6,7 +6,7 @@ add a row to :data:`STAGES`; the contract tests iterate the table.
 
 from __future__ import annotations
 
-from udacisense.stages.contract import Kind, Stage, StepContext, StepFunction, StepResult, kind_of
+from udacisense.stages.contract import Kind, Stage
 from udacisense.stages.distill import apply_knowledge_distillation
 from udacisense.stages.graph import apply_graph_optimization
 from udacisense.stages.prune import apply_magnitude_pruning, apply_structured_pruning
@@ -14,74 +14,15 @@ from udacisense.stages.qat import apply_quantization_aware_training
 from udacisense.stages.quantize import apply_dynamic_quantization
 from udacisense.stages.static import apply_static_quantization
 
-__all__ = [
-    "STAGES",
-    "Kind",
-    "Stage",
-    "StepContext",
-    "StepFunction",
-    "StepResult",
-    "apply_dynamic_quantization",
-    "apply_graph_optimization",
-    "apply_knowledge_distillation",
-    "apply_magnitude_pruning",
-    "apply_quantization_aware_training",
-    "apply_static_quantization",
-    "apply_structured_pruning",
-    "kind_of",
-]
-
 STAGES: dict[str, Stage] = {
     row.name: row
     for row in (
-        Stage(
-            name="distill",
-            function=apply_knowledge_distillation,
-            doc="A smaller student learns the teacher's answers.",
-            requires=frozenset({Kind.EAGER_FLOAT}),
-            produces=Kind.EAGER_FLOAT,
-        ),
-        Stage(
-            name="magnitude-pruning",
-            function=apply_magnitude_pruning,
-            doc="The weights of least magnitude become zero, at once or while training.",
-            requires=frozenset({Kind.EAGER_FLOAT}),
-            produces=Kind.EAGER_FLOAT,
-        ),
-        Stage(
-            name="structured-pruning",
-            function=apply_structured_pruning,
-            doc="Channels of least magnitude are removed, and the smaller network is fine-tuned.",
-            requires=frozenset({Kind.EAGER_FLOAT}),
-            produces=Kind.EAGER_FLOAT,
-        ),
-        Stage(
-            name="qat",
-            function=apply_quantization_aware_training,
-            doc="Static int8, fine-tuned with the rounding that it will run with.",
-            requires=frozenset({Kind.EAGER_FLOAT}),
-            produces=Kind.EAGER_INT8,
-        ),
-        Stage(
-            name="dynamic-int8",
-            function=apply_dynamic_quantization,
-            doc="Linear layers' weights become int8; activations are quantised call by call.",
-            requires=frozenset({Kind.EAGER_FLOAT}),
-            produces=Kind.EAGER_INT8,
-        ),
-        Stage(
-            name="static-int8",
-            function=apply_static_quantization,
-            doc="Weights and activations become int8, at scales found on calibration images.",
-            requires=frozenset({Kind.EAGER_FLOAT}),
-            produces=Kind.EAGER_INT8,
-        ),
-        Stage(
-            name="graph",
-            function=apply_graph_optimization,
-            doc="Trace into TorchScript and freeze: batch normalisation folds into convolutions.",
-            requires=frozenset(Kind),
-            produces=Kind.TORCHSCRIPT,
-        ),
+        Stage(name="distill", function=apply_knowledge_distillation, produces=Kind.EAGER_FLOAT),
+        Stage(name="magnitude-pruning", function=apply_magnitude_pruning, produces=Kind.EAGER_FLOAT),
+        Stage(name="structured-pruning", function=apply_structured_pruning, produces=Kind.EAGER_FLOAT),
+        Stage(name="qat", function=apply_quantization_aware_training, produces=Kind.EAGER_INT8),
+        Stage(name="dynamic-int8", function=apply_dynamic_quantization, produces=Kind.EAGER_INT8),
+        Stage(name="static-int8", function=apply_static_quantization, produces=Kind.EAGER_INT8),
+        Stage(name="graph", function=apply_graph_optimization, requires=frozenset(Kind), produces=Kind.TORCHSCRIPT),
     )
 }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from udacisense.base.files import locked
 from udacisense.base.records import Artifact, ModelSpec, Scalar, Signature, read_json
-from udacisense.data.batches import Batches
+from udacisense.data.batches import evaluation_batches
 from udacisense.data.images import DataSet, Images, make_signature, stratified_split
 from udacisense.errors import InputError, foreign_cause
 from udacisense.measure.counts import count_parameters
@@ -44,7 +44,6 @@ from udacisense.training.types import (
 )
 
 ARTIFACT_FOLDER = "artifact"
-EVALUATION_BATCH = 100
 PROBE_IMAGES = 8  # that a step is timed on, for an estimate
 _SPLIT_SEED = 0
 _VALIDATION_FRACTION = 0.1
@@ -260,7 +259,7 @@ def _supervised(
         untrained,
         sources.batches(images, signature, batch_size=batch_size, seed=config.seed),
         config=config,
-        validation=Batches(held_back, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
+        validation=evaluation_batches(held_back, signature),
         distillation=_distillation(sources),
         auxiliary=sources.auxiliary,
         keep=keep,
@@ -285,7 +284,7 @@ def _save(
         stage="baseline",
         config=notes,
         duration_s=sum(epoch.duration_s for epoch in result.history.epochs),
-        test=Batches(dataset.test, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
+        test=evaluation_batches(dataset.test, signature),
         class_names=dataset.class_names,
         input_shape=signature.input_shape,
     )
@@ -298,10 +297,7 @@ def _save(
         baseline=figures,
         stages=(),
         seed=seed,
-        confidence=confidence_of(
-            result.model,
-            Batches(training_split(dataset)[1], batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
-        ),
+        confidence=confidence_of(result.model, evaluation_batches(training_split(dataset)[1], signature)),
     )
 
 

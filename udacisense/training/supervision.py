@@ -73,12 +73,12 @@ class Supervision:
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         return {name: value.name if isinstance(value, Path) else value for name, value in given.items()}
 
-    def distilled_by(self, teacher: Teacher, *, temperature: float = 3.0, alpha: float = 0.7) -> Distillation:
-        """Return how a teacher counts; what was not asked for is as given here."""
+    def distilled_by(self, teacher: Teacher) -> Distillation:
+        """Return how a teacher counts: at T = 3 and α = 0.7 where nothing else was asked for."""
         return Distillation(
             teacher=teacher,
-            temperature=temperature if self.temperature is None else self.temperature,
-            alpha=alpha if self.alpha is None else self.alpha,
+            temperature=3.0 if self.temperature is None else self.temperature,
+            alpha=0.7 if self.alpha is None else self.alpha,
             remember=self.views != "fresh",
         )
 

@@ -41,8 +41,10 @@ def load_teacher(
     """
     if resolve_artifact(path).is_dir():
         artifact, model = load_artifact(path, allow_factory=allow_factory)
-        fed = _fed_as(model, artifact.signature, student)
-        return for_classes(fed, path, artifact.signature.labels, student.labels) if same_classes else fed
+        own = artifact.signature
+        is_fed_alike = (own.mean, own.std, own.size_px) == (student.mean, student.std, student.size_px)
+        fed = model if is_fed_alike else Refed(model, own, student)
+        return for_classes(fed, path, own.labels, student.labels) if same_classes else fed
     if path.suffix != ".onnx" or not path.is_file():
         raise InputError(
             f"{path} is no teacher; give an artifact's folder, a model that ships ({', '.join(ZOO)}), or an .onnx file "
@@ -68,11 +70,6 @@ def for_classes(teacher: nn.Module, path: Path, own: Sequence[str], wanted: Sequ
             "or give it as --auxiliary-teacher."
         )
     return teacher if tuple(own) == tuple(wanted) else Rows(teacher, [own.index(label) for label in wanted])
-
-
-def _fed_as(model: nn.Module, own: Signature, student: Signature) -> nn.Module:
-    is_alike = (own.mean, own.std, own.size_px) == (student.mean, student.std, student.size_px)
-    return model if is_alike else Refed(model, own, student)
 
 
 class Rows(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +48,6 @@ NOTES = {
     "with VNNI; older x86 needs the session option session.x64quantprecision=1), their inputs and outputs uint8 at "
     "calibrated scales",
 }
-
-
-def unavailable() -> str | None:
-    """The onnx packages are installed with this one."""
-    return None
 
 
 def plans(options: ExportOptions) -> tuple[Plan, ...]:
@@ -239,7 +233,7 @@ def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None
         """Feeds the calibration images; one at a time where the batch is fixed."""
 
         def __init__(self) -> None:
-            self.batches = _feeds(bench)
+            self.batches = bench.calibration_feeds(bench.memo[_BATCH])
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self.batches, None)
@@ -261,15 +255,6 @@ def _calibrated_by_onnxruntime(base: Path, path: Path, bench: Workbench) -> None
         nodes_to_exclude=[*resizing_products(graph), *transposed_in_groups(graph)],
         extra_options={"CalibMovingAverage": True},
     )
-
-
-def _feeds(bench: Workbench) -> Iterator[torch.Tensor]:
-    batch = bench.memo[_BATCH]
-    for images in bench.calibration_batches(as_fed=True):
-        if batch is None:
-            yield images
-        else:
-            yield from (part for part in torch.split(images, batch) if len(part) == batch)
 
 
 def _preprocessed(base: Path, bench: Workbench) -> Path:

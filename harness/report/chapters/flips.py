@@ -55,21 +55,18 @@ def _inputs(
     if bundle is None:
         return None, "The bundle that was verified is not among the records, or has changed: no image can be shown."
     path, manifest = bundle
-    is_golden = measured.inputs.startswith("golden pack")
-    if not is_golden and dataset is None:
-        return None, f"Flips were found on {measured.inputs}; `udacisense report … --data DIR` draws those images."
     try:
-        found = golden_pack(path.parent, manifest).inputs if is_golden else _real(dataset, manifest)
+        if measured.inputs.startswith("golden pack"):
+            found = golden_pack(path.parent, manifest).inputs
+        elif dataset is None:
+            return None, f"Flips were found on {measured.inputs}; `udacisense report … --data DIR` draws those images."
+        else:
+            found = real_inputs(dataset, manifest.signature)
     except (UdacisenseError, OSError) as exc:
         return None, f"The images cannot be shown: {exc}"
     if found.description != measured.inputs:
         return None, f"The images cannot be shown: verified on {measured.inputs}, given {found.description}."
     return found, None
-
-
-def _real(dataset: DataSet | None, manifest: Manifest) -> InputSet:
-    assert dataset is not None
-    return real_inputs(dataset, manifest.signature)
 
 
 def _thumbnails(

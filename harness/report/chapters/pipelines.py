@@ -27,7 +27,9 @@ def pipelines_chapter(evidence: Evidence) -> Chapter:
             title=f"{long_name(run.name)} in {path.parent}",
             blocks=(
                 Gallery(pictures=stage_pictures(run)),
-                _stages(run),
+                stages_table(
+                    run.baseline, run.stages, time_ratios=run.time_ratios, title="Stages, each against the baseline"
+                ),
                 _contributions(run),
                 requirements_table(run.requirements, title=f"{run.name}: requirements"),
                 *_heat(run),
@@ -45,11 +47,6 @@ def pipelines_chapter(evidence: Evidence) -> Chapter:
     ]
     blocks += _confusions(evidence)
     return Chapter(anchor="pipelines", title="Models and pipelines", blocks=tuple(blocks))
-
-
-def _stages(run: RunRecord) -> Table:
-    title = "Stages, each against the baseline"
-    return stages_table(run.baseline, run.stages, time_ratios=run.time_ratios, title=title)
 
 
 def _contributions(run: RunRecord) -> Table:

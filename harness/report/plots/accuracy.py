@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from exporters.bundle.manifest import Variant
 from harness.records import Comparison, Measurement, MeasurementSet
@@ -14,9 +13,6 @@ from harness.report.table import Table
 from udacisense.base.display import megabytes, percent
 from udacisense.base.records import Outcome
 from udacisense.pipeline.techniques import TechniquesRecord
-
-if TYPE_CHECKING:
-    pass
 
 
 def compared(measured: MeasurementSet) -> list[tuple[str, Measurement, Comparison]]:

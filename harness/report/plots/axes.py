@@ -149,12 +149,12 @@ def _rows(axes: Axes, count: int) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def legend_below(axes: Axes, *, columns: int = 1) -> None:
+def legend_below(axes: Axes) -> None:
     """Put the legend under the drawing, where it hides nothing."""
     figure = axes.get_figure()
     handles, names = axes.get_legend_handles_labels()
     if figure is not None and handles:
-        figure.legend(handles, names, loc="outside lower left", ncols=columns)
+        figure.legend(handles, names, loc="outside lower left")
 
 
 def height_of(rows: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,6 @@ from harness.report.plots.svg import SERIES, label
 from harness.report.table import Table
 from udacisense.base.display import milliseconds, percent
 from udacisense.measure.stats import ratio
-
-if TYPE_CHECKING:
-    pass
 
 _MOST_LINES = 6
 _FEWEST_FOR_DRIFT = 20  # samples

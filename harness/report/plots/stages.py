@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from harness.report.blocks import Picture
 from harness.report.plots.axes import Line, bars, height_of
@@ -13,9 +12,6 @@ from harness.report.table import Table
 from udacisense.base.display import megabytes, milliseconds, percent
 from udacisense.base.records import StageRecord
 from udacisense.pipeline.run import RunRecord
-
-if TYPE_CHECKING:
-    pass
 
 _WHOLE, _WORSE, _BETTER = SERIES[0], SERIES[1], SERIES[2]
 

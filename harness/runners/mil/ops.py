@@ -57,10 +57,6 @@ def _conv_pads(
     return pads
 
 
-def _linear(a: Arguments) -> Value:
-    return F.linear(tensor(a["x"]), a["weight"], a.get("bias"))
-
-
 def _matmul(a: Arguments) -> Value:
     x, y = tensor(a["x"]), tensor(a["y"])
     x = x.transpose(-1, -2) if a.get("transpose_x", False) else x
@@ -202,20 +198,8 @@ def _gelu(a: Arguments) -> Value:
     return F.gelu(a["x"], approximate="none" if mode == "EXACT" else "tanh")
 
 
-def _thresholded_relu(a: Arguments) -> Value:
-    return torch.where(a["x"] >= a["alpha"], a["x"], torch.zeros_like(a["x"]))
-
-
 def _clamped_relu(a: Arguments) -> Value:
     return torch.where(a["x"] >= 0, a["x"], a["x"] * a["alpha"]).clamp(max=float(a["beta"]))
-
-
-def _prelu(a: Arguments) -> Value:
-    return F.prelu(a["x"], a["alpha"])
-
-
-def _hard_sigmoid(a: Arguments) -> Value:
-    return (a["x"] * float(a.get("alpha", 0.2)) + float(a.get("beta", 0.5))).clamp(0, 1)
 
 
 def _cast(a: Arguments) -> Value:
@@ -259,7 +243,7 @@ def _affine(a: Arguments) -> tuple[Tensor, Tensor, Tensor]:
 
 OPERATORS: dict[str, Operator] = {
     "conv": _conv,
-    "linear": _linear,
+    "linear": lambda a: F.linear(tensor(a["x"]), a["weight"], a.get("bias")),
     "matmul": _matmul,
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
@@ -280,10 +264,10 @@ OPERATORS: dict[str, Operator] = {
     "gelu": _gelu,
     "leaky_relu": lambda a: F.leaky_relu(a["x"], float(a.get("alpha", 0.01))),
     "elu": lambda a: F.elu(a["x"], float(a.get("alpha", 1.0))),
-    "prelu": _prelu,
-    "thresholded_relu": _thresholded_relu,
+    "prelu": lambda a: F.prelu(a["x"], a["alpha"]),
+    "thresholded_relu": lambda a: torch.where(a["x"] >= a["alpha"], a["x"], torch.zeros_like(a["x"])),
     "clamped_relu": _clamped_relu,
-    "sigmoid_hard": _hard_sigmoid,
+    "sigmoid_hard": lambda a: (a["x"] * float(a.get("alpha", 0.2)) + float(a.get("beta", 0.5))).clamp(0, 1),
     "softmax": lambda a: torch.softmax(a["x"], int(a.get("axis", -1))),
     "abs": _unary(torch.abs),
     "ceil": _unary(torch.ceil),

@@ -42,13 +42,9 @@ class Context:
 Step = Callable[[nn.Module, Context], nn.Module | None]  # None: this variant has no such rung
 
 
-def float_variant(variant: Variant) -> Variant:
-    """Return a variant whose eager source is float32, fed and answering alike."""
-    return dataclasses.replace(variant, precision="fp32", engine=None)
-
-
 def _eager(_: nn.Module, context: Context) -> nn.Module:
-    return eager_source(context.bundle, float_variant(context.variant), allow_factory=context.allow_factory)
+    as_float32 = dataclasses.replace(context.variant, precision="fp32", engine=None)
+    return eager_source(context.bundle, as_float32, allow_factory=context.allow_factory)
 
 
 def _fused(_: nn.Module, context: Context) -> nn.Module | None:

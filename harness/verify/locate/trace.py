@@ -227,13 +227,9 @@ def _is_constant(node: Any, constants: set[str]) -> bool:
     return node.op_type == "Constant" or (len(node.input) > 0 and all(not i or i in constants for i in node.input))
 
 
-def _producers(graph: Any) -> dict[str, Any]:
-    return {name: node for node in graph.node for name in node.output}
-
-
 def _first_float(graph: Any, node: Any) -> str:
     """Follow a layer's input back over its quantisation to the float value."""
-    producers, name = _producers(graph), node.input[0]
+    producers, name = {output: one for one in graph.node for output in one.output}, node.input[0]
     while name in producers and producers[name].op_type in {
         "DynamicQuantizeLinear",
         "QuantizeLinear",

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from exporters.bundle.precision import deployed, eager_model, load_activations, save_activations
+from exporters.bundle.precision import deployed, eager_model, load_activations
 from exporters.formats.coreml import cluster
+from udacisense.base.tensors import save_tensors
 from udacisense.data.batches import normalise
 from udacisense.data.images import make_signature
 from udacisense.errors import InputError, LoadError
@@ -36,7 +37,7 @@ def test_calibration_is_kept_in_a_file_and_gives_the_same_network(source, engine
     example = normalise(source.golden.pixels[:1])
     state = {key: value.clone() for key, value in source.model.state_dict().items()}
     found = calibrate(source.model, engine, [normalise(source.calibration.pixels[:16])])
-    save_activations(found, tmp_path / "a.safetensors")
+    save_tensors(tmp_path / "a.safetensors", found)
     kept = load_activations(tmp_path / "a.safetensors")
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = engine

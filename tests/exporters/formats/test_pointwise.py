@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.jit import mobile
 
 from exporters.bundle.open import opened
-from exporters.bundle.precision import save_activations
 from exporters.bundle.reference import eager_source
 from exporters.formats.pointwise import PointwiseProduct, right_on_x86, small_pointwise
+from udacisense.base.tensors import save_tensors
 from udacisense.cli.main import run
 from udacisense.errors import InputError
 from udacisense.models.artifact import load_artifact
@@ -87,7 +87,7 @@ def test_the_float_blocks_of_a_static_int8_file_are_rewritten_too(tmp_path: Path
     _, model = load_artifact(artifact)
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     recipe = calibrate(model, "qnnpack", [images], float_modules=("features.0", "features.1"), method="histogram")
-    save_activations(recipe, artifact / "static-int8-qnnpack.safetensors")
+    save_tensors(artifact / "static-int8-qnnpack.safetensors", recipe)
     line = f"--quiet export {artifact} -f ptl --precision int8-static -o {tmp_path / 'bundle'}"
     assert run(line.split()) == 0
     with opened(tmp_path / "bundle") as bundle:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bench_records import counted as counts_of
 from bench_records import make_source, make_variant, plan_of, run_of, set_of
-from report_records import verified_cell
+from report_records import comparison, verified_cell
 
 from harness.bench.advice import verdicts
 from harness.bench.cascade import by_member, cascade_rows, check_cascade, with_ways
@@ -20,7 +20,6 @@ from harness.records import (
     BenchedCascade,
     BenchedMember,
     BenchSet,
-    Comparison,
     MeasurementSet,
 )
 from udacisense.base.records import Outcome
@@ -137,29 +136,9 @@ def test_the_requirements_are_those_of_a_cascade_and_need_the_baseline(measured:
 
 
 def _verified(*, reached: tuple[float, ...], top1: float) -> MeasurementSet:
-    comparison = Comparison(
-        n_inputs=100,
-        rtol=1e-3,
-        atol=1e-3,
-        allclose=True,
-        nonfinite=0,
-        max_abs=0.0,
-        mean_abs=0.0,
-        rmse=0.0,
-        min_cosine=1.0,
-        psnr_db=None,
-        top1_agreement_fraction=1.0,
-        top1_agreement_low=0.96,
-        top1_agreement_high=1.0,
-        flips=(),
-        top1_fraction=top1,
-        reference_top1_fraction=top1,
-        per_class=None,
-        reference_per_class=None,
-        mcnemar_p=None,
-        asked=Asked(n_otherwise=0, reached_fractions=reached, reference_reached_fractions=reached),
-    )
-    row = verified_cell("ptl-fp32", "lite", comparison=comparison)
+    asked = Asked(n_otherwise=0, reached_fractions=reached, reference_reached_fractions=reached)
+    found = replace(comparison((), (), n=100), top1_fraction=top1, reference_top1_fraction=top1, asked=asked)
+    row = verified_cell("ptl-fp32", "lite", comparison=found)
     return MeasurementSet(
         schema_version=1,
         kind="verify",

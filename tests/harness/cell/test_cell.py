@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import harness.cell.run
 from exporters.bundle.manifest import Loadable, plain
-from harness.cell.run import Cell, Job, Setting, run_cell
-from harness.records import RunSpec
+from harness.cell.run import Cell, Job, Setting, answering_job, run_cell
 from udacisense.base.child import StoppedError, child_pool, run_child
 from udacisense.base.records import Outcome
 
@@ -66,27 +65,8 @@ def job_for(
 ) -> Job:
     inputs = np.random.default_rng(0).standard_normal((count, 3, 4, 4)).astype(np.float32)
     np.save(folder / "inputs.npy", inputs)
-    spec = RunSpec(
-        variant_id="ptl-fp32",
-        runner="lite",
-        engine=None,
-        threads=1,
-        batch_size=batch_size,
-        warmup=0,
-        min_samples=1,
-        min_s=0.0,
-        max_s=1.0,
-        timeout_s=timeout_s,
-        seed=0,
-    )
-    return Job(
-        task="outputs",
-        spec=spec,
-        variant=lite_variant(batch=batch),
-        model_path=str(path),
-        inputs_path=str(folder / "inputs.npy"),
-        others=(),
-    )
+    asked = {"engine": None, "threads": 1, "batch_size": batch_size, "timeout_s": timeout_s}
+    return answering_job(lite_variant(batch=batch), "lite", path, folder / "inputs.npy", **asked)
 
 
 def expected(folder: Path) -> np.ndarray:

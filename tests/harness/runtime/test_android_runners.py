@@ -20,8 +20,7 @@ from torch import nn
 
 from exporters.bundle.manifest import Variant
 from harness.cell.measure import _waited_ns, measure_memory, model_pid
-from harness.cell.run import Job, run_cell
-from harness.records import RunSpec
+from harness.cell.run import Job, answering_job, run_cell
 from harness.runners.android import open_session
 from harness.runners.table import RUNNERS
 from harness.runtime.catalogue import runtime
@@ -61,22 +60,8 @@ def _variant(path: Path) -> Variant:
 
 
 def _job(runner: str, path: Path, inputs: Path, *, threads: int = 1, batch_size: int = 1) -> Job:
-    spec = RunSpec(
-        variant_id=path.stem,
-        runner=runner,
-        engine=None,
-        threads=threads,
-        batch_size=batch_size,
-        warmup=0,
-        min_samples=1,
-        min_s=0.0,
-        max_s=1.0,
-        timeout_s=240.0,
-        seed=0,
-    )
-    return Job(
-        task="outputs", spec=spec, variant=_variant(path), model_path=str(path), inputs_path=str(inputs), others=()
-    )
+    asked = {"engine": None, "threads": threads, "batch_size": batch_size, "timeout_s": 240.0}
+    return answering_job(_variant(path), runner, path, inputs, **asked)
 
 
 def _worker_pid(session: LibrarySession) -> int:

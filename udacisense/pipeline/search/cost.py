@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor, nn
 
@@ -90,13 +92,10 @@ def work_by_part(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[float,
         found["maps"] += answer.numel() / 1e6
 
     watched = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear | Resize)]
-    hooks = [module.register_forward_hook(see) for module in watched]
-    try:
-        with inference(model):
-            model(torch.zeros(input_shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, inference(model):
+        for module in watched:
+            hooks.enter_context(module.register_forward_hook(see))
+        model(torch.zeros(input_shape))
     return tuple(found[part] for part in PARTS)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from udacisense.base.files import locked, remove
 from udacisense.base.records import Artifact, ModelSpec, from_json, read_json, record, to_json, write_record
-from udacisense.data.batches import Batches
+from udacisense.data.batches import evaluation_batches
 from udacisense.data.images import DataSet
 from udacisense.errors import InputError, TrainingError, did_you_mean
 from udacisense.measure.counts import count_parameters
@@ -35,7 +35,6 @@ from udacisense.training.checkpoint import state_sha256
 from udacisense.training.compute import Compute
 from udacisense.training.run import (
     ARTIFACT_FOLDER,
-    EVALUATION_BATCH,
     estimate_training,
     images_an_epoch,
     spec_text,
@@ -249,7 +248,7 @@ class _Search:
         step = changed(find_pipeline(self.family.pipeline).steps[0], asked, self.sources)
         context = StepContext(
             train=self.sources.batches(images, signature, batch_size=self.options.batch_size, seed=self.options.seed),
-            validation=Batches(held_back, batch_size=EVALUATION_BATCH, mean=signature.mean, std=signature.std),
+            validation=evaluation_batches(held_back, signature),
             class_names=signature.labels,
             input_shape=signature.input_shape,
             seed=self.options.seed,

@@ -34,7 +34,6 @@ class Family:
     """One row of :data:`FAMILIES`."""
 
     name: str
-    doc: str
     pipeline: str  # whose recipe trains its networks
     draw: Callable[[Trial, Task], ModelSpec]
     first: Mapping[
@@ -110,14 +109,12 @@ FAMILIES: dict[str, Family] = {
     for row in (
         Family(
             name="blocks",
-            doc="depthwise-separable networks and inverted residuals, written as a line of blocks",
             pipeline="p2",
             draw=draw_blocks,
             first=_P2_STUDENT,
         ),
         Family(
             name="mobilenet_v3_small",
-            doc="p1's student at other widths and resolutions",
             pipeline="p1",
             draw=draw_mobilenet,
             first={"width_mult": 1.0, "resolution_px": 128},
