@@ -26,7 +26,7 @@ from udacisense.models.artifact import save_artifact
 from udacisense.models.build import build_model, preset
 from udacisense.models.libraries import network_facts
 from udacisense.models.weights import TRAINED, initialise
-from udacisense.training.checkpoint import load_checkpoint, state_sha256
+from udacisense.training.checkpoint import CHECKPOINT_NAME, load_checkpoint, state_sha256
 from udacisense.training.compute import is_leader, launch, meet, repeatable, together
 from udacisense.training.loop import TrainingRun
 from udacisense.training.supervision import Sources, Supervision, load_supervision
@@ -229,12 +229,13 @@ def check_resume(
     Raises:
         InputError, LoadError: as :func:`udacisense.training.checkpoint.load_checkpoint`.
     """
-    if init in TRAINED:
+    folder = output_dir / "training"
+    if init in TRAINED or not (folder / CHECKPOINT_NAME).exists():  # whose data alone asks for opening photos
         return
     untrained = fresh_model(spec, init=init, seed=config.seed)
-    keep = _keep(output_dir / "training", spec, dataset, sources, batch_size=batch_size, resume=True)
+    keep = _keep(folder, spec, dataset, sources, batch_size=batch_size, resume=True)
     own = _identity(untrained, config, _distillation(sources), sources.auxiliary)
-    load_checkpoint(keep.folder, identity={**own, **keep.identity}, former=keep.former)
+    load_checkpoint(folder, identity={**own, **keep.identity}, former=keep.former)
 
 
 def _distillation(sources: Sources) -> Distillation | None:
