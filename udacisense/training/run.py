@@ -230,7 +230,8 @@ def check_resume(
         InputError, LoadError: as :func:`udacisense.training.checkpoint.load_checkpoint`.
     """
     folder = output_dir / "training"
-    if init in TRAINED or not (folder / CHECKPOINT_NAME).exists():  # whose data alone asks for opening photos
+    # Without a checkpoint no photo needs to be opened.
+    if init in TRAINED or not (folder / CHECKPOINT_NAME).exists():
         return
     untrained = fresh_model(spec, init=init, seed=config.seed)
     keep = _keep(folder, spec, dataset, sources, batch_size=batch_size, resume=True)

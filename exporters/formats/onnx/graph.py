@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 #: How the names of products begin that resize (:mod:`udacisense.models.resizing`).
 RESIZING = "resize_by_product"
-_COPY = "_copy_"  # in the name of a constant that was given to one more reader
+_COPY = "..copy"  # in the name of a constant that was given to one more reader; no parameter has two dots in a row
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

@@ -138,3 +138,20 @@ def test_what_a_branch_reads_is_left() -> None:
         ("Cast", ["x"]),
         ("If", ["yes"]),
     ]
+
+
+def test_a_layer_that_its_author_named_a_copy_counts(written: Callable[..., tuple[ExportSource, Bundle]]) -> None:
+    code = """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem, self.head_copy_2 = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
+            def forward(self, x):
+                return self.head_copy_2(self.stem(x).relu().mean((2, 3)))
+        build = Net
+    """
+    source, bundle = written(code, "int8-dynamic")
+    coverage = bundle.variant("onnx-int8-dynamic").coverage
+    assert coverage is not None
+    held = source.model.head_copy_2.weight.numel() / sum(p.numel() for p in source.model.parameters())
+    assert coverage.parameters_int8_fraction == pytest.approx(held)
