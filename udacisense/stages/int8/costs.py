@@ -9,14 +9,14 @@ They were counted with the library of PyTorch Mobile 1.12.2 (cortex-a76), an ope
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import networkx as nx
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
-from torch.ao.nn.quantized import Conv2d
+from torch import Tensor, fx, nn
+from torch.ao.nn.quantized import Conv2d, Hardswish
 from torch.ao.nn.quantized.modules.utils import WeightedQuantizedModule
 
 SUMS = (torch.ops.quantized.add, torch.ops.quantized.add_relu)
@@ -26,8 +26,16 @@ _CONVOLUTIONS = (torch.ops.quantized.conv2d, torch.ops.quantized.conv2d_relu)
 _SAVED_A_MAC, _SAVED_A_CONVOLUTION = 0.25, 20_000
 # Of what is turned: dequantised, and quantised again.
 _TURN, _TURN_AN_ELEMENT = 15_000, 5
-# PyTorch computes one by one on signed integers what QNNPACK does by tables (Hardswish) or in vectors (pooling).
+# PyTorch computes one by one on signed integers what QNNPACK does by tables (sigmoid) or in vectors (pooling).
 _LOST_AN_ELEMENT, _LOST_A_WINDOW = 40, 150
+# By table on unsigned integers; float32 between signed ones is nearly as quick. Function, or module, to function.
+_IN_FLOAT: dict[Any, Callable[..., Tensor]] = {
+    torch.ops.quantized.hardswish: F.hardswish,
+    Hardswish: F.hardswish,
+    F.hardsigmoid: F.hardsigmoid,
+    nn.Hardsigmoid: F.hardsigmoid,
+}
+_LOST_IN_FLOAT = 2
 _WINDOWS = (F.max_pool2d, F.avg_pool2d, torch.max_pool2d, nn.MaxPool2d, nn.AvgPool2d)
 _FREE = (
     *(*SUMS, *PRODUCTS, torch.ops.quantized.cat, torch.cat, torch.quantize_per_tensor, torch.flatten, torch.chunk),
@@ -90,6 +98,11 @@ def is_unsigned(network: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node,
     return is_function or isinstance(module_of(network, node), WeightedQuantizedModule)
 
 
+def in_float(network: fx.GraphModule, node: fx.Node) -> Callable[..., Tensor] | None:
+    """Return the float32 function of a node that is computed in it where its activation is signed, else None."""
+    return _IN_FLOAT.get(node.target if node.op == "call_function" else type(module_of(network, node)))
+
+
 def _is_convolution(network: fx.GraphModule, node: fx.Node) -> bool:
     return node.target in _CONVOLUTIONS or isinstance(module_of(network, node), Conv2d)
 
@@ -108,6 +121,8 @@ def _lost(network: fx.GraphModule, node: fx.Node, size: int) -> float:
     module = module_of(network, node)
     if node.target in _WINDOWS or isinstance(module, _WINDOWS[3:]):
         return _LOST_A_WINDOW * size
+    if in_float(network, node):
+        return _LOST_IN_FLOAT * size
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     is_free = node.target in _FREE or name in _FREE_NAMES or isinstance(module, _FREE_MODULES)
     return 0 if is_free or _is_convolution(network, node) else _LOST_AN_ELEMENT * size

@@ -4,17 +4,18 @@ Both stand for the same numbers: the integers 0 to 255 with zero point z, and -1
 ``qnnpack`` chooses the kernels by the type (``can_use_xnnp`` in ``aten/src/ATen/native/quantized/cpu/qconv.cpp``), on
 a desk and in PyTorch Mobile since 1.12. XNNPACK's convolutions and sums take half of the instructions on ARM; now and
 then they round to the neighbouring integer. It has no others here: what QNNPACK does quickly on unsigned integers, such
-as Hardswish by a table, PyTorch does one by one on signed ones. So each activation is what its users are quick on.
+as pooling, PyTorch does one by one on signed ones. So each activation is what its users are quick on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from udacisense.stages.int8.costs import PRODUCTS, SUMS, cheapest_signed, module_of
+from udacisense.stages.int8.costs import PRODUCTS, SUMS, cheapest_signed, in_float, module_of
 from udacisense.stages.int8.sensitivity import sqnr_db
 
 _SHIFT = 128
@@ -113,7 +114,9 @@ def _sign(network: fx.GraphModule, grids: dict[fx.Node, _Grid], signed: set[fx.N
                 if one not in turned:  # its first user in the graph's order
                     turned[one] = _turned(one, node, _signed(grids[one]) if node in signed else grids[one])
                 node.replace_input_with(one, turned[one])
-        if node in signed:
+        if node in signed and (function := in_float(network, node)):
+            _compute_in_float(node, function, _signed(grids[node]))
+        elif node in signed:
             _shift(network, node, shifted)
     network.recompile()
 
@@ -124,6 +127,16 @@ def _turned(given: fx.Node, user: fx.Node, grid: _Grid) -> fx.Node:
     with user.graph.inserting_before(user):
         numbers = user.graph.call_method("dequantize", (given,))
         return user.graph.call_function(torch.quantize_per_tensor, (numbers, scale, zero_point, dtype))
+
+
+def _compute_in_float(node: fx.Node, function: Callable[..., Tensor], grid: _Grid) -> None:
+    """Let a node quantise what a float32 function answers: what the table of unsigned integers was computed by."""
+    with node.graph.inserting_before(node):
+        numbers = node.graph.call_method("dequantize", (node.args[0],))
+        answer = node.graph.call_function(function, (numbers,))
+    dtype, scale, zero_point = grid
+    node.op, node.target, node.kwargs = "call_function", torch.quantize_per_tensor, {}
+    node.args = (answer, scale, zero_point, dtype)
 
 
 def _shift(network: fx.GraphModule, node: fx.Node, shifted: set[str]) -> None:

@@ -62,17 +62,18 @@ def signed(model: nn.Module, size_px: int) -> dict[str, bool]:
 
 
 def test_a_turn_is_paid_only_where_it_is_worth_it() -> None:
-    """Hardswish costs 40 instructions an element more on signed integers, two turns 30,000 and 10 an element."""
-    large, small = (signed(Between(32, F.hardswish), size_px) for size_px in (32, 6))
+    """A sigmoid costs 40 instructions an element more on signed integers, two turns 30,000 and 10 an element."""
+    large, small = (signed(Between(32, torch.sigmoid), size_px) for size_px in (32, 6))
     assert (large["first"], large["last"]) == (True, True)
     assert (small["first"], small["last"]) == (True, True)
-    assert not large["hardswish_1"]
-    assert small["hardswish_1"]
+    assert not large["sigmoid"]
+    assert small["sigmoid"]
 
 
-def test_pooling_by_windows_stays_unsigned_and_relu_follows_the_convolutions() -> None:
+def test_pooling_by_windows_stays_unsigned_and_activations_follow_the_convolutions() -> None:
     assert not signed(Between(32, lambda maps: F.max_pool2d(maps, 2)), 32)["max_pool2d"]
-    assert signed(Between(32, F.relu6), 32)["relu6"]
+    for activation in (F.relu6, F.hardswish, F.hardsigmoid):
+        assert all(signed(Between(32, activation), 32).values()), activation.__name__
 
 
 def test_what_is_cheap_takes_no_turn_for_one_small_convolution() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udacisense.base.tensors import supported_engines
@@ -96,10 +97,10 @@ def test_maps_of_several_sizes_stay_right(operation: Callable[[Tensor, Tensor], 
 
 
 def test_each_operation_has_the_integers_that_it_is_quick_on() -> None:
-    """Hardswish has a table for unsigned integers alone, and convolutions have XNNPACK's kernels for signed ones."""
+    """XNNPACK convolves signed integers; pooling and linear layers stay QNNPACK's, of unsigned ones."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        *(conv(3, 32, nn.Hardswish()), conv(32, 32, nn.Hardswish()), conv(32, 8)),
+        *(conv(3, 32, nn.Hardswish(), nn.MaxPool2d(2)), conv(32, 32, nn.Hardswish()), conv(32, 8)),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
     )
     recipe = calibrate(model.eval(), SIGNED_BY, [IMAGES], method="histogram")
@@ -114,8 +115,29 @@ def test_each_operation_has_the_integers_that_it_is_quick_on() -> None:
     with torch.no_grad(), quantized_engine(SIGNED_BY):
         answer = network(IMAGES)
     assert given["Conv2d"] == {torch.qint8}
-    assert given["Hardswish"] == given["Linear"] == {torch.quint8}
+    assert given["MaxPool2d"] == given["Linear"] == {torch.quint8}
     assert (packed(model, signed=False)[0] - answer).abs().max() <= 0.05 * answer.std()
+
+
+@pytest.mark.parametrize("activation", [nn.Hardswish(), nn.Hardsigmoid(), F.hardswish, F.hardsigmoid])
+def test_what_float32_computes_between_signed_integers_is_what_the_table_has(
+    activation: Callable[[Tensor], Tensor],
+) -> None:
+    class Activated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 256, 3)
+            self.activation = activation
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.activation(self.conv(images)).flatten(1)
+
+    torch.manual_seed(0)
+    model = Activated().eval()
+    unsigned, signed = packed(model, signed=False), packed(model, signed=True)
+    assert (unsigned[1], signed[1]) == ("quint8", "qint8")
+    step = unsigned[0].unique().diff().min()
+    assert ((unsigned[0] - signed[0]).abs() > 0.5 * step).float().mean() < 0.02, "but where XNNPACK rounds otherwise"
 
 
 def test_a_network_without_convolutions_stays_unsigned() -> None:
