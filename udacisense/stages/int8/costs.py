@@ -4,7 +4,8 @@ Signed activations save instructions in a convolution and cost some in most othe
 activation from one to the other for its users. The cheapest choice is a minimum cut (Ford and Fulkerson 1956, "Maximal
 Flow Through a Network") of a graph whose edges are these costs.
 
-They were counted with the library of PyTorch Mobile 1.12.2 (cortex-a76), an operation at a time.
+They were counted with the library of PyTorch Mobile 1.12.2 (cortex-a76), an operation at a time
+(``tests/campaigns/int8_costs.py``).
 """
 
 from __future__ import annotations
