@@ -21,6 +21,7 @@ from torch.ao.nn.quantized import Conv2d, Hardswish
 from torch.ao.nn.quantized.modules.utils import WeightedQuantizedModule
 
 SUMS = (torch.ops.quantized.add, torch.ops.quantized.add_relu)
+_MAPS = 4  # dimensions
 PRODUCTS = (torch.ops.quantized.mul, torch.ops.quantized.mul_relu)
 _CONVOLUTIONS = (torch.ops.quantized.conv2d, torch.ops.quantized.conv2d_relu)
 # What XNNPACK saves of QNNPACK's instructions: a multiply-add, and beside these a convolution.
@@ -88,10 +89,12 @@ def is_unsigned(network: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node,
     """Tell whether signed activations would be refused, or computed wrongly.
 
     XNNPACK's linear layers take one weight scale a tensor, and ours have one a channel; convolutions of one, three or
-    transposed dimensions it does not have. PyTorch hands it sums and products of several sizes in the wrong order.
+    transposed dimensions it does not have. PyTorch hands it sums and products of several sizes in the wrong order, and
+    products of several layouts.
     """
     if node.target in (*SUMS, *PRODUCTS):
-        return any(shapes.get(one, shapes[node]) != shapes[node] for one in node.all_input_nodes)
+        is_mixed = any(shapes.get(one, shapes[node]) != shapes[node] for one in node.all_input_nodes)
+        return is_mixed or (node.target in PRODUCTS and len(shapes[node]) != _MAPS)
     if _is_convolution(network, node):
         return False
     name = getattr(node.target, "__name__", "")

@@ -10,18 +10,18 @@ as pooling, PyTorch does one by one on signed ones. So each activation is what i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
 
 from udacisense.stages.int8.costs import PRODUCTS, SUMS, cheapest_signed, in_float, module_of
 from udacisense.stages.int8.sensitivity import sqnr_db
+from udacisense.stages.int8.watched import Grid, Watched
 
 _SHIFT = 128
 _ALIKE_DB = 30.0  # of the answers; rounding costs less, a kernel that computes something else more
 _MAPS = 4  # dimensions
-_Grid = tuple[torch.dtype, float, int]  # integer type, scale, zero point
 
 
 def sign_activations(network: fx.GraphModule, example: Tensor) -> bool:
@@ -33,19 +33,22 @@ def sign_activations(network: fx.GraphModule, example: Tensor) -> bool:
 
     Returns:
         Whether the network can be used: the kernels take it, each activation lies on the grid that it lay on, and the
-        example gets the same answer.
+        example gets the same answer, alone and in a batch.
     """
     try:
-        before = _Watched.run_of(network, example)
+        others = torch.cat([example.flip(-1), example.flip(-2), example])
+        answers = network(others)
+        before = Watched.run_of(network, example)
         _spread_operands(network, before)
         signed = cheapest_signed(network, before.shapes)
         _sign(network, before.grids, signed)
-        after = _Watched.run_of(network, example)
+        after = Watched.run_of(network, example)
+        is_alike = _is_alike(before.answer, after.answer) and _is_alike(answers, network(others))
     except Exception:  # a kernel says by any exception that it does not take what it was given
         return False
     wanted = {node: _signed(grid) if node in signed else grid for node, grid in before.grids.items()}
     keeps_grids = all(after.grids.get(node) == grid for node, grid in wanted.items())
-    return keeps_grids and sqnr_db(before.answer, after.answer) >= _ALIKE_DB
+    return keeps_grids and is_alike
 
 
 def activation_type(network: nn.Module) -> str | None:
@@ -56,56 +59,37 @@ def activation_type(network: nn.Module) -> str | None:
     return str(torch.qint8 if torch.qint8 in types else torch.quint8).removeprefix("torch.")
 
 
-class _Watched(fx.Interpreter):
-    """Runs a network; keeps on which grid each of its quantised activations lies, and its shape."""
-
-    def __init__(self, network: fx.GraphModule) -> None:
-        super().__init__(network)
-        self.answer = torch.empty(0)
-        self.grids: dict[fx.Node, _Grid] = {}
-        self.shapes: dict[fx.Node, torch.Size] = {}
-
-    @classmethod
-    def run_of(cls, network: fx.GraphModule, example: Tensor) -> _Watched:
-        watched = cls(network)
-        with torch.no_grad():
-            watched.answer = watched.run(example)
-        return watched
-
-    def run_node(self, n: fx.Node) -> Any:
-        answer = super().run_node(n)
-        one = answer[0] if isinstance(answer, tuple | list) and answer else answer  # parts of one activation
-        if isinstance(one, Tensor) and one.is_quantized and one.qscheme() == torch.per_tensor_affine:
-            self.grids[n], self.shapes[n] = (one.dtype, one.q_scale(), one.q_zero_point()), one.shape
-        return answer
+def _is_alike(before: Tensor, after: Tensor) -> bool:
+    return sqnr_db(before, after) >= _ALIKE_DB
 
 
-def _signed(grid: _Grid) -> _Grid:
+def _signed(grid: Grid) -> Grid:
     return torch.qint8, grid[1], grid[2] - _SHIFT
 
 
-def _spread_operands(network: fx.GraphModule, watched: _Watched) -> None:
-    """Let sums and products be of maps of one size, in place: a smaller operand, such as a gate, is written out.
+def _spread_operands(network: fx.GraphModule, watched: Watched) -> None:
+    """Let sums and products be of maps of one size and layout, in place: a small operand, as a gate, is written out.
 
-    The numbers are the same. PyTorch's kernels take a third of the instructions for it, and are right on signed ones.
+    The numbers are the same. PyTorch's kernels take a third of the instructions for it, and are right on signed ones. A
+    parameter is written out too: it has one image's size, whatever the batch.
     """
     for node in [node for node in network.graph.nodes if node.target in (*SUMS, *PRODUCTS)]:
         shape = watched.shapes[node]
         operands = [one for one in node.all_input_nodes if one in watched.shapes]
-        whole = next((one for one in operands if watched.shapes[one] == shape), None)
+        whole = next((one for one in operands if watched.shapes[one] == shape and one not in watched.constants), None)
         if whole is None or len(shape) != _MAPS:
             continue
-        for small in [one for one in operands if watched.shapes[one] != shape]:
+        for one in [one for one in operands if not watched.is_dense(one, shape)]:
             with network.graph.inserting_before(node):
-                spread = network.graph.call_method("expand_as", (small, whole))
+                spread = network.graph.call_method("expand_as", (one, whole))
                 maps = network.graph.call_method("contiguous", (spread,), {"memory_format": torch.channels_last})
-            node.replace_input_with(small, maps)
+            node.replace_input_with(one, maps)
             for new in (spread, maps):
-                watched.grids[new], watched.shapes[new] = watched.grids[small], shape
+                watched.grids[new], watched.shapes[new] = watched.grids[one], shape
     network.recompile()
 
 
-def _sign(network: fx.GraphModule, grids: dict[fx.Node, _Grid], signed: set[fx.Node]) -> None:
+def _sign(network: fx.GraphModule, grids: dict[fx.Node, Grid], signed: set[fx.Node]) -> None:
     shifted = set[str]()
     turned: dict[fx.Node, fx.Node] = {}
     for node in [node for node in network.graph.nodes if node in grids]:
@@ -121,7 +105,7 @@ def _sign(network: fx.GraphModule, grids: dict[fx.Node, _Grid], signed: set[fx.N
     network.recompile()
 
 
-def _turned(given: fx.Node, user: fx.Node, grid: _Grid) -> fx.Node:
+def _turned(given: fx.Node, user: fx.Node, grid: Grid) -> fx.Node:
     """Return what gives an activation on another grid to the node that uses it."""
     dtype, scale, zero_point = grid
     with user.graph.inserting_before(user):
@@ -129,7 +113,7 @@ def _turned(given: fx.Node, user: fx.Node, grid: _Grid) -> fx.Node:
         return user.graph.call_function(torch.quantize_per_tensor, (numbers, scale, zero_point, dtype))
 
 
-def _compute_in_float(node: fx.Node, function: Callable[..., Tensor], grid: _Grid) -> None:
+def _compute_in_float(node: fx.Node, function: Callable[..., Tensor], grid: Grid) -> None:
     """Let a node quantise what a float32 function answers: what the table of unsigned integers was computed by."""
     with node.graph.inserting_before(node):
         numbers = node.graph.call_method("dequantize", (node.args[0],))
@@ -149,7 +133,7 @@ def _shift(network: fx.GraphModule, node: fx.Node, shifted: set[str]) -> None:
             shifted.add(f"{node.target}.{attribute}")
             setattr(module, attribute, getattr(module, attribute) - _SHIFT)
     for source in node.all_input_nodes:
-        value = getattr(network, str(source.target)) if source.op == "get_attr" else None
+        value = attrgetter(str(source.target))(network) if source.op == "get_attr" else None
         if isinstance(value, Tensor) and not value.is_floating_point() and str(source.target) not in shifted:
             shifted.add(str(source.target))
             value -= _SHIFT

@@ -144,3 +144,40 @@ def test_a_network_without_convolutions_stays_unsigned() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.Hardswish(), nn.Linear(8, 4))
     assert packed(model.eval(), signed=True)[1] == "quint8"
+
+
+class Scaled(nn.Module):
+    """Maps by a parameter that lies in a block; by one of their own size; and a gate on a parameter."""
+
+    def __init__(self, operation: Callable[[Tensor, Tensor, Tensor], Tensor], size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.operation = operation
+        self.first, self.last, self.gate = conv(3, 8, nn.ReLU()), conv(8, 8), nn.Conv2d(8, 8, 1)
+        self.block = nn.Module()
+        self.block.scale = nn.Parameter(torch.randn(size))
+        self.head = nn.Linear(8 * 16 * 16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.first(images)
+        gate = self.gate(maps.mean((2, 3), keepdim=True))
+        return self.head(self.last(self.operation(maps, self.block.scale, gate)).flatten(1))
+
+
+OPERANDS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], tuple[int, ...]]] = {
+    "a parameter of the channels": (lambda maps, scale, _: maps * scale, (8, 1, 1)),
+    "a parameter of the maps": (lambda maps, scale, _: maps * scale, (1, 8, 16, 16)),
+    "a sum with a parameter of the maps": (lambda maps, scale, _: scale + maps, (1, 8, 16, 16)),
+    "a gate on a parameter": (lambda maps, scale, gate: maps + scale * gate, (1, 8, 16, 16)),
+    "a gate of places by a gate of channels": (lambda maps, scale, gate: maps + maps[:, :1] * gate * scale, (8, 1, 1)),
+    "rows by channels last": (lambda maps, scale, _: maps * maps.flatten(1).reshape(-1, 8, 16, 16) * scale, (1,)),
+    "some channels by others": (lambda maps, scale, _: maps * maps.flip(1)[:, :8] * scale, (8, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+def test_operands_of_any_size_and_layout_are_right_in_any_batch(name: str) -> None:
+    torch.manual_seed(0)
+    model = Scaled(*OPERANDS[name]).eval()
+    unsigned, signed = packed(model, signed=False), packed(model, signed=True)
+    assert signed[1] == "qint8"
+    assert (signed[0] - unsigned[0]).abs().max() <= 0.05 * unsigned[0].std()
