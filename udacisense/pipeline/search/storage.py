@@ -18,6 +18,7 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+from udacisense.base.display import short_digests
 from udacisense.errors import InputError, cause, first_line
 
 if TYPE_CHECKING:
@@ -201,16 +202,13 @@ def open_study(
     kept: dict[str, object] = study.user_attrs["task"]
     unlike = [key for key in sorted({*kept, *task}) if kept.get(key) != task.get(key)]
     if unlike:
-        shown = ", ".join(f"{key} = {_short(kept.get(key))} (now {_short(task.get(key))})" for key in unlike)
+        shown = ", ".join(
+            f"{key} = {short_digests(kept.get(key))} (now {short_digests(task.get(key))})" for key in unlike
+        )
         raise InputError(
             f"The study {name!r} was made for another task, with {shown}; give the same options, or another --study."
         )
     return study
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if len(text) > 60 else text
 
 
 def _why(exc: BaseException) -> str:
