@@ -214,6 +214,7 @@ def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     while parts := _parts(exported):
         exported = exported.run_decompositions(parts)
     _fill_by_type(exported.graph_module)
+    _normalise_by_statistics(exported.graph_module)
     return cast("torch.export.ExportedProgram", exported)
 
 
@@ -250,6 +251,17 @@ def _fill_by_type(program: torch.fx.GraphModule) -> None:
         full.meta = node.meta
         node.replace_all_uses_with(full)
         program.graph.erase_node(node)
+    program.recompile()
+
+
+def _normalise_by_statistics(program: torch.fx.GraphModule) -> None:
+    """Write InstanceNorm with the statistics of its training as what it is, BatchNorm, in place.
+
+    coremltools 9.0 heeds no such statistics: it would normalise each image by its own.
+    """
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.instance_norm.default and not node.args[5]:
+            node.target = torch.ops.aten.batch_norm.default  # whose arguments are the same
     program.recompile()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -61,6 +61,11 @@ class Evidence:
     verifications: tuple[tuple[Path, MeasurementSet], ...]
     gates: tuple[tuple[Path, GateReport], ...]
     benches: tuple[tuple[Path, BenchSet], ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that was read."""
+        return tuple(path for kind in fields(self) for path, _ in getattr(self, kind.name))
 
     def bundle_of(self, sha256: str) -> tuple[Path, Manifest] | None:
         """Return the bundle whose manifest has this SHA-256, where it was found and is unchanged."""

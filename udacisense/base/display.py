@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 
 
@@ -30,3 +31,12 @@ def milliseconds(value: float | None) -> str | None:
 def now_utc() -> str:
     """Return the time as ISO 8601, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def short_digests(value: object) -> str:
+    """Return a value's text with each SHA-256 in it cut to its first twelve digits.
+
+    >>> short_digests("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 augment=none")
+    '9f86d081884c… augment=none'
+    """
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", str(value))

@@ -63,9 +63,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         else:
             partial.replace(target)
     except OSError as exc:
-        # A write that finds the disk full names no file; there may be several disks.
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT) and exc.filename is None:
-            exc.filename = str(target)
+        # A write that finds the disk full names no file, and a copy the one that it reads; there may be several disks.
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and (
+            exc.filename is None or exc.filename2 is not None
+        ):
+            exc.filename, exc.filename2 = str(target), None
         raise
     finally:
         remove(partial)

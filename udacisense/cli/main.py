@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,18 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             hint = did_you_mean(args[0], COMMANDS) or " See 'udacisense --help'."
             raise click.UsageError(f"There is no command '{args[0]}'.{hint}", ctx)
+        if not ctx.resilient_parsing:
+            _refuse_empty(args, ctx)
         return super().resolve_command(ctx, args)
+
+
+def _refuse_empty(args: list[str], ctx: click.Context) -> None:
+    """Refuse an empty value, which would be taken for the working folder, or for an option that was not given."""
+    for before, given in pairwise(args):
+        option, is_whole, value = given.partition("=")
+        if not given or (is_whole and not value and option.startswith("--")):
+            name = option or (before if before.startswith("-") else "An argument")
+            raise click.UsageError(f"{name} is empty, as of a shell's variable that is not set; give a value.", ctx)
 
 
 @click.group(

@@ -24,7 +24,7 @@ def command(*, runs: tuple[Path, ...], output: Path, title: str, data: str | Non
     from harness.report.collect import collect
     from harness.report.html import to_html
     from harness.report.markdown import to_json_text, to_markdown
-    from udacisense.base.files import write_text
+    from udacisense.base.files import atomic_path, write_text
     from udacisense.data.images import load_dataset
     from udacisense.errors import InputError
     from udacisense.zoo.table import resolve_artifact
@@ -38,6 +38,10 @@ def command(*, runs: tuple[Path, ...], output: Path, title: str, data: str | Non
             f"--data draws images, and {output.suffix} holds none; write a .html file, or leave --data out."
         )
     evidence = collect([resolve_artifact(path) for path in runs])
+    written = [output] if output.suffix == ".html" else [output.with_suffix(".md"), output.with_suffix(".json")]
+    for record in evidence.files:
+        if record.resolve() in [path.resolve() for path in written]:
+            raise InputError(f"The report would take the place of the record {record}; give the output another name.")
     if output.suffix == ".html":
         sizes = {manifest.signature.size_px for _, manifest in evidence.bundles}
         if data is not None and len(sizes) != 1:
@@ -46,6 +50,7 @@ def command(*, runs: tuple[Path, ...], output: Path, title: str, data: str | Non
         write_text(output, to_html(evidence, title=title, dataset=dataset))
         say(f"Written: {output}.")
         return
-    write_text(output.with_suffix(".md"), to_markdown(evidence, title=title))
-    write_text(output.with_suffix(".json"), to_json_text(evidence, title=title))
-    say(f"Written: {output.with_suffix('.md')} and {output.with_suffix('.json')}.")
+    with atomic_path(written[0]) as page, atomic_path(written[1]) as figures:  # both, or none of them
+        page.write_text(to_markdown(evidence, title=title), encoding="utf-8")
+        figures.write_text(to_json_text(evidence, title=title), encoding="utf-8")
+    say(f"Written: {written[0]} and {written[1]}.")

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -97,7 +98,11 @@ def read_state(path: Path, *, pickled: bool = False) -> dict[str, Tensor]:
             if wrapper:
                 log.warning("%s: the weights are what it holds under %r.", path, wrapper)
             return state
-        raise LoadError(f"{path} is not a readable safetensors file ({what_it_is(path) or first_line(exc)}).") from exc
+        # Of a file that begins as one, the library names the part of its own reading that failed.
+        is_cut = isinstance(exc, SafetensorError) and what_it_is(path) is None
+        why = "it is cut short or damaged: copy it again" if is_cut else what_it_is(path) or first_line(exc)
+        kind = "a readable file of weights" if path.suffix == ".pth" else "a readable safetensors file"
+        raise LoadError(f"{path} is not {kind} ({why}).") from exc
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:

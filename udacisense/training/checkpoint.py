@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from udacisense.base.display import short_digests
 from udacisense.base.files import atomic_path
 from udacisense.base.records import Scalar, from_json, record, to_json
 from udacisense.base.tensors import TENSOR_ERRORS, save_tensors
@@ -97,15 +98,11 @@ def _refuse_other_settings(path: Path, kept: Mapping[str, Scalar], given: Mappin
     names = sorted({*kept, *given} - {"device"})  # which changes rounding alone, and was recorded of old
     unlike = [key for key in names if kept.get(key) != given.get(key)]
     if unlike:
-        shown = ", ".join(f"{k} = {_short(kept.get(k))} (now {_short(given.get(k))})" for k in unlike)
+        shown = ", ".join(f"{k} = {short_digests(kept.get(k))} (now {short_digests(given.get(k))})" for k in unlike)
         raise InputError(
             f"{path} was made with {shown}; resume with the same settings and data, or start anew "
             "without resuming (--no-resume)."
         )
-
-
-def _short(value: Scalar) -> str:
-    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 def _owned(tensor: Tensor) -> Tensor:

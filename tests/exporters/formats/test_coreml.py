@@ -45,6 +45,13 @@ CIRCULAR = """
         def features(self, x):
             return self.stem(x).relu().square().mean((2, 3))
 """
+STATISTICS = """
+            self.stem, self.norm = nn.Conv2d(3, 16, 3), nn.InstanceNorm2d(16, affine=True, track_running_stats=True)
+            nn.init.uniform_(self.norm.running_mean, -1, 1)
+            nn.init.uniform_(self.norm.running_var, 0.5, 2)
+        def features(self, x):
+            return self.norm(self.stem(x)).relu().mean((2, 3))
+"""
 COMPLEX = """
             self.scale = nn.Parameter(torch.ones(16, 2))
         def features(self, x):
@@ -85,7 +92,11 @@ def written(tmp_path: Path, their: Callable[[str], str]) -> Callable[[str], tupl
     return write
 
 
-@pytest.mark.parametrize("features", [MASKED, FILLED, CELLS, CIRCULAR], ids=["masked", "filled", "cells", "circular"])
+@pytest.mark.parametrize(
+    "features",
+    [MASKED, FILLED, CELLS, CIRCULAR, STATISTICS],
+    ids=["masked", "filled", "cells", "circular", "statistics"],
+)
 def test_a_program_answers_as_the_network_does(written, features: str) -> None:
     variant, moved = written(features)
     assert variant.reason is None

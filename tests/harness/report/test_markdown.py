@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from harness.report.collect import collect
 from harness.report.markdown import to_markdown
 from harness.report.table import Table, markdown_cell
 from harness.report.techniques import as_markdown, techniques_table
+from udacisense.cli.main import run
 
 PLACES = {"bundle": "small", "variant": "onnx-fp32", "label": "clock", "host": "Phone SoC", "stage": "distil"}
 
@@ -87,3 +89,34 @@ def test_our_own_markup_stays(records: Path) -> None:
     )
     assert markdown_cell(None) == "-"
     assert markdown_cell("---") == "---", "a table's rule is made of cells, too"
+
+
+def test_the_page_and_its_figures_are_both_written_or_neither(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["report", str(records), "-o", str(tmp_path / "r.md")]
+    assert run(line) == 0
+    page, figures = tmp_path / "r.md", tmp_path / "r.json"
+    assert page.stat().st_size < figures.stat().st_size
+    page.write_text("old")
+    figures.write_text("old")
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (page.stat().st_size + 20_000, hard))
+    try:
+        assert run(line) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "r.json: File too large" in capsys.readouterr().err
+    assert (page.read_text(), figures.read_text()) == ("old", "old")
+    assert {path.name for path in tmp_path.iterdir()} == {"r.md", "r.json"}, "nothing is left behind"
+
+
+def test_a_report_does_not_take_the_place_of_a_record(
+    records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = shutil.copy(next(records.rglob("*bench.json")), tmp_path / "one.bench.json")
+    before = record.read_bytes()
+    assert run(["report", str(record), "-o", str(tmp_path / "one.bench.md")]) == 2
+    assert "would take the place of the record" in capsys.readouterr().err
+    assert record.read_bytes() == before
+    assert not (tmp_path / "one.bench.md").exists()

@@ -1,6 +1,8 @@
 import errno
 import hashlib
 import os
+import resource
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -290,3 +292,15 @@ def test_a_full_disk_is_named_by_what_was_to_be_written(tmp_path):
     with pytest.raises(OSError, match="No space left") as caught, atomic_path(tmp_path / "page.html"):
         Path("/dev/full").write_text("more than nothing")
     assert caught.value.filename == str(tmp_path / "page.html")
+
+
+def test_a_copy_that_cannot_be_written_whole_is_named_by_its_target(tmp_path):
+    (tmp_path / "source").write_bytes(bytes(5000))
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught, atomic_path(tmp_path / "target") as partial:
+            shutil.copyfile(tmp_path / "source", partial)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "target"), None)

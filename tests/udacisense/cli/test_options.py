@@ -40,6 +40,23 @@ def test_the_root_of_the_file_system_is_refused(command: str, capsys: pytest.Cap
         beside(f"{Path.cwd().anchor}..")
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (["export", "p1", "--init", "", "-o", "new"], "--init"),
+        (["export", "p1", "--data=", "-o", "new"], "--data"),
+        (["export", "p1", "-o", ""], "-o"),
+        (["device", "stage", ""], "An argument"),
+    ],
+)
+def test_an_empty_value_is_not_the_working_folder(
+    line: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(line) == 2
+    assert f"Error: {name} is empty, as of a shell's variable that is not set; give a value." in capsys.readouterr().err
+
+
 def test_a_bundle_is_verified_and_gated_from_within(
     stage: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,8 +206,20 @@ def test_a_file_that_is_no_safetensors_is_one_sentence(tmp_path, tiny, content):
 def test_a_truncated_safetensors_file_is_one_sentence(tmp_path, tiny):
     path = saved(tmp_path, tiny.state_dict())
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(LoadError, match="not a readable safetensors file"):
+    with pytest.raises(
+        LoadError, match=r"not a readable safetensors file \(it is cut short or damaged: copy it again\)"
+    ):
         load_state(tiny, path)
+
+
+def test_a_truncated_pth_is_not_called_a_safetensors_file(tmp_path, tiny):
+    path = tmp_path / "weights.pth"
+    torch.save(tiny.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(
+        LoadError, match=r"not a readable file of weights \(it is a \.zip that was cut short or damaged"
+    ):
+        load_state(tiny, path, pickled=True)
 
 
 def test_missing_weights_and_folders_are_named(tmp_path, tiny):

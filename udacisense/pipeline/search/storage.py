@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+from udacisense.base.display import short_digests
 from udacisense.errors import InputError, cause, first_line
 
 if TYPE_CHECKING:
@@ -200,16 +202,13 @@ def open_study(
     kept: dict[str, object] = study.user_attrs["task"]
     unlike = [key for key in sorted({*kept, *task}) if kept.get(key) != task.get(key)]
     if unlike:
-        shown = ", ".join(f"{key} = {_short(kept.get(key))} (now {_short(task.get(key))})" for key in unlike)
+        shown = ", ".join(
+            f"{key} = {short_digests(kept.get(key))} (now {short_digests(task.get(key))})" for key in unlike
+        )
         raise InputError(
             f"The study {name!r} was made for another task, with {shown}; give the same options, or another --study."
         )
     return study
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if len(text) > 60 else text
 
 
 def _why(exc: BaseException) -> str:
@@ -219,7 +218,11 @@ def _why(exc: BaseException) -> str:
 
 
 def _waiting(inner: BaseStorage, shown: str, wait_s: float) -> BaseStorage:
-    """Return a storage whose operations are tried again until the one behind it is back, for so many seconds."""
+    """Return a storage whose operations are tried again until the one behind it is back, for so many seconds.
+
+    Once it was waited for in vain, whatever ends the run does not wait again.
+    """
+    is_gone = threading.Event()
 
     def patient(name: str) -> Callable[..., Any]:
         def call(_: BaseStorage, *args: Any, **options: Any) -> Any:
@@ -229,10 +232,11 @@ def _waiting(inner: BaseStorage, shown: str, wait_s: float) -> BaseStorage:
                     return getattr(inner, name)(*args, **options)
                 except (StorageInternalError, OSError) as exc:
                     now = time.monotonic()
-                    if until is None:
-                        until = now + wait_s
+                    if until is None and not is_gone.is_set():
                         log.warning("the study's storage %s does not answer (%s); waiting for it", shown, _why(exc))
-                    if now >= until:
+                    until = now + wait_s if until is None else until
+                    if now >= until or is_gone.is_set():
+                        is_gone.set()
                         raise InputError(
                             f"The study's storage {shown} has not answered for {wait_s:g} s ({_why(exc)}); when it is "
                             "back, the same command goes on: what is finished is kept."

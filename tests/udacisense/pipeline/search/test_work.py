@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
@@ -216,6 +217,30 @@ def test_a_storage_that_comes_back_is_waited_for(server: postgres.Server) -> Non
 
     worker(study).work(run, wanted=3)
     assert [trial.state for trial in study.get_trials(deepcopy=False)] == [TrialState.COMPLETE] * 3
+
+
+def test_a_study_of_another_task_shows_what_differs(tmp_path: Path) -> None:
+    data, journal = "0123456789abcdef" * 4, str(tmp_path / "journal")
+    opened(journal, task={"data": data})
+    with pytest.raises(
+        InputError, match=r"with data = 0123456789ab… \(now 0123456789ab… augment=none\); give the same"
+    ):
+        opened(journal, task={"data": f"{data} augment=none"})
+
+
+def test_a_journal_on_a_full_disk_is_waited_for_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study = opened(str(tmp_path / "journal"), wait_s=1.0)
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "journal").stat().st_size, hard))
+    try:
+        for _ in range(2):
+            with pytest.raises(
+                InputError, match=r"has not answered for 1 s \(.*File too large.*the same command goes on"
+            ):
+                study.set_user_attr("more", "than fits")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sum("waiting for it" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_storage_that_stays_away_is_one_sentence(server: postgres.Server) -> None:
