@@ -14,31 +14,22 @@ from typing import Any, cast
 
 import networkx as nx
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.ao.nn.quantized import Conv2d
 from torch.ao.nn.quantized.modules.utils import WeightedQuantizedModule
 
 SUMS = (torch.ops.quantized.add, torch.ops.quantized.add_relu)
-_MAPS = 4  # dimensions
 PRODUCTS = (torch.ops.quantized.mul, torch.ops.quantized.mul_relu)
+MAPS = 4  # dimensions
 _CONVOLUTIONS = (torch.ops.quantized.conv2d, torch.ops.quantized.conv2d_relu)
 # What XNNPACK saves of QNNPACK's instructions: a multiply-add, and beside these a convolution.
 _SAVED_A_MAC, _SAVED_A_CONVOLUTION = 0.25, 20_000
 # Of what is turned: dequantised, and quantised again.
 _TURN, _TURN_AN_ELEMENT = 15_000, 5
-# PyTorch computes one by one on signed integers what QNNPACK does by tables (Hardswish) or in vectors (pooling).
-_LOST_AN_ELEMENT, _LOST_A_WINDOW = 40, 150
-_WINDOWS = (F.max_pool2d, F.avg_pool2d, torch.max_pool2d, nn.MaxPool2d, nn.AvgPool2d)
-_FREE = (
-    *(*SUMS, *PRODUCTS, torch.ops.quantized.cat, torch.cat, torch.quantize_per_tensor, torch.flatten, torch.chunk),
-    *(torch.split, torch.relu, getattr, F.relu, F.relu6, F.adaptive_avg_pool2d, F.dropout),
-)
-_FREE_NAMES = (
-    *("flatten", "reshape", "view", "permute", "transpose", "contiguous", "expand_as", "mean", "chunk", "split"),
-    *("relu", "getitem"),
-)
-_FREE_MODULES = (nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.ReLU, nn.ReLU6)
+# QNNPACK has a table or vectors for these, on unsigned integers alone: what signed ones cost more, by an element and a
+# place of a window. Whatever is not here costs the same on both.
+_LOST_AN_ELEMENT = {"hardswish": 40, "hardsigmoid": 40, "sigmoid": 76, "tanh": 164}
+_LOST_A_PLACE = {"maxpool2d": 17, "avgpool2d": 16}
 
 
 def cheapest_signed(network: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size]) -> set[fx.Node]:
@@ -85,7 +76,7 @@ def is_unsigned(network: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node,
     """
     if node.target in (*SUMS, *PRODUCTS):
         is_mixed = any(shapes.get(one, shapes[node]) != shapes[node] for one in node.all_input_nodes)
-        return is_mixed or (node.target in PRODUCTS and len(shapes[node]) != _MAPS)
+        return is_mixed or (node.target in PRODUCTS and len(shapes[node]) != MAPS)
     if _is_convolution(network, node):
         return False
     name = getattr(node.target, "__name__", "")
@@ -109,8 +100,10 @@ def _saved(network: fx.GraphModule, node: fx.Node, size: int) -> float:
 def _lost(network: fx.GraphModule, node: fx.Node, size: int) -> float:
     """Return the instructions that a node costs more by being signed."""
     module = module_of(network, node)
-    if node.target in _WINDOWS or isinstance(module, _WINDOWS[3:]):
-        return _LOST_A_WINDOW * size
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    is_free = node.target in _FREE or name in _FREE_NAMES or isinstance(module, _FREE_MODULES)
-    return 0 if is_free or _is_convolution(network, node) else _LOST_AN_ELEMENT * size
+    name = type(module).__name__ if module else str(getattr(node.target, "__name__", node.target))
+    kind = name.removeprefix("quantized.").replace("_", "").lower()
+    if kind not in _LOST_A_PLACE:
+        return _LOST_AN_ELEMENT.get(kind, 0) * size
+    window: Any = module.kernel_size if module else [*node.args[1:], node.kwargs.get("kernel_size")][0]
+    height, width = window if isinstance(window, tuple | list) else (window, window)
+    return float(_LOST_A_PLACE[kind] * height * width * size)

@@ -14,13 +14,12 @@ from operator import attrgetter
 import torch
 from torch import Tensor, fx, nn
 
-from udacisense.stages.int8.costs import PRODUCTS, SUMS, cheapest_signed, module_of
+from udacisense.stages.int8.costs import MAPS, PRODUCTS, SUMS, cheapest_signed, module_of
 from udacisense.stages.int8.sensitivity import sqnr_db
 from udacisense.stages.int8.watched import Grid, Watched
 
 _SHIFT = 128
 _ALIKE_DB = 30.0  # of the answers; rounding costs less, a kernel that computes something else more
-_MAPS = 4  # dimensions
 
 
 def sign_activations(network: fx.GraphModule, example: Tensor) -> bool:
@@ -76,7 +75,7 @@ def _spread_operands(network: fx.GraphModule, watched: Watched) -> None:
         shape = watched.shapes[node]
         operands = [one for one in node.all_input_nodes if one in watched.shapes]
         whole = next((one for one in operands if watched.shapes[one] == shape and one not in watched.constants), None)
-        if whole is None or len(shape) != _MAPS:
+        if whole is None or len(shape) != MAPS:
             continue
         for one in [one for one in operands if not watched.is_dense(one, shape)]:
             with network.graph.inserting_before(node):

@@ -75,6 +75,19 @@ def test_pooling_by_windows_stays_unsigned_and_relu_follows_the_convolutions() -
     assert signed(Between(32, F.relu6), 32)["relu6"]
 
 
+@pytest.mark.parametrize("operation", [lambda maps: F.leaky_relu(maps, 0.1), F.elu, lambda maps: maps.clamp(-1, 1)])
+def test_what_costs_the_same_on_both_takes_no_turn(operation: Callable[[Tensor], Tensor]) -> None:
+    chosen = signed(Between(8, operation), 16)
+    assert all(is_signed for name, is_signed in chosen.items() if name != "linear")
+
+
+def test_windows_cost_by_their_places() -> None:
+    """The answer of a large window is small, and each place of it is looked at one by one."""
+    small, large = (signed(Between(64, lambda maps, k=k: F.avg_pool2d(maps, k)), 26) for k in (4, 8))
+    assert not large["avg_pool2d"]
+    assert not small["avg_pool2d"]
+
+
 def test_what_is_cheap_takes_no_turn_for_one_small_convolution() -> None:
     """The second saves less than its turns cost, where Hardswish stands before and after it."""
 
