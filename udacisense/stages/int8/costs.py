@@ -27,9 +27,11 @@ _SAVED_A_MAC, _SAVED_A_CONVOLUTION = 0.25, 20_000
 # Of what is turned: dequantised, and quantised again.
 _TURN, _TURN_AN_ELEMENT = 15_000, 5
 # QNNPACK has a table or vectors for these, on unsigned integers alone: what signed ones cost more, by an element and a
-# place of a window. Whatever is not here costs the same on both.
+# place of a window. Whatever is not here costs the same on both. Maxima are taken of 32 channels at once, and of the
+# rest one by one.
 _LOST_AN_ELEMENT = {"hardswish": 40, "hardsigmoid": 40, "sigmoid": 76, "tanh": 164}
 _LOST_A_PLACE = {"maxpool2d": 17, "avgpool2d": 16}
+_AT_ONCE, _LOST_A_PLACE_AT_ONCE = 32, 1.7
 
 
 def cheapest_signed(network: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size]) -> set[fx.Node]:
@@ -46,7 +48,7 @@ def cheapest_signed(network: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size
         if is_unsigned(network, node, shapes):
             graph.add_edge(node, "unsigned")  # without a capacity: it is never cut
         else:
-            graph.add_edge(node, "unsigned", capacity=_lost(network, node, shape.numel()))
+            graph.add_edge(node, "unsigned", capacity=_lost(network, node, shape))
             graph.add_edge("signed", node, capacity=_saved(network, node, shape.numel()))
         first = calls.setdefault(str(node.target), node) if node.op == "call_module" else node
         if first is not node:  # a module that is called twice has one zero point
@@ -97,13 +99,15 @@ def _saved(network: fx.GraphModule, node: fx.Node, size: int) -> float:
     return _SAVED_A_CONVOLUTION + _SAVED_A_MAC * macs
 
 
-def _lost(network: fx.GraphModule, node: fx.Node, size: int) -> float:
+def _lost(network: fx.GraphModule, node: fx.Node, shape: torch.Size) -> float:
     """Return the instructions that a node costs more by being signed."""
     module = module_of(network, node)
     name = type(module).__name__ if module else str(getattr(node.target, "__name__", node.target))
     kind = name.removeprefix("quantized.").replace("_", "").lower()
     if kind not in _LOST_A_PLACE:
-        return _LOST_AN_ELEMENT.get(kind, 0) * size
+        return _LOST_AN_ELEMENT.get(kind, 0) * shape.numel()
     window: Any = module.kernel_size if module else [*node.args[1:], node.kwargs.get("kernel_size")][0]
-    height, width = window if isinstance(window, tuple | list) else (window, window)
-    return float(_LOST_A_PLACE[kind] * height * width * size)
+    (height, width), channels = window if isinstance(window, tuple | list) else (window, window), shape[-3]
+    single = channels % _AT_ONCE / channels if kind == "maxpool2d" else 1.0
+    lost = single * _LOST_A_PLACE[kind] + (1 - single) * _LOST_A_PLACE_AT_ONCE
+    return float(lost * height * width * shape.numel())

@@ -71,7 +71,10 @@ def test_a_turn_is_paid_only_where_it_is_worth_it() -> None:
 
 
 def test_pooling_by_windows_stays_unsigned_and_relu_follows_the_convolutions() -> None:
-    assert not signed(Between(32, lambda maps: F.max_pool2d(maps, 2)), 32)["max_pool2d"]
+    """Maxima are taken of 32 channels at once."""
+    chosen = {channels: signed(Between(channels, lambda maps: F.max_pool2d(maps, 2)), 32) for channels in (24, 64)}
+    assert {channels: one["max_pool2d"] for channels, one in chosen.items()} == {24: False, 64: True}
+    assert not signed(Between(32, lambda maps: F.avg_pool2d(maps, 2)), 32)["avg_pool2d"]
     assert signed(Between(32, F.relu6), 32)["relu6"]
 
 
