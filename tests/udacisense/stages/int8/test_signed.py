@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from udacisense.base.tensors import supported_engines
-from udacisense.stages.int8.signed import activation_type
+from udacisense.stages.int8.signed import activation_type, sign_activations
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import SIGNED_BY, calibrate, static_int8
 
@@ -159,3 +159,41 @@ def test_operands_of_any_size_and_layout_are_right_in_any_batch(name: str) -> No
     unsigned, signed = packed(model, signed=False), packed(model, signed=True)
     assert signed[1] == "qint8"
     assert (signed[0] - unsigned[0]).abs().max() <= 0.05 * unsigned[0].std()
+
+
+class Beside(nn.Module):
+    """Convolutions that the answer hardly hangs on, beside others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = conv(3, 8, nn.ReLU()), conv(8, 8)
+        self.second, self.third = conv(8, 8, nn.ReLU()), conv(8, 8)
+        self.head, self.small = nn.Linear(8 * 16 * 16, 4), nn.Linear(8 * 16 * 16, 4)
+        with torch.no_grad():
+            self.small.weight *= 0.005
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.first(images)
+        return self.head(self.last(maps).flatten(1)) + self.small(self.third(self.second(maps)).flatten(1))
+
+
+def turned_if_signed(maps: Tensor) -> Tensor:
+    """Compute something else on signed integers, as some of PyTorch's kernels do."""
+    return maps.flip(3) if maps.dtype == torch.qint8 else maps
+
+
+@pytest.mark.parametrize("operation", [turned_if_signed, Tensor.contiguous])
+def test_another_computation_is_noticed_where_the_answer_hardly_hangs_on_it(
+    operation: Callable[[Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    model = Beside().eval()
+    recipe = calibrate(model, SIGNED_BY, [IMAGES], method="histogram")
+    network = static_int8(model, SIGNED_BY, example=IMAGES[:1], activations=recipe)
+    (maps,) = network.graph.find_nodes(op="call_module", target="second.0")
+    with network.graph.inserting_after(maps):
+        other = network.graph.call_function(operation, (maps,))
+    maps.replace_all_uses_with(other, delete_user_cb=lambda user: user is not other)
+    network.recompile()
+    with torch.no_grad(), quantized_engine(SIGNED_BY):
+        assert sign_activations(network, IMAGES[:1]) == (operation is not turned_if_signed)
