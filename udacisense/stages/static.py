@@ -40,7 +40,7 @@ from udacisense.base.tensors import supported_engines
 from udacisense.errors import InputError, StageError, UdacisenseError, cause
 from udacisense.models.resizing import resize_by_products
 from udacisense.stages.contract import Int8Source, StepContext, StepResult, plain_copy, replace_modules
-from udacisense.stages.int8.clamps import clamp_in_rows
+from udacisense.stages.int8.kernels import fit_kernels
 from udacisense.stages.int8.ranges import fitted_ranges
 from udacisense.stages.int8.rounding import BIAS, SCALES, STEPS, fitted_rounding, round_weights
 from udacisense.stages.int8.sensitivity import sensitivities, sqnr_db, units
@@ -131,7 +131,7 @@ def static_int8(
     def converted() -> fx.GraphModule:
         prepared = prepare_with(model, engine, example=example, activations=activations)
         network = resize_by_products(convert_fx(prepared))
-        return clamp_in_rows(network, example) if engine == SIGNED_BY else network
+        return fit_kernels(network, example) if engine == SIGNED_BY else network
 
     with quiet(), torch.no_grad(), quantized_engine(engine), traceable():
         network = converted()

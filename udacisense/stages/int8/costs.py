@@ -17,37 +17,25 @@ import networkx as nx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.ao.nn.quantized import Conv2d, Hardswish
+from torch.ao.nn.quantized import Conv2d
 from torch.ao.nn.quantized.modules.utils import WeightedQuantizedModule
 
 SUMS = (torch.ops.quantized.add, torch.ops.quantized.add_relu)
-_MAPS = 4  # dimensions
 PRODUCTS = (torch.ops.quantized.mul, torch.ops.quantized.mul_relu)
+MAPS = 4  # dimensions
 _CONVOLUTIONS = (torch.ops.quantized.conv2d, torch.ops.quantized.conv2d_relu)
 # What XNNPACK saves of QNNPACK's instructions: a multiply-add, and beside these a convolution.
 _SAVED_A_MAC, _SAVED_A_CONVOLUTION = 0.25, 20_000
 # Of what is turned: dequantised, and quantised again.
 _TURN, _TURN_AN_ELEMENT = 15_000, 5
-# PyTorch computes one by one on signed integers what QNNPACK does by tables (sigmoid) or in vectors (pooling).
-_LOST_AN_ELEMENT, _LOST_A_WINDOW = 40, 150
-# By table on unsigned integers; float32 between signed ones is nearly as quick. Function, or module, to function.
-_IN_FLOAT: dict[Any, Callable[..., Tensor]] = {
-    torch.ops.quantized.hardswish: F.hardswish,
-    Hardswish: F.hardswish,
-    F.hardsigmoid: F.hardsigmoid,
-    nn.Hardsigmoid: F.hardsigmoid,
-}
-_LOST_IN_FLOAT = 2
-_WINDOWS = (F.max_pool2d, F.avg_pool2d, torch.max_pool2d, nn.MaxPool2d, nn.AvgPool2d)
-_FREE = (
-    *(*SUMS, *PRODUCTS, torch.ops.quantized.cat, torch.cat, torch.quantize_per_tensor, torch.flatten, torch.chunk),
-    *(torch.split, torch.relu, getattr, F.relu, F.relu6, F.adaptive_avg_pool2d, F.dropout),
-)
-_FREE_NAMES = (
-    *("flatten", "reshape", "view", "permute", "transpose", "contiguous", "expand_as", "mean", "chunk", "split"),
-    *("relu", "getitem"),
-)
-_FREE_MODULES = (nn.Identity, nn.Dropout, nn.Flatten, nn.AdaptiveAvgPool2d, nn.ReLU, nn.ReLU6)
+# QNNPACK has a table or vectors for these, on unsigned integers alone: what signed ones cost more, by an element and a
+# place of a window. Whatever is not here costs the same on both. Maxima are taken of 32 channels at once, and of the
+# rest one by one.
+_LOST_AN_ELEMENT = {"hardswish": 2, "hardsigmoid": 2, "sigmoid": 76, "tanh": 164}
+# Computed in float32 between signed integers, which is nearly as quick as the table (signed: 40 an element more).
+_IN_FLOAT: dict[str, Callable[..., Tensor]] = {"hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid}
+_LOST_A_PLACE = {"maxpool2d": 17, "avgpool2d": 16}
+_AT_ONCE, _LOST_A_PLACE_AT_ONCE = 32, 1.7
 
 
 def cheapest_signed(network: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size]) -> set[fx.Node]:
@@ -64,7 +52,7 @@ def cheapest_signed(network: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size
         if is_unsigned(network, node, shapes):
             graph.add_edge(node, "unsigned")  # without a capacity: it is never cut
         else:
-            graph.add_edge(node, "unsigned", capacity=_lost(network, node, shape.numel()))
+            graph.add_edge(node, "unsigned", capacity=_lost(network, node, shape))
             graph.add_edge("signed", node, capacity=_saved(network, node, shape.numel()))
         first = calls.setdefault(str(node.target), node) if node.op == "call_module" else node
         if first is not node:  # a module that is called twice has one zero point
@@ -94,7 +82,7 @@ def is_unsigned(network: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node,
     """
     if node.target in (*SUMS, *PRODUCTS):
         is_mixed = any(shapes.get(one, shapes[node]) != shapes[node] for one in node.all_input_nodes)
-        return is_mixed or (node.target in PRODUCTS and len(shapes[node]) != _MAPS)
+        return is_mixed or (node.target in PRODUCTS and len(shapes[node]) != MAPS)
     if _is_convolution(network, node):
         return False
     name = getattr(node.target, "__name__", "")
@@ -104,7 +92,14 @@ def is_unsigned(network: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node,
 
 def in_float(network: fx.GraphModule, node: fx.Node) -> Callable[..., Tensor] | None:
     """Return the float32 function of a node that is computed in it where its activation is signed, else None."""
-    return _IN_FLOAT.get(node.target if node.op == "call_function" else type(module_of(network, node)))
+    return _IN_FLOAT.get(_kind(network, node))
+
+
+def _kind(network: fx.GraphModule, node: fx.Node) -> str:
+    """Return one name of an operation as module, function and method: max_pool2d and MaxPool2d are maxpool2d."""
+    module = module_of(network, node)
+    name = type(module).__name__ if module else str(getattr(node.target, "__name__", node.target))
+    return name.removeprefix("quantized.").replace("_", "").lower()
 
 
 def _is_convolution(network: fx.GraphModule, node: fx.Node) -> bool:
@@ -120,13 +115,13 @@ def _saved(network: fx.GraphModule, node: fx.Node, size: int) -> float:
     return _SAVED_A_CONVOLUTION + _SAVED_A_MAC * macs
 
 
-def _lost(network: fx.GraphModule, node: fx.Node, size: int) -> float:
+def _lost(network: fx.GraphModule, node: fx.Node, shape: torch.Size) -> float:
     """Return the instructions that a node costs more by being signed."""
-    module = module_of(network, node)
-    if node.target in _WINDOWS or isinstance(module, _WINDOWS[3:]):
-        return _LOST_A_WINDOW * size
-    if in_float(network, node):
-        return _LOST_IN_FLOAT * size
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    is_free = node.target in _FREE or name in _FREE_NAMES or isinstance(module, _FREE_MODULES)
-    return 0 if is_free or _is_convolution(network, node) else _LOST_AN_ELEMENT * size
+    module, kind = module_of(network, node), _kind(network, node)
+    if kind not in _LOST_A_PLACE:
+        return _LOST_AN_ELEMENT.get(kind, 0) * shape.numel()
+    window: Any = module.kernel_size if module else [*node.args[1:], node.kwargs.get("kernel_size")][0]
+    (height, width), channels = window if isinstance(window, tuple | list) else (window, window), shape[-3]
+    single = channels % _AT_ONCE / channels if kind == "maxpool2d" else 1.0
+    lost = single * _LOST_A_PLACE[kind] + (1 - single) * _LOST_A_PLACE_AT_ONCE
+    return float(lost * height * width * shape.numel())

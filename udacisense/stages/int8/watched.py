@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+_SAMPLES = 4096  # of an activation, at most
 Grid = tuple[torch.dtype, float, int]  # integer type, scale, zero point
 
 
 class Watched(fx.Interpreter):
-    """Runs a network; keeps on which grid each of its quantised activations lies, and its shape."""
+    """Runs a network; keeps on which grid each of its quantised activations lies, its shape and some of its numbers."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         """Watch nothing yet; :meth:`run_of` runs too."""
@@ -19,6 +20,7 @@ class Watched(fx.Interpreter):
         self.answer = torch.empty(0)
         self.grids: dict[fx.Node, Grid] = {}
         self.shapes: dict[fx.Node, torch.Size] = {}
+        self.samples: dict[fx.Node, Tensor] = {}
         self.constants = set[fx.Node]()  # parameters, and what is computed of them alone
         self._in_maps = set[fx.Node]()
 
@@ -38,6 +40,7 @@ class Watched(fx.Interpreter):
         one = answer[0] if isinstance(answer, tuple | list) and answer else answer  # parts of one activation
         if isinstance(one, Tensor) and one.is_quantized and one.qscheme() == torch.per_tensor_affine:
             self.grids[n], self.shapes[n] = (one.dtype, one.q_scale(), one.q_zero_point()), one.shape
+            self.samples[n] = one.dequantize().flatten()[:: -(-one.numel() // _SAMPLES)].clone()
             if one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last):
                 self._in_maps.add(n)
         return answer

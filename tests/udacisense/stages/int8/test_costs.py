@@ -62,8 +62,8 @@ def signed(model: nn.Module, size_px: int) -> dict[str, bool]:
 
 
 def test_a_turn_is_paid_only_where_it_is_worth_it() -> None:
-    """A sigmoid costs 40 instructions an element more on signed integers, two turns 30,000 and 10 an element."""
-    large, small = (signed(Between(32, torch.sigmoid), size_px) for size_px in (32, 6))
+    """A sigmoid costs 76 instructions an element more on signed integers, two turns 30,000 and 10 an element."""
+    large, small = (signed(Between(32, torch.sigmoid), size_px) for size_px in (32, 5))
     assert (large["first"], large["last"]) == (True, True)
     assert (small["first"], small["last"]) == (True, True)
     assert not large["sigmoid"]
@@ -71,9 +71,25 @@ def test_a_turn_is_paid_only_where_it_is_worth_it() -> None:
 
 
 def test_pooling_by_windows_stays_unsigned_and_activations_follow_the_convolutions() -> None:
-    assert not signed(Between(32, lambda maps: F.max_pool2d(maps, 2)), 32)["max_pool2d"]
+    """Maxima are taken of 32 channels at once."""
+    chosen = {channels: signed(Between(channels, lambda maps: F.max_pool2d(maps, 2)), 32) for channels in (24, 64)}
+    assert {channels: one["max_pool2d"] for channels, one in chosen.items()} == {24: False, 64: True}
+    assert not signed(Between(32, lambda maps: F.avg_pool2d(maps, 2)), 32)["avg_pool2d"]
     for activation in (F.relu6, F.hardswish, F.hardsigmoid):
         assert all(signed(Between(32, activation), 32).values()), activation.__name__
+
+
+@pytest.mark.parametrize("operation", [lambda maps: F.leaky_relu(maps, 0.1), F.elu, lambda maps: maps.clamp(-1, 1)])
+def test_what_costs_the_same_on_both_takes_no_turn(operation: Callable[[Tensor], Tensor]) -> None:
+    chosen = signed(Between(8, operation), 16)
+    assert all(is_signed for name, is_signed in chosen.items() if name != "linear")
+
+
+def test_windows_cost_by_their_places() -> None:
+    """The answer of a large window is small, and each place of it is looked at one by one."""
+    small, large = (signed(Between(64, lambda maps, k=k: F.avg_pool2d(maps, k)), 26) for k in (4, 8))
+    assert not large["avg_pool2d"]
+    assert not small["avg_pool2d"]
 
 
 def test_what_is_cheap_takes_no_turn_for_one_small_convolution() -> None:

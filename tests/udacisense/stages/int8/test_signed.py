@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udacisense.base.tensors import supported_engines
-from udacisense.stages.int8.signed import activation_type
+from udacisense.stages.int8.signed import activation_type, sign_activations
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import SIGNED_BY, calibrate, static_int8
 
@@ -100,7 +100,7 @@ def test_each_operation_has_the_integers_that_it_is_quick_on() -> None:
     """XNNPACK convolves signed integers; pooling and linear layers stay QNNPACK's, of unsigned ones."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        *(conv(3, 32, nn.Hardswish(), nn.MaxPool2d(2)), conv(32, 32, nn.Hardswish()), conv(32, 8)),
+        *(conv(3, 32, nn.Hardswish(), nn.AvgPool2d(2)), conv(32, 32, nn.Hardswish()), conv(32, 8)),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)),
     )
     recipe = calibrate(model.eval(), SIGNED_BY, [IMAGES], method="histogram")
@@ -115,7 +115,7 @@ def test_each_operation_has_the_integers_that_it_is_quick_on() -> None:
     with torch.no_grad(), quantized_engine(SIGNED_BY):
         answer = network(IMAGES)
     assert given["Conv2d"] == {torch.qint8}
-    assert given["MaxPool2d"] == given["Linear"] == {torch.quint8}
+    assert given["AvgPool2d"] == given["Linear"] == {torch.quint8}
     assert (packed(model, signed=False)[0] - answer).abs().max() <= 0.05 * answer.std()
 
 
@@ -181,3 +181,41 @@ def test_operands_of_any_size_and_layout_are_right_in_any_batch(name: str) -> No
     unsigned, signed = packed(model, signed=False), packed(model, signed=True)
     assert signed[1] == "qint8"
     assert (signed[0] - unsigned[0]).abs().max() <= 0.05 * unsigned[0].std()
+
+
+class Beside(nn.Module):
+    """Convolutions that the answer hardly hangs on, beside others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = conv(3, 8, nn.ReLU()), conv(8, 8)
+        self.second, self.third = conv(8, 8, nn.ReLU()), conv(8, 8)
+        self.head, self.small = nn.Linear(8 * 16 * 16, 4), nn.Linear(8 * 16 * 16, 4)
+        with torch.no_grad():
+            self.small.weight *= 0.005
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.first(images)
+        return self.head(self.last(maps).flatten(1)) + self.small(self.third(self.second(maps)).flatten(1))
+
+
+def turned_if_signed(maps: Tensor) -> Tensor:
+    """Compute something else on signed integers, as some of PyTorch's kernels do."""
+    return maps.flip(3) if maps.dtype == torch.qint8 else maps
+
+
+@pytest.mark.parametrize("operation", [turned_if_signed, Tensor.contiguous])
+def test_another_computation_is_noticed_where_the_answer_hardly_hangs_on_it(
+    operation: Callable[[Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    model = Beside().eval()
+    recipe = calibrate(model, SIGNED_BY, [IMAGES], method="histogram")
+    network = static_int8(model, SIGNED_BY, example=IMAGES[:1], activations=recipe)
+    (maps,) = network.graph.find_nodes(op="call_module", target="second.0")
+    with network.graph.inserting_after(maps):
+        other = network.graph.call_function(operation, (maps,))
+    maps.replace_all_uses_with(other, delete_user_cb=lambda user: user is not other)
+    network.recompile()
+    with torch.no_grad(), quantized_engine(SIGNED_BY):
+        assert sign_activations(network, IMAGES[:1]) == (operation is not turned_if_signed)

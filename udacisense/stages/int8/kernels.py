@@ -1,7 +1,8 @@
-"""Clamps of static int8 by QNNPACK, such as ReLU6: PyTorch mixes up the numbers of maps that lie with channels last.
+"""Static int8 as PyTorch's kernels for QNNPACK compute it rightly, on a desk and in PyTorch Mobile 1.12.
 
-The kernel writes them as they lay, and the answer is said to lie in rows (``qnnpack_clamp`` in
-``aten/src/ATen/native/quantized/cpu/qclamp.cpp``, in PyTorch Mobile 1.12 and on a desk).
+A clamp, such as ReLU6, mixes up the numbers of maps that lie with channels last: it writes them as they lay, and says
+that they lie in rows (``qnnpack_clamp`` in ``aten/src/ATen/native/quantized/cpu/qclamp.cpp``). PyTorch Mobile has no
+dropout of quantised numbers.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ _MODULES = (nn.ReLU6, nn.Hardtanh, torch.ao.nn.quantized.ReLU6)
 _TO_ROWS, _FROM_ROWS = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def clamp_in_rows(network: fx.GraphModule, example: Tensor) -> fx.GraphModule:
-    """Let each clamp of quantised maps see them as rows, channels last, in place; return the network.
+def fit_kernels(network: fx.GraphModule, example: Tensor) -> fx.GraphModule:
+    """Let each clamp of quantised maps see them as rows, channels last, and drop dropout, in place; return the network.
 
     Args:
         network: what FX's conversion gave, for the engine that is chosen now.
         example: float32 (1, 3, H, W).
     """
+    for node in network.graph.find_nodes(op="call_function", target=torch.ops.quantized.dropout):
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        network.graph.erase_node(node)
+    network.recompile()
     clamps = [node for node in network.graph.nodes if _is_clamp(network, node)]
     if not clamps:
         return network

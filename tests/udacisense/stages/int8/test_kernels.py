@@ -1,4 +1,4 @@
-"""Tests for udacisense.stages.int8.clamps."""
+"""Tests for udacisense.stages.int8.kernels."""
 
 from __future__ import annotations
 
@@ -49,4 +49,19 @@ def test_clamps_answer_as_in_float32(name: str, signed: bool) -> None:
     recipe = calibrate(model, SIGNED_BY, [images], method="histogram")
     network = static_int8(model, SIGNED_BY, example=images[:1], activations=recipe, signed=signed)
     with torch.no_grad(), quantized_engine(SIGNED_BY):
+        assert sqnr_db(model(images), network(images)) > 25
+
+
+def test_nothing_drops_out_on_a_phone() -> None:
+    """PyTorch Mobile has no kernel for it."""
+
+    class Dropping(Clamped):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(F.dropout(self.last(self.first(images)), 0.5, self.training).flatten(1))
+
+    model, images = Dropping(F.relu).eval(), torch.randn(8, 3, 12, 16)
+    recipe = calibrate(model, SIGNED_BY, [images], method="histogram")
+    network = static_int8(model, SIGNED_BY, example=images[:1], activations=recipe)
+    with torch.no_grad(), quantized_engine(SIGNED_BY):
+        assert "dropout" not in str(torch.jit.trace(network, images).inlined_graph)
         assert sqnr_db(model(images), network(images)) > 25
