@@ -26,7 +26,7 @@ from udacisense.errors import InputError, did_you_mean, foreign_cause
 from udacisense.models.blocks import build_blocks, parse_blocks
 from udacisense.models.layers import MOST_PX, ConvClassifier, Resize, conv_bn_relu, init_convolutions, init_linear
 from udacisense.models.libraries import LIBRARIES, build_library_model, is_library, library_spec
-from udacisense.models.shapes import SHAPES, give_shapes
+from udacisense.models.widths import SHAPES, give_shapes
 
 
 def build_mobilenet_v3_small(
@@ -225,7 +225,7 @@ def build_model(spec: ModelSpec) -> nn.Module:
 
     ``torchvision/NAME`` and ``timm/NAME`` are built by their library. An architecture with a colon,
     ``package.module:factory``, is imported and ``factory(**options)`` is called: that runs the code of that module.
-    The option ``tensor_shapes`` makes layers of any of them narrower (:mod:`udacisense.models.shapes`).
+    The option ``tensor_shapes`` makes layers of any of them narrower (:mod:`udacisense.models.widths`).
 
     Raises:
         InputError: the architecture is unknown, cannot be imported, or refuses its options.

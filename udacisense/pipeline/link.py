@@ -10,7 +10,7 @@ from torch import nn
 
 from udacisense.base.records import ModelSpec, StageRecord
 from udacisense.models.build import build_model
-from udacisense.models.shapes import fitted_spec
+from udacisense.models.widths import fitted_spec
 from udacisense.pipeline.step import Step, perform
 from udacisense.pipeline.store import KeptStep, StepStore
 from udacisense.stages.contract import Kind, StepContext, StepResult, kind_of

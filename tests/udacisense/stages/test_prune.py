@@ -8,7 +8,7 @@ from udacisense.errors import InputError, TrainingError
 from udacisense.measure.counts import count_macs, count_parameters
 from udacisense.measure.recording import parameter_counts
 from udacisense.models.build import build_model
-from udacisense.models.shapes import fitted_spec
+from udacisense.models.widths import fitted_spec
 from udacisense.stages.prune import Sparsity, apply_magnitude_pruning, apply_structured_pruning
 
 CONTEXT = step_context(batches(32))
