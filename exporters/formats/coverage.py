@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from exporters.bundle.file_layer import FileLayer
 from exporters.bundle.manifest import Coverage
-from udacisense.measure.counts import macs_by_module
+from udacisense.measure.counts import count_parameters, macs_by_module
 
 if TYPE_CHECKING:
     from exporters.formats.workbench import Workbench
@@ -35,14 +35,14 @@ class Layer:
     """Cost of one module: a convolution, a linear or recurrent layer, attention."""
 
     name: str
-    weights: int
+    weights: tuple[Tensor, ...]  # those of layers that share them are the same objects
     macs: int
 
 
 def layers(model: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     """Return every module that multiplies weights with ``example``, or parts of it with each other, in any order."""
     return tuple(
-        Layer(name, sum(weight.numel() for weight in _weights(model.get_submodule(name))), macs)
+        Layer(name, tuple(_weights(model.get_submodule(name))), macs)
         for name, macs in macs_by_module(model, tuple(example.shape)).items()
     )
 
@@ -69,10 +69,10 @@ def coverage(model: nn.Module, example: Tensor, int8: Collection[str]) -> Covera
         int8: names of the layers that compute in int8.
     """
     found = layers(model, example)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = count_parameters(model)
     chosen = [layer for layer in found if layer.name in int8]
     # Weights that several layers share are there once.
-    weights = {id(weight): weight for layer in chosen for weight in _weights(model.get_submodule(layer.name))}
+    weights = {id(weight): weight for layer in chosen for weight in layer.weights}
     return Coverage(
         modules_int8=len(chosen),
         modules_total=len(found),
@@ -91,7 +91,7 @@ def coverage_of_file(bench: Workbench, found: Sequence[FileLayer]) -> Coverage:
     chosen = [layer for layer in found if layer.is_int8]
     weights, held = sum(layer.weights.size for layer in chosen), sum(layer.weights.size for layer in found)
     # A file may hold weights that layers share once for each.
-    parameters = max(held, sum(p.numel() for p in bench.model.parameters()))
+    parameters = max(held, count_parameters(bench.model))
     return Coverage(
         modules_int8=len(chosen),
         modules_total=len(layers(bench.model, bench.golden_inputs[:1])),

@@ -39,8 +39,9 @@ def command(*, runs: tuple[Path, ...], output: Path, title: str, data: str | Non
         )
     evidence = collect([resolve_artifact(path) for path in runs])
     written = [output] if output.suffix == ".html" else [output.with_suffix(".md"), output.with_suffix(".json")]
+    targets = {path.resolve() for path in written}
     for record in evidence.files:
-        if record.resolve() in [path.resolve() for path in written]:
+        if record.resolve() in targets:
             raise InputError(f"The report would take the place of the record {record}; give the output another name.")
     if output.suffix == ".html":
         sizes = {manifest.signature.size_px for _, manifest in evidence.bundles}

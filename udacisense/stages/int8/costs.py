@@ -20,9 +20,10 @@ from torch import Tensor, fx, nn
 from torch.ao.nn.quantized import Conv2d
 from torch.ao.nn.quantized.modules.utils import WeightedQuantizedModule
 
+from udacisense.stages.int8.watched import MAPS
+
 SUMS = (torch.ops.quantized.add, torch.ops.quantized.add_relu)
 PRODUCTS = (torch.ops.quantized.mul, torch.ops.quantized.mul_relu)
-MAPS = 4  # dimensions
 _CONVOLUTIONS = (torch.ops.quantized.conv2d, torch.ops.quantized.conv2d_relu)
 # What XNNPACK saves of QNNPACK's instructions: a multiply-add, and beside these a convolution.
 _SAVED_A_MAC, _SAVED_A_CONVOLUTION = 0.25, 20_000
@@ -39,7 +40,7 @@ _AT_ONCE, _LOST_A_PLACE_AT_ONCE = 32, 1.7
 
 
 def cheapest_signed(network: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size]) -> set[fx.Node]:
-    """Return the nodes whose activations are signed in the cheapest choice; those of :func:`is_unsigned` never are.
+    """Return the nodes whose activations are signed in the cheapest choice; those of :func:`_is_unsigned` never are.
 
     Args:
         network: static int8, of unsigned activations.
@@ -49,7 +50,7 @@ def cheapest_signed(network: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size
     graph.add_nodes_from(("signed", "unsigned"))
     calls: dict[str, fx.Node] = {}
     for node, shape in shapes.items():
-        if is_unsigned(network, node, shapes):
+        if _is_unsigned(network, node, shapes):
             graph.add_edge(node, "unsigned")  # without a capacity: it is never cut
         else:
             graph.add_edge(node, "unsigned", capacity=_lost(network, node, shape))
@@ -73,7 +74,7 @@ def module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def is_unsigned(network: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> bool:
+def _is_unsigned(network: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> bool:
     """Tell whether signed activations would be refused, or computed wrongly.
 
     XNNPACK's linear layers take one weight scale a tensor, and ours have one a channel; convolutions of one, three or

@@ -15,9 +15,9 @@ from operator import attrgetter
 import torch
 from torch import Tensor, fx, nn
 
-from udacisense.stages.int8.costs import MAPS, PRODUCTS, SUMS, cheapest_signed, in_float, module_of
+from udacisense.stages.int8.costs import PRODUCTS, SUMS, cheapest_signed, in_float, module_of
 from udacisense.stages.int8.sensitivity import sqnr_db
-from udacisense.stages.int8.watched import Grid, Watched
+from udacisense.stages.int8.watched import MAPS, Grid, Watched
 
 _SHIFT = 128
 _ALIKE_DB = 10.0  # of each activation; rounding costs less, also of a noisy network; another computation more
@@ -59,8 +59,8 @@ def activation_type(network: nn.Module) -> str | None:
 def _is_alike(before: Watched, after: Watched) -> bool:
     """Tell whether activations differ by a step, or far less than they vary."""
     for node, numbers in before.samples.items():
-        noise = float((after.samples[node] - numbers).square().mean())
-        if noise > max(before.grids[node][1] ** 2, float(numbers.var(correction=0)) / 10 ** (_ALIKE_DB / 10)):
+        step, mean, now = before.grids[node][1], numbers.mean(), after.samples[node]
+        if (now - numbers).square().mean() > step**2 and sqnr_db(numbers - mean, now - mean) < _ALIKE_DB:
             return False
     return sqnr_db(before.answer, after.answer) >= _ALIKE_DB
 

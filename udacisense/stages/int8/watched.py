@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+MAPS = 4  # dimensions
 _SAMPLES = 4096  # of an activation, at most
 Grid = tuple[torch.dtype, float, int]  # integer type, scale, zero point
 
@@ -37,11 +38,12 @@ class Watched(fx.Interpreter):
         answer = super().run_node(n)
         if n.op == "get_attr" or (n.all_input_nodes and self.constants.issuperset(n.all_input_nodes)):
             self.constants.add(n)
-        one = answer[0] if isinstance(answer, tuple | list) and answer else answer  # parts of one activation
-        if isinstance(one, Tensor) and one.is_quantized and one.qscheme() == torch.per_tensor_affine:
-            self.grids[n], self.shapes[n] = (one.dtype, one.q_scale(), one.q_zero_point()), one.shape
-            self.samples[n] = one.dequantize().flatten()[:: -(-one.numel() // _SAMPLES)].clone()
-            if one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last):
+        # A split's parts are no case: FX lets it take and give float32.
+        if isinstance(answer, Tensor) and answer.is_quantized and answer.qscheme() == torch.per_tensor_affine:
+            self.grids[n] = (answer.dtype, answer.q_scale(), answer.q_zero_point())
+            self.shapes[n] = answer.shape
+            self.samples[n] = answer.dequantize().flatten()[:: -(-answer.numel() // _SAMPLES)].clone()
+            if answer.dim() == MAPS and answer.is_contiguous(memory_format=torch.channels_last):
                 self._in_maps.add(n)
         return answer
 

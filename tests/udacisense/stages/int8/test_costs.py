@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from udacisense.base.tensors import supported_engines
 from udacisense.stages.int8.costs import cheapest_signed
+from udacisense.stages.int8.watched import Watched
 from udacisense.stages.quantize import quantized_engine
 from udacisense.stages.static import SIGNED_BY, calibrate, static_int8
 
@@ -46,17 +47,8 @@ def signed(model: nn.Module, size_px: int) -> dict[str, bool]:
     images = torch.randn(8, 3, size_px, size_px)
     recipe = calibrate(model.eval(), SIGNED_BY, [images], method="histogram")
     network = static_int8(model, SIGNED_BY, example=images[:1], activations=recipe)
-    shapes: dict[fx.Node, torch.Size] = {}
-
-    class Shapes(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> object:
-            answer = super().run_node(n)
-            if isinstance(answer, Tensor) and answer.is_quantized:
-                shapes[n] = answer.shape
-            return answer
-
-    with torch.no_grad(), quantized_engine(SIGNED_BY):
-        Shapes(network).run(images[:1])
+    with quantized_engine(SIGNED_BY):
+        shapes = Watched.run_of(network, images[:1]).shapes
     chosen = cheapest_signed(network, shapes)
     return {node.name: node in chosen for node in shapes}
 
